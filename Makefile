@@ -1,0 +1,63 @@
+# volseg: how to install, check and try it. `make` alone lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Named in the same call as the rest, so that pip has no reason to look for another (CUDA) build.
+# With a GPU, choose yours, e.g.: make TORCH=torch PIP_ARGS="--index-url https://download.pytorch.org/whl/cu130 \
+#   --extra-index-url https://pypi.org/simple"
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := $(BIN)/python -m monai.bundle run
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint types check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## make .venv with volseg and everything the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No python3 found; volseg needs Python 3.11 or later."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: volseg needs Python 3.11 or later (make PYTHON=...)."; exit 1; }
+	@echo "Installing into $(VENV) (the first time a few minutes) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input $(PIP_ARGS) \
+		-c constraints.txt "$(TORCH)" -e ".[dev]"
+	@touch $@
+	@$(BIN)/python -c 'import torch; print("Installed, with torch", torch.__version__)'
+
+# MONAI warns at every start that a bundle can run code; these bundles are this repository's own.
+demo: export PYTHONWARNINGS ?= ignore:parsing config_file:UserWarning,ignore::DeprecationWarning
+demo: $(STAMP)  ## train, evaluate and segment on the xenopus bundle; results in runs/demo
+	$(RUN) training --config_file bundles/xenopus.json --output_dir runs/demo
+	$(RUN) evaluating --config_file bundles/xenopus.json --output_dir runs/demo
+	$(RUN) predicting --config_file bundles/xenopus.json --output_dir runs/demo
+	$(BIN)/volseg report runs/demo
+
+test: $(STAMP)  ## the quick tests
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(STAMP)  ## every test, the slow ones too
+	@$(BIN)/python -m pytest -q
+
+lint: $(STAMP)  ## style and likely bugs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy
+	@$(BIN)/mypy
+
+check: lint types test  ## lint, types, quick tests
+
+format: $(STAMP)  ## let ruff put the code in order
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+clean:  ## remove .venv and all caches; runs/ stays
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

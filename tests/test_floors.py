@@ -1,0 +1,164 @@
+"""A module imports only from lower floors, prints only at the door, and meets MONAI where it should.
+
+The table below is the architecture; the rest of the file holds the code to it by reading its imports.
+A room is a file ``volseg/<room>.py`` or a folder ``volseg/<room>/``; inside one room everything may
+import everything.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "geometry", "labels"),
+    ("annotation", "bspline", "losses", "metrics", "networks", "phantom", "weightmaps"),
+    ("inferers", "io", "transforms"),
+    ("bundle", "crossval", "data", "densification", "engines", "report"),
+    ("cli", "__init__", "__main__"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# (importer, imported) on one floor, each with its reason.
+SIDEWAYS: dict[tuple[str, str], str] = {
+    ("geometry", "errors"): "every floor says what is wrong in the same words",
+    ("labels", "errors"): "every floor says what is wrong in the same words",
+}
+
+# What a floor may use from outside, beside the standard library; each floor also what lies below.
+LIBRARIES: tuple[set[str], ...] = (
+    {"numpy"},
+    {"scipy", "torch", "numba"},
+    {"ignite", "imagecodecs", "monai", "nibabel", "tifffile", "tqdm"},
+    {"matplotlib", "tensorboard"},
+    {"fire"},
+)
+# Rooms that may use more than their floor does.
+EXTRA = {"networks": {"monai.networks"}}
+ENGINES = ("ignite", "monai.engines", "monai.handlers")
+
+
+def violations(source: str, module: str) -> list[str]:
+    """What is wrong with the imports and prints of one module, ``volseg/io/tiff.py`` being ``io.tiff``."""
+    room = module.split(".")[0]
+    if room not in FLOOR_OF:
+        return [f"volseg.{module}: the room {room!r} is on no floor; give it one in FLOORS."]
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                found.append(
+                    f"volseg.{module}:{node.lineno}: a relative import; write 'from volseg.… import'."
+                )
+                continue
+            found += [
+                f"volseg.{module}:{node.lineno}: {text}"
+                for name in _names(node)
+                for text in _judge(room, name)
+            ]
+        elif isinstance(node, ast.Name) and node.id == "print" and room != "cli":
+            found.append(f"volseg.{module}:{node.lineno}: print stands in cli only; use logging.")
+    return list(dict.fromkeys(found))
+
+
+def _names(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """Dotted names that an import statement may stand for: with ``from a import b``, ``a.b``."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    else:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _judge(room: str, name: str) -> Iterator[str]:
+    """What speaks against this room importing this name."""
+    floor = FLOOR_OF[room]
+    top, _, rest = name.partition(".")
+    if top == "volseg":
+        other = rest.split(".")[0]
+        other = other if other in FLOOR_OF else "__init__"
+        if other == room or (room, other) in SIDEWAYS:
+            return
+        if other == "__init__" and floor < FLOOR_OF["cli"]:
+            what = "is no room of FLOORS" if "." in rest else "goes through the package's front door"
+            yield f"{name!r} {what}; import from the room itself."
+        elif FLOOR_OF[other] >= floor and floor < FLOOR_OF["cli"]:
+            how = "sideways (SIDEWAYS lists what is allowed)" if FLOOR_OF[other] == floor else "upwards"
+            yield f"{room} (floor {floor}) imports {how} from {other} (floor {FLOOR_OF[other]})."
+        return
+    if top in sys.stdlib_module_names:
+        return
+    allowed = set().union(*LIBRARIES[: floor + 1], EXTRA.get(room, set()))
+    if not any(f"{name}.".startswith(f"{library}.") for library in allowed):
+        yield f"{room} (floor {floor}) may not use {name!r}; it has {', '.join(sorted(allowed))}."
+    elif floor not in (2, 3) and any(f"{name}.".startswith(f"{engine}.") for engine in ENGINES):
+        yield f"{room} (floor {floor}) uses {name!r}; engines and handlers belong on floors 2 and 3."
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "volseg").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_keeps_to_its_floor(path):
+    parts = list(path.relative_to(ROOT / "volseg").with_suffix("").parts)
+    problems = violations(path.read_text(encoding="utf-8"), ".".join(parts))
+    assert not problems, "\n".join(problems)
+
+
+def test_every_sideways_import_that_is_allowed_stays_on_one_floor():
+    assert all(FLOOR_OF[a] == FLOOR_OF[b] for a, b in SIDEWAYS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        ("labels", "from volseg.bspline import x", "labels (floor 0) imports upwards from bspline (floor 1)"),
+        ("losses", "from volseg.metrics import iou", "losses (floor 1) imports sideways"),
+        ("io.tiff", "import volseg.transforms", "io (floor 2) imports sideways"),
+        (
+            "io.tiff",
+            "def f():\n    from volseg import engines",
+            "volseg.io.tiff:2: io (floor 2) imports upwards",
+        ),
+        ("data", "from volseg import read_volume", "front door"),
+        ("data", "from volseg import Volume", "front door"),
+        ("data", "from volseg.nowhere import x", "no room of FLOORS"),
+        ("data", "from .engines import x", "a relative import"),
+        ("labels", "import torch", "labels (floor 0) may not use 'torch'; it has numpy."),
+        (
+            "losses",
+            "from monai.losses import DiceLoss",
+            "losses (floor 1) may not use 'monai.losses.DiceLoss'",
+        ),
+        ("networks", "from monai.handlers import X", "may not use 'monai.handlers.X'"),
+        ("cli", "from monai.engines import SupervisedTrainer", "belong on floors 2 and 3"),
+        ("cli", "from monai import handlers", "belong on floors 2 and 3"),
+        ("engines", "print('epoch 1')", "print stands in cli only"),
+        ("magic", "", "the room 'magic' is on no floor"),
+    ],
+)
+def test_a_wrong_import_is_told(module, source, message):
+    (problem,) = violations(source, module)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("losses", "import math\nimport torch.nn.functional as F\nfrom volseg.labels import IGNORE_INDEX"),
+        ("labels", "from volseg.errors import InputError"),
+        ("networks", "from monai.networks.layers.factories import Conv"),
+        ("io.tiff", "from volseg.io.atomic import atomic_write\nfrom volseg import geometry"),
+        ("engines", "from monai.handlers import StatsHandler\nimport volseg.inferers"),
+        ("bundle.check", "import monai.engines"),
+        ("cli", "print('done')\nimport volseg\nfrom volseg import read_volume"),
+        ("__init__", "from volseg.cli import main\nfrom volseg.io import read_volume"),
+        ("report", "import logging\nlogging.info('print(1)')"),
+    ],
+)
+def test_a_right_import_passes(module, source):
+    assert violations(source, module) == []

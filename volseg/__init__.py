@@ -1,0 +1,61 @@
+"""From a few annotated slices to a dense segmentation of a whole image or volume."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volseg.bspline import bspline_displacement as bspline_displacement
+    from volseg.data import TrainingPatches as TrainingPatches
+    from volseg.data import WholeVolumes as WholeVolumes
+    from volseg.data import find_cases as find_cases
+    from volseg.data import find_images as find_images
+    from volseg.engines import begin as begin
+    from volseg.engines import choose_scale as choose_scale
+    from volseg.engines import evaluator as evaluator
+    from volseg.engines import place as place
+    from volseg.engines import predictor as predictor
+    from volseg.engines import trainer as trainer
+    from volseg.engines import use_bf16 as use_bf16
+    from volseg.inferers import OverlapTileInferer as OverlapTileInferer
+    from volseg.io import Volume as Volume
+    from volseg.io import read_volume as read_volume
+    from volseg.io import write_volume as write_volume
+    from volseg.labels import LabelScheme as LabelScheme
+    from volseg.losses import SparseCrossEntropy as SparseCrossEntropy
+    from volseg.losses import SparseDice as SparseDice
+    from volseg.losses import SparseDiceCE as SparseDiceCE
+    from volseg.networks import UNet as UNet
+    from volseg.networks import unet3d_2016 as unet3d_2016
+    from volseg.networks import unet_2015 as unet_2015
+    from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
+    from volseg.transforms import RandDeformedPatchd as RandDeformedPatchd
+    from volseg.transforms import RandGreyValuesd as RandGreyValuesd
+    from volseg.weightmaps import border_weight_map as border_weight_map
+    from volseg.weightmaps import class_balance as class_balance
+
+# Imported on first use: "volseg --help" need not wait for torch and MONAI.
+_ROOMS = {
+    "bspline": ("bspline_displacement",),
+    "data": ("TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
+    "engines": ("begin", "choose_scale", "evaluator", "place", "predictor", "trainer", "use_bf16"),
+    "inferers": ("OverlapTileInferer",),
+    "io": ("Volume", "read_volume", "write_volume"),
+    "labels": ("LabelScheme",),
+    "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
+    "networks": ("UNet", "unet3d_2016", "unet_2015"),
+    "transforms": ("RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd"),
+    "weightmaps": ("border_weight_map", "class_balance"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'volseg' has no attribute {name!r}")
+    return getattr(import_module(f"volseg.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

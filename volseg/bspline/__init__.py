@@ -1,0 +1,25 @@
+"""Smooth random deformation: coarse grid of vectors → cubic B-spline → warped array, in 2D and 3D.
+
+``field`` holds the mathematics of the spline and of the map from a patch to its source,
+``sampling`` reads an array at the places such a map says, ``kernel`` does the same in one
+compiled loop for volumes in the processor's memory.
+"""
+
+from volseg.bspline.field import (
+    SplineMap,
+    bspline_basis,
+    bspline_displacement,
+    control_shape,
+    interpolating_coefficients,
+)
+from volseg.bspline.sampling import sample_map, warp
+
+__all__ = [
+    "SplineMap",
+    "bspline_basis",
+    "bspline_displacement",
+    "control_shape",
+    "interpolating_coefficients",
+    "sample_map",
+    "warp",
+]

@@ -1,0 +1,274 @@
+"""Read an array at positions between its voxels: linear, cubic or nearest, mirrored or filled beyond it.
+
+One rule on what lies outside, for every mode: the image goes on as its own mirror image, without
+repeating the border voxel (numpy's ``reflect``, as often as needed). If a number is given instead,
+it replaces whatever lies more than half a voxel beyond the outermost voxels' centres.
+
+Positions are kept relative to an origin near the patch, so that the rounding of float32 does not
+grow with the size of the volume.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from volseg.bspline.field import SplineMap, evaluate_spline
+from volseg.geometry import mirror_indices, per_axis
+
+__all__ = ["Mode", "Outside", "check_mode", "check_outside", "sample_map", "warp"]
+
+Mode = Literal["linear", "cubic", "nearest"]
+
+KERNEL_DTYPES = {
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.uint16,
+    torch.int32,
+    torch.int64,
+    torch.float32,
+    torch.float64,
+}
+Outside = Literal["mirror"] | float
+
+FARTHEST = 2.0**23
+
+
+def warp(
+    image: Tensor,
+    coordinates: Tensor,
+    *,
+    mode: Mode = "linear",
+    outside: Outside = "mirror",
+) -> Tensor:
+    """The image's values at the given positions.
+
+    Args:
+        mode: ``"cubic"`` is Keys' convolution (a = -1/2); ``"nearest"`` rounds halves upwards.
+        outside: ``"mirror"``, or the value of everything beyond the image.
+
+    Shape:
+        - image: ``(C, *spatial)``, any dtype.
+        - coordinates: ``(spatial_dims, *out)``, floating point, in voxels of the image.
+        - output: ``(C, *out)``; image's dtype for ``"nearest"``, else the coordinates' dtype.
+    """
+    check_mode(mode)
+    check_outside(outside, image.dtype if mode == "nearest" else coordinates.dtype)
+    _check_image(image, coordinates.shape[0])
+    return _warp(image, coordinates, (0,) * coordinates.shape[0], mode, outside)
+
+
+def sample_map(
+    image: Tensor,
+    mapping: SplineMap,
+    start: Sequence[int],
+    size: Sequence[int],
+    *,
+    mode: Mode = "linear",
+    outside: Outside = "mirror",
+    use_kernel: bool = True,
+) -> Tensor:
+    """The window ``start`` .. ``start + size`` of the patch that ``mapping`` draws from ``image``.
+
+    Only the part of the image that the window needs is read, so the cost does not grow with the
+    volume. Where the map merely crops and flips, voxels are copied. Volumes in the processor's
+    memory go through the compiled loop; ``use_kernel=False`` takes the plain torch path instead.
+
+    Shape:
+        - image: ``(C, *spatial)``, any dtype.
+        - output: ``(C, *size)``; image's dtype for ``"nearest"``, else float32.
+    """
+    spatial_dims = mapping.spatial_dims
+    check_mode(mode)
+    check_outside(outside, image.dtype if mode == "nearest" else torch.float32)
+    _check_image(image, spatial_dims)
+    start = per_axis(start, spatial_dims, "start", minimum=0)
+    size = per_axis(size, spatial_dims, "size")
+    lattice = mapping.lattice()
+    if lattice is not None:
+        return _copy(image, lattice, start, size, mode, outside)
+    control, spacing = mapping.composed_control(start, size)
+    spatial_axes = tuple(range(1, spatial_dims + 1))
+    origin = np.rint((control.min(axis=spatial_axes) + control.max(axis=spatial_axes)) / 2).astype(np.int64)
+    if np.abs(control).max() > FARTHEST:
+        raise ValueError(
+            f"The map reaches {np.abs(control).max():.3g} voxels far, where float32 no longer tells voxels "
+            "apart. Check its matrix, its shift and the standard deviation of its displacement."
+        )
+    local = (control - origin.reshape(-1, *(1,) * spatial_dims)).astype(np.float32)
+    if (
+        use_kernel
+        and spatial_dims == 3
+        and mode != "cubic"
+        and image.device.type == "cpu"
+        and image.dtype in KERNEL_DTYPES
+    ):
+        from volseg.bspline import kernel  # here, because the compiler behind it takes a second to import
+
+        fill = None if outside == "mirror" else outside
+        return kernel.sample(image, local, origin, start, size, spacing, nearest=mode == "nearest", fill=fill)
+    coordinates = evaluate_spline(torch.from_numpy(local).to(image.device), start, size, spacing)
+    return _warp(image, coordinates, origin.tolist(), mode, outside)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse an interpolation that does not exist."""
+    if mode not in get_args(Mode):
+        raise ValueError(
+            f"mode = {mode!r} is not an interpolation; the modes are {', '.join(get_args(Mode))}."
+        )
+
+
+def check_outside(outside: Outside, dtype: torch.dtype) -> None:
+    """Refuse a fill value that is not a number or that the dtype cannot hold."""
+    if outside == "mirror":
+        return
+    if not isinstance(outside, (int, float)):
+        raise ValueError(f"outside = {outside!r} is neither 'mirror' nor a number.")
+    if dtype == torch.bool or dtype.is_floating_point:
+        fits = dtype != torch.bool or outside in (0, 1)
+    else:
+        limits = torch.iinfo(dtype)
+        fits = float(outside).is_integer() and limits.min <= outside <= limits.max
+    if not fits:
+        raise ValueError(
+            f"The value {outside:g} for what lies beyond the volume does not fit into {dtype}. "
+            "Choose another value, or convert the array first."
+        )
+
+
+def _check_image(image: Tensor, spatial_dims: int) -> None:
+    if image.ndim != spatial_dims + 1 or 0 in image.shape:
+        raise ValueError(
+            f"The array has shape {tuple(image.shape)}; with {spatial_dims} spatial axes it must be "
+            "(channels, *spatial) and not empty."
+        )
+
+
+def _copy(
+    image: Tensor,
+    lattice: tuple[np.ndarray, np.ndarray],
+    start: Sequence[int],
+    size: Sequence[int],
+    mode: Mode,
+    outside: Outside,
+) -> Tensor:
+    """Crop and flip by whole voxels."""
+    out = image
+    outer = torch.zeros((1,) * image.ndim, dtype=torch.bool, device=image.device)
+    for axis, (first, step, offset, n) in enumerate(zip(*lattice, start, size, strict=True), start=1):
+        length = image.shape[axis]
+        ends = sorted((first + step * offset, first + step * (offset + n - 1)))
+        index = mirror_indices(int(ends[0]), int(ends[1]) + 1, length)
+        places = np.arange(ends[0], ends[1] + 1)
+        flip = slice(None, None, int(step))
+        out = out.index_select(axis, torch.from_numpy(index[flip].copy()).to(image.device))
+        beyond = torch.from_numpy(((places < 0) | (places >= length))[flip].copy()).to(image.device)
+        outer = outer | beyond.reshape(-1, *(1,) * (image.ndim - 1 - axis))
+    if mode != "nearest":
+        out = out.to(torch.float32)
+    return out if outside == "mirror" else _fill(out, outer, outside)
+
+
+def _warp(image: Tensor, coordinates: Tensor, origin: Sequence[int], mode: Mode, outside: Outside) -> Tensor:
+    """:func:`warp` with positions counted from ``origin``."""
+    lower = [-o for o in origin]
+    upper = [n - 1 - o for n, o in zip(image.shape[1:], origin, strict=True)]
+    inside = None
+    axes = []
+    for x, lo, hi in zip(coordinates, lower, upper, strict=True):
+        if outside != "mirror":
+            within = (x >= lo - 0.5) & (x < hi + 0.5)
+            inside = within if inside is None else inside & within
+        axes.append(_mirror(x, lo, hi))
+    if mode == "nearest":
+        out = _take(image, [(torch.floor(x + 0.5) - lo).long() for x, lo in zip(axes, lower, strict=True)])
+    elif mode == "linear":
+        out = _linear(image, axes, origin)
+    else:
+        out = _cubic(image, axes, lower)
+    return out if inside is None or outside == "mirror" else _fill(out, ~inside, outside)
+
+
+def _fill(out: Tensor, where: Tensor, value: float) -> Tensor:
+    return torch.where(where, torch.as_tensor(value, dtype=out.dtype, device=out.device), out)
+
+
+def _mirror(x: Tensor, lo: int, hi: int) -> Tensor:
+    """Fold positions into ``lo`` .. ``hi`` by reflection at both ends."""
+    if lo == hi:
+        return torch.full_like(x, lo)
+    smallest, largest = (float(v) for v in torch.aminmax(x))
+    if (
+        lo - smallest > hi - lo or largest - hi > hi - lo
+    ):  # more than once: the array is smaller than the patch
+        x = lo + (hi - lo) - (torch.remainder(x - lo, 2 * (hi - lo)) - (hi - lo)).abs()
+    else:
+        if smallest < lo:
+            x = torch.where(x < lo, 2 * lo - x, x)
+        if largest > hi:
+            x = torch.where(x > hi, 2 * hi - x, x)
+    return x.clamp(lo, hi)
+
+
+def _take(image: Tensor, index: Sequence[Tensor]) -> Tensor:
+    every: tuple[slice | Tensor, ...] = (slice(None), *index)
+    return image[every]
+
+
+def _linear(image: Tensor, axes: Sequence[Tensor], origin: Sequence[int]) -> Tensor:
+    """Linear interpolation by ``grid_sample`` on the block of the image that is needed."""
+    block, grid = image, []
+    for axis, (x, o) in enumerate(zip(axes, origin, strict=True), start=1):
+        smallest, largest = (float(v) for v in torch.aminmax(x))
+        first = int(np.floor(smallest)) + o
+        last = min(int(np.ceil(largest)) + o, image.shape[axis] - 1)
+        block = block.narrow(axis, first, last - first + 1)
+        grid.append((x - (first - o)) * (2 / max(last - first, 1)) - 1)
+    flow = torch.stack(grid[::-1], dim=-1)[None]
+    with torch.autocast(image.device.type, enabled=False):
+        return F.grid_sample(
+            block.to(flow.dtype)[None],
+            flow,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        )[0]
+
+
+def _cubic(image: Tensor, axes: Sequence[Tensor], lower: Sequence[int]) -> Tensor:
+    """Keys' cubic convolution, a sum over the 4^spatial_dims voxels around each position."""
+    firsts, weights = [], []
+    for x, lo in zip(axes, lower, strict=True):
+        floor = torch.floor(x)
+        t = x - floor
+        firsts.append((floor - lo).long() - 1)
+        weights.append(
+            (
+                ((2 - t) * t - 1) * t / 2,
+                ((3 * t - 5) * t * t + 2) / 2,
+                ((4 - 3 * t) * t + 1) * t / 2,
+                (t - 1) * t * t / 2,
+            )
+        )
+    out = torch.zeros((), dtype=axes[0].dtype, device=image.device)
+    for taps in product(range(4), repeat=len(axes)):
+        index = [
+            _mirror_index(first + k, n) for first, k, n in zip(firsts, taps, image.shape[1:], strict=True)
+        ]
+        weight = weights[0][taps[0]]
+        for axis in range(1, len(axes)):
+            weight = weight * weights[axis][taps[axis]]
+        out = out + weight * _take(image, index)
+    return out
+
+
+def _mirror_index(index: Tensor, size: int) -> Tensor:
+    if size == 1:
+        return torch.zeros_like(index)
+    return size - 1 - (torch.remainder(index, 2 * (size - 1)) - (size - 1)).abs()

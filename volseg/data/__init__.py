@@ -1,0 +1,17 @@
+"""Cases on disk, and the two datasets made of them."""
+
+from volseg.data.cases import Case, find_cases, find_images, stem
+from volseg.data.loading import load_case
+from volseg.data.phantoms import write_phantom
+from volseg.data.sets import TrainingPatches, WholeVolumes
+
+__all__ = [
+    "Case",
+    "TrainingPatches",
+    "WholeVolumes",
+    "find_cases",
+    "find_images",
+    "load_case",
+    "stem",
+    "write_phantom",
+]

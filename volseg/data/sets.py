@@ -1,0 +1,150 @@
+"""The two datasets of a bundle: patches to train on, whole volumes to score or segment."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from volseg.annotation import annotation_counts
+from volseg.data.cases import Case
+from volseg.data.loading import Preprocessing, load_case
+from volseg.errors import InputError
+from volseg.labels import LabelScheme
+from volseg.transforms import annotated_voxels
+
+__all__ = ["TrainingPatches", "WholeVolumes"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingPatches(Dataset[dict[str, Any]]):
+    """Random patches around annotated voxels; patch ``i`` is a function of the seed and ``i``.
+
+    So a run that was interrupted goes on with the very patches it would have seen, and neither the
+    number of workers nor their order matters. All volumes are read, checked and kept in memory when
+    the dataset is made: bad input stops a run before it trains.
+
+    Args:
+        data: the cases, each with an annotation.
+        labels: what the numbers in the label files mean.
+        in_channels: channels that every image must have.
+        transform: draws one patch from a case: a MONAI transform on the dictionary, with a
+            ``set_random_state``.
+        length: number of patches; ``None`` for as many as anyone asks for (2**31).
+        preprocessing: a MONAI transform applied to each case once.
+        held_out: fraction of the annotated slices kept for evaluation in cases that list none.
+
+    Raises:
+        InputError: where a file does not fit the bundle, or nothing at all is annotated.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Case],
+        *,
+        labels: LabelScheme,
+        in_channels: int,
+        transform: Any,
+        length: int | None = None,
+        preprocessing: Preprocessing | None = None,
+        held_out: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.data = list(data)
+        self.labels = labels
+        self.transform = transform
+        self.seed = seed
+        self.length = 2**31 if length is None else length
+        self.cases = []
+        for case in self.data:
+            if case.label is None:
+                raise InputError(f"{case.image} has no annotation: it cannot be trained on.")
+            item = load_case(
+                case, labels=labels, in_channels=in_channels, preprocessing=preprocessing, held_out=held_out
+            )
+            item["label_voxels"] = annotated_voxels(item["label"], len(labels))
+            if not any(len(voxels) for voxels in item["label_voxels"]):
+                logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
+                continue
+            self.cases.append(item)
+        if not self.cases:
+            raise InputError(
+                f"None of the {len(self.data)} label file(s) has an annotated voxel to train on. Paint some "
+                f"slices, and check that the value of unlabelled voxels is {labels.unlabelled} in the files."
+            )
+        self._say()
+
+    def _say(self) -> None:
+        counts = self.counts()
+        total = sum(int(np.prod(item["label"].shape)) for item in self.cases)
+        parts = (f"{name} {n / counts.sum():.1%}" for name, n in zip(self.labels.names, counts, strict=True))
+        logger.info(
+            "%d case(s) to train on; %.2f %% of their voxels are annotated: %s.",
+            len(self.cases),
+            100 * counts.sum() / total,
+            ", ".join(parts),
+        )
+        for name, n in zip(self.labels.names, counts, strict=True):
+            if n == 0:
+                logger.warning("No voxel of the class %r is annotated: it cannot be learnt.", name)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Annotated voxels per class that are trained on, over all cases: shape ``(C,)``."""
+        return sum(
+            (annotation_counts(item["label"].numpy(), len(self.labels)) for item in self.cases),
+            start=np.zeros(len(self.labels), np.int64),
+        )
+
+    def trained_on(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint remembers: per label file (by its hash) the slices that were held out."""
+        return {item["label_hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Mapping[Any, Any]:
+        random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
+        item = self.cases[random.randint(len(self.cases))]
+        self.transform.set_random_state(state=random)
+        keys = ("image", "label", "spacing", "label_voxels")
+        patch = self.transform({key: item[key] for key in keys})
+        return {key: patch[key] for key in patch if key not in ("spacing", "label_voxels")}
+
+
+class WholeVolumes(Dataset[dict[str, Any]]):
+    """Whole cases, read when asked for: what the evaluator scores and the predictor segments.
+
+    Args:
+        data: cases, with or without annotation.
+        held_out: as in :class:`TrainingPatches`, so that both agree on what is held out.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Case],
+        *,
+        labels: LabelScheme,
+        in_channels: int,
+        preprocessing: Preprocessing | None = None,
+        held_out: float = 0.0,
+    ) -> None:
+        self.data = list(data)
+        self.labels = labels
+        self.in_channels = in_channels
+        self.preprocessing = preprocessing
+        self.held_out = held_out
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return load_case(
+            self.data[index],
+            labels=self.labels,
+            in_channels=self.in_channels,
+            preprocessing=self.preprocessing,
+            held_out=self.held_out,
+        )

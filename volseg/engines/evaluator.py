@@ -1,0 +1,196 @@
+"""Scoring whole volumes on what was not trained on, and segmenting them: two MONAI evaluators."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from volseg.annotation import hold_out
+from volseg.data import WholeVolumes
+from volseg.engines.checkpoint import load_weights
+from volseg.engines.run_folder import new_file
+from volseg.engines.scores import Scores
+from volseg.io import SUFFIXES, atomic_write, write_volume
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report import panel, save_picture
+
+__all__ = ["evaluator", "predictor"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluator(
+    *,
+    device: torch.device,
+    dataset: WholeVolumes,
+    network: nn.Module,
+    inferer: Inferer,
+    checkpoint: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> SupervisedEvaluator:
+    """A MONAI evaluator that segments each volume and scores it on voxels that were not trained on.
+
+    Which these are is read from the checkpoint: of a label file that was trained on, the slices held
+    out then; of any other, all that is annotated. Where a dense truth lies beside sparse labels,
+    the voxels that nobody annotated are scored as well, separately.
+
+    Args:
+        checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset.
+        output_dir: where ``metrics.json``, ``metrics.csv`` and ``picture.png`` go; ``None`` for nowhere.
+        tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
+    """
+    folder = None if output_dir is None else Path(output_dir)
+    if folder is not None:
+        for name in ("metrics.json", "picture.png"):
+            new_file(folder / name, overwrite=overwrite)
+    scores = Scores(dataset.labels, tolerance=tolerance)
+    content = None if checkpoint is None else load_weights(network, checkpoint)
+
+    def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        item = batch[0]
+        prediction = _segment(item["image"], engine).argmax(1, keepdim=True)[0].to(torch.uint8).cpu()
+        if "label" in item:
+            train, held = _split(item, content)
+            scores.add(item["name"], "held out", prediction, held)
+            truth = item.get("truth")
+            if truth is not None:
+                untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX)
+                scores.add(item["name"], "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
+            if not engine.state.pictures:
+                annotation = torch.where(held == IGNORE_INDEX, train, held)
+                picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
+                engine.state.pictures[item["name"]] = picture
+        return {}
+
+    engine = _engine(device, dataset, network, inferer, score, "evaluating")
+    engine.state.pictures = {}
+    engine.add_event_handler(Events.STARTED, lambda _: scores.clear())
+
+    @engine.on(Events.COMPLETED)
+    def finish(engine: Engine) -> None:
+        engine.state.metrics = scores.summary()
+        for line in scores.table():
+            logger.info(line)
+        if folder is not None:
+            report = {"checkpoint": str(checkpoint), "iteration": (content or {}).get("iteration")}
+            _write_metrics(folder, report | scores.report(), scores.rows())
+            for picture in engine.state.pictures.values():
+                save_picture(folder / "picture.png", picture, dataset.labels)
+            logger.info("Figures and a picture are in %s.", folder)
+
+    return engine
+
+
+def predictor(
+    *,
+    device: torch.device,
+    dataset: WholeVolumes,
+    network: nn.Module,
+    inferer: Inferer,
+    checkpoint: str | Path,
+    output_dir: str | Path,
+    probabilities: bool = False,
+    overwrite: bool = False,
+) -> SupervisedEvaluator:
+    """A MONAI evaluator that writes a segmentation beside each image's name, in the image's geometry.
+
+    Args:
+        output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
+        probabilities: write ``NAME_probabilities`` too: one channel per class, float32.
+    """
+    load_weights(network, checkpoint)
+    folder = Path(output_dir)
+    for case in dataset.data:
+        new_file(folder / _file_name(case.image), overwrite=overwrite)
+
+    def segment(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        item = batch[0]
+        path = folder / _file_name(item["volume"].path)
+        logits = _segment(item["image"], engine)[0]
+        classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_volume(path, classes, item["volume"], overwrite=overwrite)
+        if probabilities:
+            maps = logits.softmax(0).cpu().numpy().astype(np.float32)
+            named = path.with_name(path.name.replace(item["name"], f"{item['name']}_probabilities", 1))
+            write_volume(named, maps, item["volume"], overwrite=overwrite)
+        logger.info("Segmented %s.", path)
+        return {}
+
+    return _engine(device, dataset, network, inferer, segment, "segmenting")
+
+
+def _engine(
+    device: torch.device, dataset: WholeVolumes, network: nn.Module, inferer: Inferer, update: Any, verb: str
+) -> SupervisedEvaluator:
+    engine = SupervisedEvaluator(
+        device=device,
+        val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=list),
+        network=network,
+        inferer=inferer,
+        iteration_update=update,
+        decollate=False,
+    )
+    engine.logger.setLevel(logging.WARNING)
+    bars: list[tqdm[Any]] = []
+    engine.add_event_handler(
+        Events.STARTED, lambda _: bars.append(tqdm(total=len(dataset), desc=verb, unit="case", leave=False))
+    )
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: bars[-1].update())
+    for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+        engine.add_event_handler(event, lambda _, *error: [bar.close() for bar in bars] and _reraise(error))
+    return engine
+
+
+def _reraise(error: Sequence[BaseException]) -> None:
+    if error:
+        raise error[0]
+
+
+def _segment(image: Tensor, engine: Any) -> Tensor:
+    network = engine.network
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return engine.inferer(image[None].to(engine.state.device), network)
+    finally:
+        network.train(was_training)
+
+
+def _split(item: Mapping[str, Any], content: Mapping[str, Any] | None) -> tuple[Tensor, Tensor]:
+    """Annotation that was trained on, and annotation that was not: per the checkpoint, or the dataset."""
+    train, held = item["label"], item["held"]
+    if content is None:
+        return train, held
+    annotation = torch.where(held == IGNORE_INDEX, train, held)
+    known = content.get("trained_on", {}).get(item["label_hash"])
+    if known is None:
+        return torch.full_like(annotation, IGNORE_INDEX), annotation
+    parts = hold_out(annotation[0].numpy(), known["held_out"])
+    return torch.from_numpy(parts[0])[None], torch.from_numpy(parts[1])[None]
+
+
+def _file_name(image: Path) -> str:
+    suffix = max((s for s in SUFFIXES if image.name.lower().endswith(s)), key=len)
+    return image.name[: -len(suffix)] + suffix
+
+
+def _write_metrics(folder: Path, report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "metrics.json", overwrite=True) as path:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(folder / "metrics.csv", overwrite=True) as path:
+        path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")

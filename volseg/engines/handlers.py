@@ -1,0 +1,150 @@
+"""What is attached to a training: progress bar, scalars and pictures, a stop that saves first."""
+
+import csv
+import logging
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+__all__ = ["ProgressBar", "StopOnSignal", "Tracking"]
+
+logger = logging.getLogger(__name__)
+
+_RECENT = 50  # steps over which the shown loss is averaged
+
+
+class ProgressBar:
+    """A bar with the recent loss and the time left; log lines are printed above it."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.bar: tqdm[Any] | None = None
+        self.recent: deque[float] = deque(maxlen=_RECENT)
+        self._redirect: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an engine."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self._redirect = logging_redirect_tqdm()
+        self._redirect.__enter__()
+        self.bar = tqdm(total=total, initial=self.start, unit="step", desc="training", dynamic_ncols=True)
+
+    def _step(self, engine: Engine) -> None:
+        if self.bar is None:
+            return
+        if engine.state.output["annotated"]:
+            self.recent.append(engine.state.output["loss"])
+        if self.recent:
+            self.bar.set_postfix(loss=f"{sum(self.recent) / len(self.recent):.3f}", refresh=False)
+        self.bar.update()
+
+    def _close(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self._redirect.__exit__(None, None, None)
+            self.bar = None
+        # An exception that passed through here is raised on by ignite's caller.
+
+
+class Tracking:
+    """Scalars, once per epoch, in ``progress.csv`` and for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed in training only
+
+        self.folder = folder
+        self.writer = SummaryWriter(folder / "tensorboard")
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+
+    def scores(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Note the scores of a validation."""
+        for name, value in metrics.items():
+            self._note(iteration, name, value)
+
+    def picture(self, iteration: int, name: str, panel: Any) -> None:
+        """Note a picture, ``(H, W, 3)`` uint8."""
+        self.writer.add_image(name, panel, iteration, dataformats="HWC")
+
+    def _step(self, engine: Engine) -> None:
+        if engine.state.output["annotated"]:
+            self.losses.append(engine.state.output["loss"])
+
+    def _epoch(self, engine: Any) -> None:
+        if self.losses:
+            self._note(engine.state.iteration, "loss", sum(self.losses) / len(self.losses))
+            self.losses.clear()
+        self._note(engine.state.iteration, "learning rate", engine.optimizer.param_groups[0]["lr"])
+
+    def _note(self, iteration: int, name: str, value: float) -> None:
+        self.writer.add_scalar(name, value, iteration)
+        path = self.folder / "progress.csv"
+        is_new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            if is_new:
+                rows.writerow(["iteration", "name", "value"])
+            rows.writerow([iteration, name, f"{value:.6g}"])
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM: the step at hand is finished, a checkpoint is written, the program ends with 130.
+
+    A second signal ends the program at once.
+    """
+
+    def __init__(self, save: Callable[[Engine], None]) -> None:
+        self.save = save
+        self.stop = False
+        self._before: dict[int, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Guard an engine while it runs."""
+        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+        for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+            engine.add_event_handler(event, self._restore)
+
+    def _listen(self, _: Engine) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread: signals are somebody else's business
+                return
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.stop:
+            raise KeyboardInterrupt
+        self.stop = True
+        logger.warning("Stopping after this step; once more stops at once, without saving.")
+
+    def _check(self, engine: Engine) -> None:
+        if not self.stop:
+            return
+        self.save(engine)
+        logger.warning("Stopped at iteration %d; saved. Go on with --resume True.", engine.state.iteration)
+        raise SystemExit(130)
+
+    def _restore(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()

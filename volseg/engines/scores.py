@@ -1,0 +1,108 @@
+"""Adding up scores over cases: pooled over voxels, and averaged over cases as medicine does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.metrics import boundary_f1, confusion_matrix, dice, iou, mean_score
+
+__all__ = ["Scores"]
+
+BACKGROUND = "background"
+
+
+class Scores:
+    """Confusion matrices by kind of voxel (``"held out"``, ``"never annotated"``) and by case.
+
+    Args:
+        tolerance: in voxels; also score each class but the background as a thin structure.
+    """
+
+    def __init__(self, labels: LabelScheme, *, tolerance: float | None = None) -> None:
+        self.labels = labels
+        self.tolerance = tolerance
+        self.matrices: dict[str, dict[str, np.ndarray[Any, np.dtype[np.int64]]]] = {}
+        self.tolerant: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.matrices.clear()
+        self.tolerant.clear()
+
+    def add(self, case: str, kind: str, prediction: Tensor, target: Tensor) -> None:
+        """Count the voxels of one case whose target is not ``IGNORE_INDEX``; nothing if there is none."""
+        matrix = confusion_matrix(prediction, target, len(self.labels))
+        if not matrix.sum():
+            return
+        self.matrices.setdefault(kind, {})[case] = matrix
+        if self.tolerance is not None:
+            mask = (target != IGNORE_INDEX).numpy()[0]
+            self.tolerant.setdefault(kind, {})[case] = {
+                name: boundary_f1(
+                    (prediction == index).numpy()[0],
+                    (target == index).numpy()[0],
+                    tolerance=self.tolerance,
+                    mask=mask,
+                )
+                for index, name in enumerate(self.labels.names)
+                if name != BACKGROUND
+            }
+
+    def summary(self) -> dict[str, float]:
+        """One line of figures: mean IoU by kind, IoU of each class by kind."""
+        figures: dict[str, float] = {}
+        for kind, cases in self.matrices.items():
+            scores = iou(sum(cases.values()))
+            figures[f"mean IoU, {kind}"] = mean_score(scores)
+            for name, score in zip(self.labels.names, scores, strict=True):
+                if np.isfinite(score):
+                    figures[f"IoU of {name}, {kind}"] = float(score)
+        return figures
+
+    def report(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        return {kind: self._kind(kind) for kind in self.matrices}
+
+    def _kind(self, kind: str) -> dict[str, Any]:
+        cases = self.matrices[kind]
+        pooled: Any = sum(cases.values())
+        per_case = {case: dice(matrix) for case, matrix in cases.items()}
+        foreground = [i for i, name in enumerate(self.labels.names) if name != BACKGROUND]
+        means = [mean_score(scores[foreground]) for scores in per_case.values()]
+        found = {
+            "voxels": int(pooled.sum()),
+            "mean IoU": mean_score(iou(pooled)),
+            "IoU": self._named(iou(pooled)),
+            "Dice": self._named(dice(pooled)),
+            "mean foreground Dice": mean_score(dice(pooled)[foreground]),
+            "mean foreground Dice over cases": float(np.nanmean(means)),
+            "Dice by case": {case: self._named(scores) for case, scores in per_case.items()},
+        }
+        if kind in self.tolerant:
+            found[f"precision, recall, F1 within {self.tolerance:g} voxel(s)"] = self.tolerant[kind]
+        return found
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The report as a table: kind, case, class, IoU, Dice."""
+        yield "voxels", "case", "class", "IoU", "Dice"
+        for kind, cases in self.matrices.items():
+            for case, matrix in [*cases.items(), ("all", sum(cases.values()))]:
+                for name, a, b in zip(self.labels.names, iou(matrix), dice(matrix), strict=True):
+                    yield kind, case, name, f"{a:.4f}", f"{b:.4f}"
+
+    def table(self) -> Iterator[str]:
+        """A few lines for a person."""
+        for kind, found in self.report().items():
+            classes = ", ".join(f"{name} {value:.3f}" for name, value in found["IoU"].items() if value is not None)
+            yield f"Voxels {kind} ({found['voxels']}): mean IoU {found['mean IoU']:.3f} ({classes})."
+            yield f"Mean foreground Dice over cases, voxels {kind}: {found['mean foreground Dice over cases']:.3f}."
+
+    def _named(self, values: Any) -> dict[str, float | None]:
+        return {
+            name: round(float(value), 5) if np.isfinite(value) else None
+            for name, value in zip(self.labels.names, values, strict=True)
+        }

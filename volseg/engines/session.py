@@ -1,0 +1,42 @@
+"""What happens before a bundle builds anything: seeds, and errors that a person can read."""
+
+import logging
+import sys
+import warnings
+from types import TracebackType
+
+from monai.utils import set_determinism
+
+from volseg.errors import VolsegError
+
+__all__ = ["begin"]
+
+logger = logging.getLogger(__name__)
+
+
+def begin(seed: int) -> None:
+    """Seed every generator, and let bad input end a bundle run with its message instead of a traceback.
+
+    MONAI reports whatever goes wrong while it builds a component as "Failed to instantiate", forty
+    lines below the cause. Here the cause is what is shown, if it is one that a user can mend.
+    """
+    set_determinism(seed)
+    warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
+    sys.excepthook = _show
+
+
+def cause(error: BaseException | None) -> VolsegError | None:
+    """The mendable error that ``error`` came from, if there is one in its chain."""
+    while error is not None:
+        if isinstance(error, VolsegError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    mendable = cause(error)
+    if mendable is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        logger.error("%s", mendable)

@@ -1,0 +1,266 @@
+"""The training loop: a MONAI trainer whose step knows about missing annotation and bad numbers."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from volseg.data import TrainingPatches
+from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
+from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking
+from volseg.engines.run_folder import open_run
+from volseg.errors import InputError, VolsegError
+from volseg.labels import IGNORE_INDEX
+
+__all__ = ["trainer"]
+
+logger = logging.getLogger(__name__)
+
+_BAD_STEPS = 3  # so many non-finite steps in a row end a run
+_TIMED = (3, 8)  # iterations between which a step is timed; the first ones allocate memory
+_MAX_NORM = 12.0  # of the gradient: far above what is usual, so it bounds accidents only
+
+
+def trainer(
+    *,
+    device: torch.device,
+    max_epochs: int,
+    epoch_length: int,
+    dataset: TrainingPatches,
+    network: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: Any = None,
+    output_dir: str | Path,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    amp: bool = False,
+    weight_average: float = 0.0,
+    evaluator: SupervisedEvaluator | None = None,
+    val_interval: int = 1,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    note: str = "Training",
+) -> SupervisedTrainer:
+    """A MONAI trainer with everything attached that one expects of a training.
+
+    A progress bar, a log file, scalars and pictures for TensorBoard, a CSV of the loss, the resolved
+    configuration, checkpoints after every epoch, and a clean stop on Ctrl-C or SIGTERM.
+
+    Args:
+        max_epochs: an epoch is what lies between two checkpoints: ``epoch_length`` iterations.
+        lr_scheduler: stepped after every iteration.
+        output_dir: folder of the run. One that holds a checkpoint is refused unless ``resume`` or ``overwrite``.
+        amp: bfloat16 autocast.
+        weight_average: decay of an exponential moving average of the weights, which is then what is
+            evaluated and segmented with; 0 for none.
+        evaluator: scores the network on held-out slices every ``val_interval`` epochs and at the end; 0 for never.
+        note: what the log says at the start, before the expected time.
+    """
+    step = _Step(amp=amp, average=_average(network, weight_average))
+    start = 0
+    folder = open_run(output_dir, resume=resume, overwrite=overwrite)
+    if resume:
+        start = _restore(folder / "last.pt", network, optimizer, lr_scheduler, step)
+    if start >= max_epochs * epoch_length:
+        raise InputError(
+            f"{folder / 'last.pt'} has {start} iterations, no fewer than the {max_epochs * epoch_length} asked "
+            "for: there is nothing to resume. Raise --epochs to train on."
+        )
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=range(start * batch_size, max_epochs * epoch_length * batch_size),
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=False,
+    )
+    engine = SupervisedTrainer(
+        device=device,
+        max_epochs=max_epochs,
+        train_data_loader=loader,
+        epoch_length=epoch_length,
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss.to(device),
+        iteration_update=step,
+        decollate=False,
+    )
+    engine.logger.setLevel(logging.WARNING)  # the progress bar tells what ignite would log
+    engine.state.iteration, engine.state.epoch = start, start // epoch_length
+    engine.add_event_handler(Events.ITERATION_STARTED, _seed_step, seed)
+    if lr_scheduler is not None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: _advance(engine, lr_scheduler))
+    ProgressBar(start).attach(engine)
+    tracking = Tracking(folder)
+    tracking.attach(engine)
+    _announce(engine, note, max_epochs * epoch_length - start)
+
+    def save(engine: Engine) -> None:
+        with step.averaged(network):
+            weights = {"model": network.state_dict(), "trained_on": dataset.trained_on()}
+            save_checkpoint(folder / "model.pt", {**weights, "iteration": engine.state.iteration})
+        state = _state(engine, network, optimizer, lr_scheduler, step)
+        save_checkpoint(folder / "last.pt", state)
+
+    if evaluator is not None and val_interval > 0:
+
+        def validate(engine: Engine) -> None:
+            with step.averaged(network):
+                evaluator.run()
+            tracking.scores(engine.state.iteration, evaluator.state.metrics)
+            for name, picture in evaluator.state.pictures.items():
+                tracking.picture(engine.state.iteration, name, picture)
+
+        due = Events.EPOCH_COMPLETED(
+            event_filter=lambda _, epoch: epoch % val_interval == 0 or epoch == max_epochs
+        )
+        engine.add_event_handler(due, validate)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, save)
+    StopOnSignal(save).attach(engine)
+    engine.add_event_handler(Events.COMPLETED, _say_done, folder, step)
+    return engine
+
+
+class _Step:
+    """One iteration: forward, loss, backward, update; and what to do when one of them goes wrong."""
+
+    def __init__(self, *, amp: bool, average: AveragedModel | None) -> None:
+        self.amp = amp
+        self.average = average
+        self.blank = 0  # patches without annotation
+        self.bad = 0  # steps with a non-finite loss or gradient
+        self.bad_in_a_row = 0
+
+    def __call__(self, engine: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        network, optimizer = engine.network, engine.optimizer
+        network.train()
+        image, target = (
+            torch.as_tensor(batch[key]).to(engine.state.device, non_blocking=True) for key in ("image", "label")
+        )
+        if not bool((torch.as_tensor(batch["label"]) != IGNORE_INDEX).any()):
+            self.blank += 1
+            return {"loss": 0.0, "annotated": False}
+        weight = batch.get("weight")
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.amp):
+            logits = network(image)
+        loss = engine.loss_function(logits, target, None if weight is None else weight.to(image.device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), _MAX_NORM)
+        value = float(loss.detach())
+        if not (torch.isfinite(norm) and torch.isfinite(loss)):
+            self._refuse(engine.state.iteration, value)
+            return {"loss": value, "annotated": False}
+        self.bad_in_a_row = 0
+        optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(network)
+        return {"loss": value, "annotated": True}
+
+    def _refuse(self, iteration: int, loss: float) -> None:
+        self.bad += 1
+        self.bad_in_a_row += 1
+        logger.warning("Iteration %d: the loss (%g) or its gradient is not finite; skipped.", iteration, loss)
+        if self.bad_in_a_row >= _BAD_STEPS:
+            raise VolsegError(
+                f"Loss or gradient were not finite in {_BAD_STEPS} steps in a row, the last at iteration "
+                f"{iteration}. The weights of the last checkpoint are good. Lower the learning rate "
+                "(--learning_rate) or compute in full precision (--precision float32)."
+            )
+
+    @contextmanager
+    def averaged(self, network: nn.Module) -> Iterator[None]:
+        """The network with its averaged weights, for as long as the block lasts."""
+        if self.average is None:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
+
+
+def _average(network: nn.Module, decay: float) -> AveragedModel | None:
+    if not 0 <= decay < 1:
+        raise ValueError(f"weight_average = {decay} is not a decay: 0 for none, or a number below 1 such as 0.99.")
+    if decay == 0:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _seed_step(engine: Engine, seed: int) -> None:
+    """Dropout of iteration ``i`` is a function of the seed and ``i``, as the patches are."""
+    torch.manual_seed(seed * 1_000_003 + engine.state.iteration)
+
+
+def _advance(engine: Engine, lr_scheduler: Any) -> None:
+    if engine.state.output["annotated"]:
+        lr_scheduler.step()
+
+
+def _announce(engine: Engine, note: str, iterations: int) -> None:
+    """Say how long the run will take, once a few steps have been timed."""
+    began: list[float] = []
+    first, last = _TIMED
+
+    def tell(engine: Engine) -> None:
+        began.append(time.perf_counter())
+        if len(began) == min(last, iterations):
+            per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
+            minutes = iterations * per_step / 60
+            logger.info("%s: %d iterations, about %.0f min on this machine.", note, iterations, max(1, minutes))
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
+
+
+def _say_done(_: Engine, folder: Path, step: _Step) -> None:
+    for count, what in ((step.blank, "had no annotation"), (step.bad, "had a loss or gradient that is not finite")):
+        if count:
+            logger.warning("%d step(s) %s and were skipped.", count, what)
+    logger.info("Trained. The weights are in %s.", folder / "model.pt")
+
+
+def _state(
+    engine: Engine, network: nn.Module, optimizer: torch.optim.Optimizer, lr_scheduler: Any, step: _Step
+) -> dict[str, Any]:
+    return {
+        "model": network.state_dict(),
+        "average": None if step.average is None else step.average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": None if lr_scheduler is None else lr_scheduler.state_dict(),
+        "iteration": engine.state.iteration,
+    }
+
+
+def _restore(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, lr_scheduler: Any, step: _Step
+) -> int:
+    """Put everything back as it was; the number of iterations already done is returned."""
+    content = load_checkpoint(path)
+    try:
+        network.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        if step.average is not None:
+            step.average.load_state_dict(content["average"])
+        if lr_scheduler is not None:
+            lr_scheduler.load_state_dict(content["lr_scheduler"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} belongs to a run with another network or optimiser ({error}). "
+            "Resume with the settings of that run; they stand in config.json beside it."
+        ) from error
+    logger.info("Resuming at iteration %d.", content["iteration"])
+    return int(content["iteration"])

@@ -1,0 +1,5 @@
+"""Applying a trained network to whole images and volumes."""
+
+from volseg.inferers.overlap_tile import OverlapTileInferer
+
+__all__ = ["OverlapTileInferer"]

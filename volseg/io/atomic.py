@@ -1,0 +1,151 @@
+"""Writing files so that a file under its final name is always complete.
+
+The new content goes to a temporary file beside the target, is flushed to the disk, read back where the
+caller says how, and only then takes the target's name. A kill, a full disk or Ctrl-C leaves the old
+file or none. Volumes, checkpoints and reports all use this.
+"""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from volseg.errors import RefusedError, ResourceError, VolsegError
+
+__all__ = ["atomic_write"]
+
+logger = logging.getLogger(__name__)
+
+_MARK = ".partial"
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def atomic_write(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    verify: Callable[[Path], object] | None = None,
+) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what is written there appears under ``path`` on success.
+
+    The temporary file has the target's suffixes (so that writers which look at them work) and the
+    permissions an ordinary new file would have. ``verify`` is called with the temporary path after the
+    data are on the disk; if it raises, the target is left as it was.
+
+    Leftovers of killed processes of this machine are removed when the same target is written again.
+    """
+    target = Path(path)
+    _check_target(target, overwrite)
+    _remove_leftovers(target)
+    temporary = _temporary_path(target)
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # mode follows the umask
+        yield temporary
+        _flush(temporary)
+        if verify is not None:
+            verify(temporary)
+        _check_target(target, overwrite)
+        os.replace(temporary, target)
+        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+            _flush(target.parent)
+    except VolsegError:
+        raise
+    except Exception as error:
+        trouble = _disk_trouble(error, temporary, target)
+        if trouble is None:
+            raise
+        raise trouble from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise RefusedError(f"cannot write {target}: it is a folder. Name a file.")
+    if not overwrite and os.path.lexists(target):
+        raise RefusedError(
+            f"{target} exists already. Choose another name, or pass overwrite=True to replace it."
+        )
+    if not target.parent.is_dir():
+        raise ResourceError(
+            f"cannot write {target}: the folder {target.parent} does not exist. Create it first."
+        )
+
+
+def _temporary_path(target: Path) -> Path:
+    """A hidden name that tells which process on which machine it belongs to."""
+    suffixes = "".join(s for s in target.suffixes[-2:] if len(s) <= 8)
+    return target.with_name(f"{_prefix(target)}{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffixes}")
+
+
+def _prefix(target: Path) -> str:
+    """What the temporary names of one target share; long names are cut, then told apart by a hash."""
+    name = target.name
+    if len(name.encode()) > 120:
+        name = name[:30] + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f".{name}{_MARK}-"
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete temporary files of this target whose process, on this machine, no longer runs."""
+    prefix = f"{_prefix(target)}{_HOST}-"
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if not entry.name.startswith(prefix):
+                continue
+            pid = entry.name[len(prefix) :].partition("-")[0]
+            if pid.isdigit() and not _runs(int(pid)):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+                logger.info("removed %s, left by a process that was killed", entry.name)
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # signal 0 would end the process on Windows
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to put the file, or the folder's list of names, on the disk."""
+    handle = os.open(path, os.O_RDWR if os.name != "posix" and path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_trouble(error: Exception, temporary: Path, target: Path) -> ResourceError | None:
+    """The error in the user's words if the disk is to blame; some libraries hide ENOSPC in others."""
+    number = error.errno if isinstance(error, OSError) else None
+    try:
+        free = shutil.disk_usage(target.parent).free
+    except OSError:
+        free = None
+    if number in _FULL or (free is not None and free < 1 << 16):
+        left = "unknown" if free is None else f"{free / 1e6:.1f} MB"
+        return ResourceError(
+            f"cannot write {target}: the disk is full or the quota used up ({left} free in {target.parent}). "
+            "Nothing was changed. Free some space or choose another folder."
+        )
+    ours = isinstance(error, OSError) and error.filename in (str(temporary), temporary, str(target), target)
+    if ours and number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ResourceError(
+            f"cannot write {target}: {os.strerror(number)}. Choose a folder you may write to."
+        )
+    return None

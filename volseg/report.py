@@ -1,0 +1,98 @@
+"""Pictures of a result: image, annotation, prediction and truth side by side."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from volseg.io import atomic_write
+from volseg.labels import IGNORE_INDEX, LabelScheme
+
+__all__ = ["panel", "save_picture"]
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the last class of all is often background.
+_COLOURS = np.array(
+    [[230, 159, 0], [0, 114, 178], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [240, 228, 66]],
+    np.uint8,
+)
+_GAP = 4  # pixels between two pictures
+TITLES = ("image", "annotation", "prediction", "truth")
+
+
+def panel(image: Any, annotation: Any, prediction: Any, truth: Any | None, num_classes: int) -> NDArray[np.uint8]:
+    """One slice of a case, the parts side by side: ``(H, W, 3)``.
+
+    Of a volume, the xy slice nearest to the middle that holds the most classes in the prediction is
+    taken among those next to which nothing is annotated, so the picture shows what was filled in.
+
+    Args:
+        image: ``(C, *spatial)``; up to three channels become red, green and blue.
+        annotation: as are prediction and truth, ``(1, *spatial)`` class indices or 255.
+    """
+    labels = [np.asarray(a)[0] for a in (annotation, prediction, truth) if a is not None]
+    picture = np.asarray(image)
+    if picture.ndim == 4:
+        z = _telling_slice(labels[0])
+        picture, labels = picture[..., z], [a[..., z] for a in labels]
+    parts = [_grey_or_rgb(picture)] + [_coloured(a, num_classes) for a in labels]
+    height = parts[0].shape[0]
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    return np.concatenate([p for part in parts for p in (part, gap)][:-1], axis=1)
+
+
+def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme) -> None:
+    """A panel with titles and the colours of the classes, as PNG."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(12, 12 * height / width + 0.7), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture, interpolation="nearest")
+    axes.axis("off")
+    count = round((width + _GAP) / (_part_width(picture) + _GAP))
+    for index, title in enumerate(TITLES[:count]):
+        axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
+    for index, name in enumerate(labels.names):
+        colour = _colours(len(labels))[index] / 255
+        axes.plot([], [], "s", color=tuple(colour), label=name)
+    figure.legend(loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    with atomic_write(path, overwrite=True) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _part_width(picture: NDArray[np.uint8]) -> int:
+    white = (picture == 255).all(axis=(0, 2))
+    for start in range(1, len(white) - _GAP):
+        if white[start : start + _GAP].all():
+            return start
+    return picture.shape[1]
+
+
+def _telling_slice(annotation: NDArray[Any]) -> int:
+    """Of the xy slices that are not annotated themselves, the middle one."""
+    covered = (annotation != IGNORE_INDEX).mean(axis=(0, 1))
+    free = np.flatnonzero(covered < 0.5)
+    middle = annotation.shape[2] / 2
+    return int(min(free, key=lambda z: abs(z - middle))) if len(free) else annotation.shape[2] // 2
+
+
+def _grey_or_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    channels = []
+    for channel in image[:3]:
+        low, high = np.percentile(channel, (1, 99.7))
+        channels.append(np.clip((channel - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8).T)
+    if len(channels) == 1:
+        channels *= 3
+    if len(channels) == 2:
+        channels.append(np.zeros_like(channels[0]))
+    return np.stack(channels, axis=-1)
+
+
+def _colours(num_classes: int) -> NDArray[np.uint8]:
+    return _COLOURS[np.arange(num_classes) % len(_COLOURS)]
+
+
+def _coloured(labels: NDArray[Any], num_classes: int) -> NDArray[np.uint8]:
+    table = np.full((256, 3), 235, np.uint8)
+    table[:num_classes] = _colours(num_classes)
+    return table[labels.astype(np.uint8).T]

@@ -1,0 +1,112 @@
+"""Random grey values: brightness, contrast, gamma and noise in one cheap pass.
+
+For images that were normalised to about zero mean and unit standard deviation, so the figures are
+in standard deviations of the image.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
+
+from volseg.bspline.field import numbers_per_axis
+from volseg.transforms.arrays import like, plain_tensor
+
+__all__ = ["RandGreyValuesd"]
+
+
+class GreyDraw(NamedTuple):
+    """One drawn change of grey values."""
+
+    brightness: float
+    contrast: float
+    gamma: float
+    noise: float
+    seed: int
+
+
+class RandGreyValuesd(RandomizableTransform, MapTransform):
+    """Grey values as another microscope, another day or another stain would give them.
+
+    In this order: gamma between the image's smallest and largest value, contrast about its mean,
+    brightness, Gaussian noise. Gamma, mean and range are taken per channel; one draw serves all
+    channels and keys. Results are float32, also where nothing is changed.
+
+    Args:
+        brightness: largest shift up or down.
+        contrast: smallest and largest factor, drawn log-uniformly.
+        gamma: smallest and largest exponent, drawn log-uniformly.
+        noise: largest standard deviation of the noise.
+        prob: probability that an image is changed at all.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] | str = "image",
+        *,
+        brightness: float = 0.2,
+        contrast: Sequence[float] = (0.8, 1.25),
+        gamma: Sequence[float] = (0.8, 1.25),
+        noise: float = 0.1,
+        prob: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        if not 0 <= prob <= 1:
+            raise ValueError(f"prob = {prob!r} must be a probability between 0 and 1.")
+        RandomizableTransform.__init__(self, prob)
+        for name, value in (("brightness", brightness), ("noise", noise)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} = {value!r} must be zero or a positive number.")
+        self.brightness = brightness
+        self.noise = noise
+        self.contrast = _factors(contrast, "contrast")
+        self.gamma = _factors(gamma, "gamma")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        draw = self.sample()
+        out = dict(data)
+        for key in self.key_iterator(data):
+            out[key] = like(self.apply(plain_tensor(data[key]), draw), data[key])
+        return out
+
+    def sample(self) -> GreyDraw | None:
+        """Draw a change of grey values; ``None`` with probability ``1 - prob``."""
+        self.randomize(None)
+        if not self._do_transform:
+            return None
+        return GreyDraw(
+            brightness=self.R.uniform(-self.brightness, self.brightness),
+            contrast=math.exp(self.R.uniform(*(math.log(factor) for factor in self.contrast))),
+            gamma=math.exp(self.R.uniform(*(math.log(factor) for factor in self.gamma))),
+            noise=self.R.uniform(0, self.noise),
+            seed=int(self.R.randint(2**31 - 1)),
+        )
+
+    def apply(self, image: Tensor, draw: GreyDraw | None) -> Tensor:
+        """Change the grey values of an image ``(C, *spatial)``; the argument itself stays as it is."""
+        if draw is None:
+            return image.to(torch.float32)
+        out = image.to(torch.float32, copy=True)
+        axes = tuple(range(1, out.ndim))
+        if draw.gamma != 1:
+            low, high = out.amin(axes, keepdim=True), out.amax(axes, keepdim=True)
+            span = torch.where(high > low, high - low, torch.ones_like(low))
+            out.sub_(low).div_(span).pow_(draw.gamma).mul_(span).add_(low)
+        mean = out.mean(axes, keepdim=True)
+        out.mul_(draw.contrast).add_(mean * (1 - draw.contrast) + draw.brightness)
+        if draw.noise:
+            generator = torch.Generator(out.device).manual_seed(draw.seed)
+            noise = torch.randn(out.shape, generator=generator, device=out.device)
+            out.add_(noise, alpha=draw.noise)
+        return out
+
+
+def _factors(value: Sequence[float], name: str) -> tuple[float, ...]:
+    factors = numbers_per_axis(value, 2, name)
+    if not 0 < factors[0] <= factors[1]:
+        raise ValueError(f"{name} = {value!r} must be two positive factors, the smaller one first.")
+    return factors
