@@ -33,11 +33,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 # MONAI warns at every start that a bundle can run code; these bundles are this repository's own.
 demo: export PYTHONWARNINGS ?= ignore:parsing config_file:UserWarning,ignore::DeprecationWarning
-demo: $(STAMP)  ## train, evaluate and segment on the xenopus bundle; results in runs/demo
-	$(RUN) training --config_file bundles/xenopus.json --output_dir runs/demo
-	$(RUN) evaluating --config_file bundles/xenopus.json --output_dir runs/demo
-	$(RUN) predicting --config_file bundles/xenopus.json --output_dir runs/demo
-	$(BIN)/volseg report runs/demo
+demo: $(STAMP)  ## train, evaluate and segment on the phantom; results in runs/demo, which it replaces
+	$(RUN) training --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
+	$(RUN) evaluating --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
+	$(RUN) predicting --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
+	@echo "Look at runs/demo/picture.png and runs/demo/metrics.json."
 
 test: $(STAMP)  ## the quick tests
 	@$(BIN)/python -m pytest -q -m "not slow"

@@ -56,11 +56,15 @@ def hippocampus(source: Path, target: Path, per_direction: int) -> None:
 
 def main() -> None:
     """Read the command line and make the folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("which", choices=("medulla", "hippocampus"))
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--slices", type=int, help="annotated slices per direction (4 for medulla, 2 otherwise)")
+    parser.add_argument(
+        "--slices", type=int, help="annotated slices per direction (4 for medulla, 2 otherwise)"
+    )
     given = parser.parse_args()
     if given.target.exists():
         parser.error(f"{given.target} exists already.")

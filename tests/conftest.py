@@ -1,8 +1,15 @@
 """Fixtures that several test files share."""
 
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from volseg.io import Volume, write_volume
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +27,65 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data are not here: {folder.name} folder missing beside the repository")
     return folder
+
+
+@pytest.fixture
+def clean_process():
+    """Undoes what running a bundle changes in the process: logging, and how errors are shown."""
+    loggers = [logging.getLogger(), logging.getLogger("volseg")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    excepthook = sys.excepthook
+    yield
+    sys.excepthook = excepthook
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        for handler in handlers:
+            logger.addHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Writes a small dataset folder that can be learnt from, and gives its path.
+
+    The classes are slabs along the first axis, brighter from class to class; the annotation is every
+    fourth slice along the last axis, ``held_out`` goes into ``dataset.json``.
+    """
+
+    def make(
+        name: str = "dataset",
+        *,
+        cases: Sequence[str] = ("a",),
+        size: Sequence[int] = (24, 24, 24),
+        channels: int = 3,
+        values: Sequence[int] = (0, 1, 2),
+        unlabelled: int = 3,
+        suffix: str = ".tif",
+        folders: Sequence[str] = ("images", "labels"),
+        truth: bool = False,
+        held_out: Mapping[str, Sequence[int]] | None = None,
+    ) -> Path:
+        folder = tmp_path / name
+        random = np.random.default_rng(0)
+        affine = np.diag([0.5] * len(size) + [1.0])
+        for case in cases:
+            slabs = np.minimum(np.arange(size[0]) * len(values) // size[0], len(values) - 1)
+            dense = np.broadcast_to(slabs.reshape(-1, *[1] * (len(size) - 1)), size)
+            image = dense + random.normal(0, 0.3, (channels, *size))
+            like = Volume(image.astype(np.float32), affine, "mm" if suffix.startswith(".nii") else "um")
+            label = np.asarray(values, np.uint8)[dense]
+            sparse = np.full_like(label, unlabelled)
+            sparse[..., 1::4] = label[..., 1::4]
+            written = {folders[0]: like.array, folders[1]: sparse} | ({"truth": label} if truth else {})
+            for part, array in written.items():
+                (folder / part).mkdir(parents=True, exist_ok=True)
+                write_volume(folder / part / f"{case}{suffix}", array, like)
+        if held_out is not None:
+            listing = {"held_out": dict.fromkeys(cases, held_out)}
+            (folder / "dataset.json").write_text(json.dumps(listing))
+        return folder
+
+    return make

@@ -14,6 +14,7 @@ from volseg.bspline import (
     control_shape,
     interpolating_coefficients,
     sample_map,
+    smallest_jacobian,
     warp,
 )
 
@@ -181,6 +182,56 @@ def test_a_wrong_field_is_refused(control, size, spacing, message):
 def test_a_grid_too_small_to_interpolate_is_refused():
     with pytest.raises(ValueError, match="needs two or more points per axis"):
         interpolating_coefficients(np.zeros((2, 1, 5)))
+
+
+@pytest.mark.parametrize(("dims", "factor"), [(2, 0.8742), (3, 0.8742**1.5)])
+def test_interpolated_vectors_displace_by_the_documented_rms(rng, dims, factor):
+    size = (64, 64, 40)[:dims]
+    values = rng.normal(0, 4, (200 // dims, *control_shape(size, 8)))
+    control = torch.from_numpy(interpolating_coefficients(values))
+    fields = [bspline_displacement(c.expand(dims, *c.shape), size, 8)[0] for c in control]
+    rms = torch.stack([f.square().mean() for f in fields]).mean().sqrt()
+    assert rms.item() == pytest.approx(4 * factor, rel=0.05)
+
+
+def test_the_control_grid_fits_whatever_the_spacing():
+    for n, points in product(range(2, 60), range(2, 8)):
+        spacing = (n - 1) / (points - 1)
+        bspline_basis(n, spacing, control_shape((n, n), spacing)[0])
+
+
+# Folds
+
+
+def naive_jacobian(control, size, spacing):
+    """Finite differences of the dense field in small steps, at every voxel."""
+    fine = 16
+    dims = len(size)
+    field = bspline_displacement(control, [fine * (n - 1) + 1 for n in size], [fine * s for s in spacing])
+    jacobian = torch.stack(
+        [torch.gradient(field * fine, dim=axis + 1, edge_order=2)[0] for axis in range(dims)], dim=-1
+    ).movedim(0, -2)
+    return torch.linalg.det(jacobian + torch.eye(dims))[(slice(None, None, fine),) * dims].min().item()
+
+
+@pytest.mark.parametrize("std", [0.5, 4])
+@pytest.mark.parametrize(("size", "spacing"), [((13, 10), (6, 4.5)), ((7, 6, 5), (4, 3.5, 5))])
+def test_the_smallest_jacobian_is_that_of_the_dense_field(rng, size, spacing, std):
+    for _ in range(3):
+        control = random_control(rng, size, spacing) * (std / 4)
+        expected = naive_jacobian(control, size, spacing)
+        found = smallest_jacobian(control, size, spacing)
+        assert found == pytest.approx(expected, abs=0.15 * abs(1 - expected))
+        assert (found > 0) == (expected > 0)
+
+
+@BOTH
+def test_the_jacobian_of_a_linear_map_is_its_determinant(rng, size):
+    matrix = np.eye(len(size)) + rng.normal(0, 0.3, (len(size),) * 2)
+    nodes = np.meshgrid(*((np.arange(n) - 1.0) * 4 for n in control_shape(size, 4)), indexing="ij")
+    control = np.tensordot(matrix - np.eye(len(size)), np.stack(nodes), 1)
+    assert smallest_jacobian(control, size, 4) == pytest.approx(np.linalg.det(matrix))
+    assert smallest_jacobian(np.zeros_like(control), size, 4) == pytest.approx(1)
 
 
 # Reading between voxels

@@ -27,6 +27,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SIDEWAYS: dict[tuple[str, str], str] = {
     ("geometry", "errors"): "every floor says what is wrong in the same words",
     ("labels", "errors"): "every floor says what is wrong in the same words",
+    ("engines", "data"): "what is trained on, scored and segmented are cases, read and checked there",
+    ("engines", "report"): "the picture of a case is drawn while its volumes are in memory",
 }
 
 # What a floor may use from outside, beside the standard library; each floor also what lies below.
@@ -38,7 +40,7 @@ LIBRARIES: tuple[set[str], ...] = (
     {"fire"},
 )
 # Rooms that may use more than their floor does.
-EXTRA = {"networks": {"monai.networks"}}
+EXTRA = {"networks": {"monai.networks"}, "metrics": {"skimage"}}
 ENGINES = ("ignite", "monai.engines", "monai.handlers")
 
 

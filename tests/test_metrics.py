@@ -33,7 +33,7 @@ def membrane(shape, seed):
 
 
 def test_the_matrix_is_that_of_a_loop(case, monkeypatch):
-    monkeypatch.setattr("volseg.metrics._CHUNK", 50)
+    monkeypatch.setattr("volseg.metrics.segmentation._CHUNK", 50)
     prediction, truth = case
     expected = np.zeros((4, 4), np.int64)
     for place in np.ndindex(truth.shape):

@@ -1,5 +1,6 @@
 """What training patches promise: annotated, exact where that is possible, one map for image and label."""
 
+import logging
 import pickle
 
 import numpy as np
@@ -8,8 +9,16 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from volseg.bspline import smallest_jacobian
 from volseg.errors import InputError
-from volseg.transforms import RandBSplineDeformd, RandDeformedPatchd, RandGreyValuesd, annotated_voxels
+from volseg.transforms import (
+    BorderWeightMapd,
+    RandBSplineDeformd,
+    RandDeformedPatchd,
+    RandGreyValuesd,
+    annotated_voxels,
+)
+from volseg.weightmaps import border_weight_map, separate_touching
 
 IGNORE = 255
 STILL = {"std": 0, "rotation": 0, "scaling": (1, 1)}
@@ -108,7 +117,9 @@ def test_beyond_the_volume_the_image_mirrors_and_the_label_is_ignored(shape):
     image = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")).astype(np.float32)
     voxels = [np.array([0])]  # always the corner, so patches reach far out
     for seed in range(5):
-        transform = patches(shape, seed, rotation=0, scaling=(1.0, 1.0), flip=0, std=2.0, grid_spacing=6)
+        transform = patches(
+            shape, seed, rotation=0, scaling=(1.0, 1.0), std=2.0, grid_spacing=6, keep_inside=False
+        )
         data = {"image": image, "label": label, "label_voxels": voxels}
         mapping = transform.sample(data)
         out = transform.apply(data, mapping)
@@ -190,6 +201,50 @@ def test_flips_follow_their_probability_per_axis():
     assert (signs[:, 0] == 1).all()
     assert (signs[:, 1] == -1).all()
     assert 70 < (signs[:, 2] == 1).sum() < 130
+
+
+@pytest.mark.parametrize(
+    ("spacing", "count"), [((1, 1), 8), ((1, 2), 4), ((1, 1, 1), 48), ((1, 1, 3), 16), ((3, 1, 1.005), 16)]
+)
+def test_quarter_turns_and_flips_make_every_symmetry_of_the_grid(spacing, count):
+    dims = len(spacing)
+    data = {**coordinate_volume((9, 9, 9)[:dims]), "spacing": spacing}
+    transform = patches((0,) * dims, flip=0.5, quarter_turns=True, **STILL)
+    matrices = [np.rint(transform.sample(data).matrix).astype(int) for _ in range(20 * count)]
+    found, times = np.unique([matrix.ravel() for matrix in matrices], axis=0, return_counts=True)
+    assert len(found) == count
+    assert 4 < times.min() <= times.max() < 45
+    assert (np.abs(np.linalg.det(matrices)).round(6) == 1).all()
+
+
+def test_a_quarter_turn_reads_voxels_as_they_are(shape):
+    data = coordinate_volume(shape)
+    for seed in range(6):
+        image = patches(shape, seed, flip=0.5, quarter_turns=True, **STILL)(data)["image"]
+        np.testing.assert_allclose(image, image.round(), atol=1e-5)
+
+
+def test_the_output_stays_inside_where_it_fits(shape):
+    """Whatever the turn, a dense label leaves nothing to ignore; nor is any place of it left out."""
+    label = np.zeros((1, *shape), np.uint8)
+    seen = np.zeros(shape, bool)
+    for seed in range(120):
+        size = (9, 11, 10)[: len(shape)]
+        transform = patches(shape, seed, context=2, flip=0.5, quarter_turns=True, **STILL)
+        mapping = transform.sample({"image": label, "label": label})
+        out = transform.apply(coordinate_volume(shape), mapping)
+        places = inner(out["image"], 2).reshape(len(shape), -1).round().long()
+        assert places.shape[1] == np.prod([n - 4 for n in size])
+        assert (transform.apply({"image": label, "label": label}, mapping)["label"] == 0).all()
+        seen[tuple(places)] = True
+    assert seen.mean() > 0.95
+
+
+def test_an_output_larger_than_the_volume_holds_all_of_it():
+    label = np.zeros((1, 5, 4), np.uint8)
+    for seed in range(10):
+        out = patches((0, 0), seed, flip=0.5, quarter_turns=True, **STILL)({"image": label, "label": label})
+        assert (out["label"] == 0).sum() == 20
 
 
 def test_deformation_follows_its_probability(volume, shape):
@@ -298,6 +353,9 @@ def test_patches_larger_than_the_volume_are_mirrored():
         ({"patch_size": (8, 0)}, "patch_size\\[1\\] = 0 is too small"),
         ({"context": 4}, "leaves no output inside a context of \\(4, 4\\).*at least \\(9, 9\\)"),
         ({"grid_spacing": -1}, "grid_spacing = .* must be positive"),
+        ({"grid_spacing": 8, "grid_points": 3}, "Give one of them"),
+        ({"grid_points": 1}, "grid_points.* = 1 is too small"),
+        ({"max_redraws": -1}, "max_redraws.* = -1 is too small"),
         ({"std": -1}, "std = -1 must not be negative"),
         ({"spline": "cubic"}, "spline = 'cubic' must be 'approximating' or 'interpolating'"),
         ({"rotation": 200}, "rotation = 200 must lie between 0 and 180 degrees"),
@@ -338,6 +396,203 @@ def test_a_sample_that_cannot_be_drawn_from_is_refused(change, error, message):
     transform = RandDeformedPatchd(patch_size=(8, 8), weight_key="weight", class_ratios=(1, 0))
     with pytest.raises(error, match=message):
         transform(data)
+
+
+# Grids and folds
+
+
+def test_grid_points_span_the_patch(shape):
+    transform = patches(shape, grid_points=3, std=10)
+    mapping = transform.sample(coordinate_volume(shape))
+    assert mapping.displacement.shape == (len(shape), *(6,) * len(shape))
+    assert mapping.grid_spacing == tuple((n - 1) / 2 for n in transform.patch_size)
+    same = patches(shape, grid_spacing=mapping.grid_spacing, std=10).sample(coordinate_volume(shape))
+    np.testing.assert_array_equal(same.displacement, mapping.displacement)
+
+
+@pytest.mark.parametrize("points", [2, 3, 4, 7])
+def test_any_number_of_grid_points_serves_any_size(points):
+    for n in (1, 2, 11, 23, 64):
+        image = np.ones((1, n, n + 1), np.float32)
+        transform = RandBSplineDeformd("image", grid_points=points, std=1).set_random_state(0)
+        np.testing.assert_allclose(transform({"image": image})["image"], image, rtol=1e-6)
+
+
+def test_vectors_hold_at_the_three_by_three_grid_if_they_interpolate():
+    """With interpolation the vectors themselves displace the patch's corners, edges and centre."""
+    transform = RandBSplineDeformd("a", grid_points=3, std=10, spline="interpolating").set_random_state(3)
+    mapping = transform.sample((21, 31))
+    vectors = np.random.RandomState(3)
+    vectors.rand()  # whether to deform at all
+    vectors = vectors.standard_normal((2, 6, 6)) * 10
+    for i, x in enumerate((0, 10, 20)):
+        for j, y in enumerate((0, 15, 30)):
+            np.testing.assert_allclose(mapping((x, y)) - (x, y), vectors[:, i + 1, j + 1], atol=1e-9)
+
+
+@pytest.fixture
+def folding():
+    """Vectors as long as their grid is wide, which fold more often than not."""
+    return {"grid_spacing": 6, "std": 3.0, "spline": "interpolating"}
+
+
+def is_folded(mapping, size):
+    return smallest_jacobian(mapping.displacement, size, mapping.grid_spacing) <= 0
+
+
+def test_folds_are_counted_and_reported_once(volume, shape, folding, caplog):
+    transform = patches(shape, **folding)
+    with caplog.at_level(logging.WARNING):
+        folded = sum(is_folded(transform.sample(volume), transform.patch_size) for _ in range(20))
+    assert transform.deformation.folded == folded > 2
+    assert transform.deformation.drawn == 20
+    assert len(caplog.records) == 1
+    assert "A deformation folds: its smallest Jacobian determinant is -" in caplog.text
+
+
+def test_redraws_avoid_folds(volume, shape, folding):
+    options = folding | {"std": {2: 2.0, 3: 1.2}[len(shape)]}
+    redrawing, plain = patches(shape, max_redraws=50, **options), patches(shape, **options)
+    for _ in range(10):
+        assert not is_folded(redrawing.sample(volume), redrawing.patch_size)
+    assert redrawing.deformation.folded == 0
+    assert any(is_folded(plain.sample(volume), plain.patch_size) for _ in range(25))
+
+
+def test_where_everything_folds_the_least_folded_is_taken(shape):
+    def smallest(redraws):
+        transform = RandBSplineDeformd("a", grid_spacing=6, std=30, max_redraws=redraws).set_random_state(0)
+        mapping = transform.sample(shape)
+        return smallest_jacobian(mapping.displacement, shape, mapping.grid_spacing)
+
+    worst_to_best = [smallest(redraws) for redraws in (0, 3, 12)]
+    assert worst_to_best == sorted(worst_to_best)
+    assert worst_to_best[0] < worst_to_best[-1] <= 0
+
+
+def test_redraws_change_nothing_where_nothing_folds(volume, shape):
+    calm = {"grid_spacing": 16, "std": 0.5}
+    first, second = patches(shape, **calm), patches(shape, max_redraws=5, **calm)
+    for _ in range(3):
+        assert torch.equal(first(volume)["image"], second(volume)["image"])
+
+
+# BorderWeightMapd
+
+
+@pytest.fixture
+def cells(shape):
+    """Cubes in a row that touch, numbered from 1, and a slice that nobody labelled."""
+    instances = np.zeros((1, *shape), np.int32)
+    for index, start in enumerate(range(2, shape[0] - 4, 4), start=1):
+        instances[0, start : start + 4, 3:9] = index
+    instances[0, :, -2:] = -1
+    return {"image": np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32), "label": instances}
+
+
+def test_instances_become_a_class_target_and_a_weight(cells, shape):
+    out = BorderWeightMapd("label")(cells)
+    instances = cells["label"][0]
+    apart = separate_touching(instances)
+    assert out["label"].dtype == np.uint8
+    np.testing.assert_array_equal(out["label"][0], np.where(instances < 0, IGNORE, apart > 0))
+    assert out["weight"].dtype == np.float32
+    np.testing.assert_array_equal(out["weight"][0], border_weight_map(apart))
+    assert not out["weight"][0][instances < 0].any()
+    assert out["weight"].max() > 5
+    assert out["image"] is cells["image"]
+    together = BorderWeightMapd("label", separate=False, w0=3, sigma=2, class_weight=(1, 2))(cells)
+    np.testing.assert_array_equal(
+        together["weight"][0], border_weight_map(instances, w0=3, sigma=2, class_weight=(1, 2))
+    )
+    np.testing.assert_array_equal(together["label"][0] == 1, instances > 0)
+
+
+def test_deformed_instances_become_target_and_weight(cells, shape):
+    """One map for all: what the crop of the instances says is what target and weight show."""
+    options = WILD | {"std": 1.0, "context": 1, "ignore_index": -1}
+    crop = patches(shape, 2, **options)(cells)
+    assert crop["label"].dtype == torch.int32
+    out = BorderWeightMapd("label")(patches(shape, 2, **options)(cells))
+    instances = crop["label"][0].numpy()
+    assert set(np.unique(instances)) <= set(np.unique(cells["label"]))
+    assert (instances < 0).any()
+    np.testing.assert_array_equal(out["label"][0] == IGNORE, instances < 0)
+    np.testing.assert_array_equal(out["label"][0] == 1, separate_touching(instances) > 0)
+    np.testing.assert_array_equal(out["weight"][0], border_weight_map(separate_touching(instances)))
+    assert torch.equal(out["image"], crop["image"])
+    assert type(out["label"]) is type(out["weight"]) is torch.Tensor
+
+
+def test_instances_can_go_along_beside_a_class_label(cells, shape):
+    """As a dataset does that draws from classes; what the label ignores stays ignored."""
+    instances = cells["label"]
+    label = np.where(instances < 0, IGNORE, instances > 0).astype(np.uint8)
+    data = {"image": cells["image"], "label": label, "instances": instances.clip(0)}
+    pipeline = Compose(
+        [patches(shape, context=1, weight_key="instances", **WILD), BorderWeightMapd("instances")]
+    )
+    pipeline.set_random_state(0)
+    for _ in range(5):
+        out = pipeline(data)
+        assert torch.equal(out["weight"] == 0, out["label"] == IGNORE)
+        assert torch.equal(
+            (out["label"] == 1)[0],
+            torch.from_numpy(separate_touching(out["instances"][0].numpy()) > 0)
+            & (out["label"] != IGNORE)[0],
+        )
+
+
+def test_a_weight_computed_once_is_deformed_with_the_label(cells, shape):
+    ready = BorderWeightMapd("label")(cells)
+    out = patches(shape, context=1, weight_key="weight", **WILD)(ready)
+    assert set(out["weight"].unique().tolist()) <= set(np.unique(ready["weight"]).tolist())
+    assert torch.equal(out["weight"] == 0, out["label"] == IGNORE)
+
+
+def test_weights_know_world_units_and_keep_the_kind_of_array(cells, shape):
+    spacing = (1.0, 2.0, 3.0)[: len(shape)]
+    affine = torch.diag(torch.tensor([*spacing, 1.0][: len(shape)] + [1.0] * (4 - len(shape))))
+    meta = {"label": MetaTensor(cells["label"], affine=affine)}
+    expected = border_weight_map(separate_touching(cells["label"][0]), spacing=spacing)
+    from_meta = BorderWeightMapd("label", spacing_key="spacing")(meta)
+    assert isinstance(from_meta["weight"], MetaTensor)
+    np.testing.assert_array_equal(from_meta["weight"][0], expected)
+    named = BorderWeightMapd("label", spacing_key="spacing")({**cells, "spacing": spacing})
+    np.testing.assert_array_equal(named["weight"][0], expected)
+    plain = BorderWeightMapd("label", spacing_key="spacing")(cells)
+    np.testing.assert_array_equal(plain["weight"], BorderWeightMapd("label")(cells)["weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keys": ("a", "b")}, "must name one entry, the map of instances"),
+        ({"w0": -1}, "w0 = -1 is no weight"),
+        ({"sigma": 0}, "sigma = 0 is no distance"),
+        ({"class_weight": (1,)}, "is not the pair"),
+    ],
+)
+def test_wrong_border_weights_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BorderWeightMapd(**options)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "The sample has no entry 'instances'"),
+        ({"instances": np.zeros((2, 4, 4), int)}, r"shape \(2, 4, 4\); instances are \(1, \*spatial\)"),
+        ({"instances": np.zeros((1, 4, 4), np.float32)}, "ids of objects are integers"),
+        (
+            {"instances": np.zeros((1, 4, 4), int), "label": np.zeros((1, 4, 5), int)},
+            "both must show the same voxels",
+        ),
+    ],
+)
+def test_instances_that_cannot_be_weighed_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        BorderWeightMapd("instances")(data)
 
 
 # RandBSplineDeformd

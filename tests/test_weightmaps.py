@@ -9,7 +9,8 @@ from scipy.ndimage import distance_transform_edt
 
 from volseg.errors import InputError
 from volseg.losses import SparseCrossEntropy
-from volseg.weightmaps import border_weight_map, class_balance
+from volseg.weightmaps import border_weight_map, class_balance, separate_touching
+from volseg.weightmaps.nearest import two_nearest
 
 # --- classes
 
@@ -133,6 +134,37 @@ def test_cutting_off_far_objects_changes_nothing(seed):
     )
 
 
+@pytest.mark.parametrize("shape", [(17, 1), (1, 17), (1, 1, 9), (5, 40, 3), (2, 3, 4), (23,), (6, 5, 4, 3)])
+def test_the_two_nearest_objects_are_found_in_any_shape(shape):
+    rng = np.random.default_rng(0)
+    spacing = rng.uniform(0.3, 3, len(shape))
+    for density in (0.02, 0.3, 1.0):
+        objects = rng.integers(1, 6, shape, dtype=np.int32) * (rng.random(shape) < density)
+        distances = [
+            distance_transform_edt(objects != i, sampling=spacing)
+            if (objects == i).any()
+            else np.full(shape, np.inf)
+            for i in range(1, 6)
+        ]
+        expected = np.sort(distances, axis=0)[:2]
+        near = expected.sum(0) <= 8
+        found = np.stack(two_nearest(objects.astype(np.int32), 8.0, spacing))
+        np.testing.assert_allclose(found[:, near], expected[:, near], rtol=1e-5)
+        assert (found.sum(0)[~near] >= 8 * (1 - 1e-6)).all()
+
+
+def test_threads_change_nothing():
+    instances = blobs((90, 40, 30), 20)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = border_weight_map(instances)
+        torch.set_num_threads(3)
+        np.testing.assert_array_equal(border_weight_map(instances), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_formula_holds_between_two_walls():
     instances = np.zeros((9, 4), np.uint8)
     instances[0], instances[8] = 1, 2
@@ -207,6 +239,33 @@ def test_the_arguments_make_sense(options, message):
 def test_instances_are_integers():
     with pytest.raises(ValueError, match="instances are of type float64"):
         border_weight_map(np.zeros((4, 4)))
+
+
+# --- gaps
+
+
+def slow_separate_touching(instances):
+    out = instances.copy()
+    for voxel in np.ndindex(*instances.shape):
+        around = instances[tuple(slice(max(0, i - 1), i + 2) for i in voxel)]
+        if instances[voxel] > 0 and ((around > 0) & (around != instances[voxel])).any():
+            out[voxel] = 0
+    return out
+
+
+def test_a_gap_opens_where_objects_touch_and_nowhere_else(instances):
+    for dtype in (np.uint8, np.int64):
+        separated = separate_touching(instances.astype(dtype))
+        assert separated.dtype == dtype
+        np.testing.assert_array_equal(separated, slow_separate_touching(instances))
+    np.testing.assert_array_equal(separate_touching(separated), separated)
+    assert (separated == 0).sum() > (instances == 0).sum()
+
+
+def test_unlabelled_voxels_touch_nobody():
+    instances = np.array([[1, 1, -1, -1, 2, 2, 3, 0, 4]])
+    np.testing.assert_array_equal(separate_touching(instances), [[1, 1, -1, -1, 2, 0, 0, 0, 4]])
+    assert separate_touching(np.zeros((0, 4), np.int32)).shape == (0, 4)
 
 
 def test_real_touching_nuclei_get_their_borders(shared_data):

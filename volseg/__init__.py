@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from volseg.engines import trainer as trainer
     from volseg.engines import use_bf16 as use_bf16
     from volseg.inferers import OverlapTileInferer as OverlapTileInferer
+    from volseg.inferers import RotationAveragingInferer as RotationAveragingInferer
     from volseg.io import Volume as Volume
     from volseg.io import read_volume as read_volume
     from volseg.io import write_volume as write_volume
@@ -38,7 +39,7 @@ _ROOMS = {
     "bspline": ("bspline_displacement",),
     "data": ("TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
     "engines": ("begin", "choose_scale", "evaluator", "place", "predictor", "trainer", "use_bf16"),
-    "inferers": ("OverlapTileInferer",),
+    "inferers": ("OverlapTileInferer", "RotationAveragingInferer"),
     "io": ("Volume", "read_volume", "write_volume"),
     "labels": ("LabelScheme",),
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
@@ -48,7 +49,7 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_ROOM_OF)  # noqa: PLE0605
+__all__ = sorted(_ROOM_OF)
 
 
 def __getattr__(name: str) -> Any:

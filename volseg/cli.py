@@ -5,11 +5,11 @@ import ast
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import InputError, RefusedError, VolsegError
+from volseg.errors import InputError, RefusedError, cause
 
 __all__ = ["main"]
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        mendable = _mendable(error)
+        mendable = cause(error)
         if mendable is None or given.debug:
             raise
         print(f"volseg {given.command}: {mendable}", file=sys.stderr)
@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
     for name in _RUN_IDS:
         sub = command(name, _run)
-        sub.add_argument("bundle", nargs="*", type=Path, help=f"bundle, then overlays (default {DEFAULT_BUNDLE})")
+        sub.add_argument(
+            "bundle", nargs="*", type=Path, help=f"bundle, then overlays (default {DEFAULT_BUNDLE})"
+        )
         sub.usage = f"volseg {name} [BUNDLE [OVERLAY ...]] [--ENTRY VALUE ...]"
         sub.description = f"{sub.description} Any entry of the bundle can be set with --ENTRY VALUE."
     sub = command("info", _info)
@@ -106,31 +108,41 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
     from volseg.bundle import check_overrides, read_bundle
 
-    check_overrides(read_bundle(paths), overrides)
+    bundle = read_bundle(paths)
+    check_overrides(bundle, overrides)
+    settings = {key: text if _is_text(bundle, key) else _value(text) for key, text in overrides.items()}
+    for name in ("scripts", "workflows"):
+        logging.getLogger(f"monai.bundle.{name}").setLevel(logging.ERROR)  # they repeat what was typed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        run(run_id=_RUN_IDS[given.command], config_file=[str(path) for path in paths], **overrides)
+        run(run_id=_RUN_IDS[given.command], config_file=[str(path) for path in paths], **settings)
 
 
 def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings of a bundle, which only the bundle knows."""
-    if not any(word in _RUN_IDS for word in arguments[:2]):
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    if command not in _RUN_IDS:
         return arguments, []
-    known = ("--debug", "--help")
-    first = next((i for i, w in enumerate(arguments) if w.startswith("--") and w not in known), len(arguments))
-    return arguments[:first], arguments[first:]
+    flags = [word for word in arguments if word in ("--debug", "--help", "-h")]
+    others = [word for word in arguments if word not in flags]
+    first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
+    flags.sort(key=lambda word: word != "--debug")  # it belongs before the command, the others behind it
+    before = flags[: flags.count("--debug")]
+    return [*before, *others[:first], *flags[len(before) :]], others[first:]
 
 
 def _bundle_paths(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.suffix.lower() != ".json":
-            raise InputError(f"'{path}' is not a bundle: bundles end in .json, and settings are --ENTRY VALUE.")
+            raise InputError(
+                f"'{path}' is not a bundle: bundles end in .json, and settings are --ENTRY VALUE."
+            )
     return list(paths) or [Path(DEFAULT_BUNDLE)]
 
 
-def _overrides(rest: Sequence[str]) -> dict[str, Any]:
-    """``--key value`` and ``--key=value`` as a dictionary, the values read as Python or JSON where they are."""
-    found: dict[str, Any] = {}
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` as a dictionary."""
+    found: dict[str, str] = {}
     words = iter(rest)
     for word in words:
         if not word.startswith("--"):
@@ -141,11 +153,22 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
                 text = next(words)
             except StopIteration:
                 raise ValueError(f"--{key} has no value: settings are given as --ENTRY VALUE.") from None
-        found[key] = _value(text)
+        found[key] = text
     return found
 
 
+def _is_text(bundle: Mapping[str, Any], key: str) -> bool:
+    """Whether an entry holds a text, such as a path, directly or by reference: then ``2016`` is one, too."""
+    value = bundle.get(key)
+    for _ in bundle:
+        if not (isinstance(value, str) and value.startswith("@")):
+            break
+        value = bundle.get(value[1:])
+    return isinstance(value, str) and not value.startswith(("$", "@"))
+
+
 def _value(text: str) -> Any:
+    """What the text of a setting stands for, as Python or JSON."""
     constants = {"true": True, "false": False, "null": None, "none": None}
     if text.lower() in constants:
         return constants[text.lower()]
@@ -164,7 +187,8 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
     if path.suffix == ".pt":
         content = load_checkpoint(path)
         print(f"{path}: weights after {content.get('iteration')} iterations,")
-        print(f"  {sum(t.numel() for t in content['model'].values())} numbers in {len(content['model'])} tensors")
+        tensors = content["model"].values()
+        print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
             print(f"  trained on {trained['name']}, held out {trained['held_out']}")
     elif path.is_dir():
@@ -202,7 +226,9 @@ def _sparsify(given: argparse.Namespace, _: Sequence[str]) -> None:
     scheme = LabelScheme([str(v) for v in values], values, given.unlabelled)
     sparse = keep_slices(scheme.encode(volume.array[0], source=str(given.labels)), counts)
     write_volume(given.output, scheme.decode(sparse), volume, overwrite=given.overwrite)
-    print(f"{given.output}: {(sparse != 255).mean():.1%} of the voxels annotated, the rest {given.unlabelled}")
+    print(
+        f"{given.output}: {(sparse != 255).mean():.1%} of the voxels annotated, the rest {given.unlabelled}"
+    )
 
 
 def _check(given: argparse.Namespace, _: Sequence[str]) -> int:
@@ -214,15 +240,3 @@ def _check(given: argparse.Namespace, _: Sequence[str]) -> int:
     if not problems:
         print(f"{', '.join(map(str, given.bundle))}: nothing wrong found")
     return 3 if problems else 0
-
-
-def _mendable(error: BaseException | None) -> BaseException | None:
-    """What a person can mend in the chain that led to an error: ours first, else a plain ValueError at the top."""
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    for link in chain:
-        if isinstance(link, VolsegError):
-            return link
-    return chain[0] if type(chain[0]) is ValueError else None

@@ -4,7 +4,7 @@ All of them are ``ValueError``s, so plain Python code may catch that. ``exit_cod
 command line ends with: 3 for bad input, 4 for missing memory or disk, 5 for a refusal.
 """
 
-__all__ = ["InputError", "RefusedError", "ResourceError", "VolsegError"]
+__all__ = ["InputError", "RefusedError", "ResourceError", "VolsegError", "cause"]
 
 
 class VolsegError(ValueError):
@@ -27,3 +27,24 @@ class RefusedError(VolsegError):
     """The request would overwrite something, or run or read what it should not."""
 
     exit_code = 5
+
+
+def cause(error: BaseException | None) -> BaseException | None:
+    """The mendable error that ``error`` came from, if there is one in its chain.
+
+    That is one of ours, or a ``ValueError`` that our own code raised about an argument, whatever MONAI
+    wrapped it in.
+    """
+    while error is not None:
+        if isinstance(error, VolsegError) or (type(error) is ValueError and _raised_here(error)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the line that raised the error is one of this package."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith("volseg.")

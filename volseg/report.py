@@ -14,18 +14,34 @@ __all__ = ["panel", "save_picture"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the last class of all is often background.
 _COLOURS = np.array(
-    [[230, 159, 0], [0, 114, 178], [0, 158, 115], [204, 121, 167], [86, 180, 233], [213, 94, 0], [240, 228, 66]],
+    [
+        [230, 159, 0],
+        [0, 114, 178],
+        [0, 158, 115],
+        [204, 121, 167],
+        [86, 180, 233],
+        [213, 94, 0],
+        [240, 228, 66],
+    ],
     np.uint8,
 )
 _GAP = 4  # pixels between two pictures
 TITLES = ("image", "annotation", "prediction", "truth")
 
 
-def panel(image: Any, annotation: Any, prediction: Any, truth: Any | None, num_classes: int) -> NDArray[np.uint8]:
+def panel(
+    image: Any,
+    annotation: Any,
+    prediction: Any,
+    truth: Any | None,
+    num_classes: int,
+    *,
+    annotated: bool = False,
+) -> NDArray[np.uint8]:
     """One slice of a case, the parts side by side: ``(H, W, 3)``.
 
-    Of a volume, the xy slice nearest to the middle that holds the most classes in the prediction is
-    taken among those next to which nothing is annotated, so the picture shows what was filled in.
+    Of a volume, the middle one of the xy slices that are not annotated is taken, so the picture shows
+    what was filled in; with ``annotated``, the slice with the most annotation.
 
     Args:
         image: ``(C, *spatial)``; up to three channels become red, green and blue.
@@ -34,7 +50,7 @@ def panel(image: Any, annotation: Any, prediction: Any, truth: Any | None, num_c
     labels = [np.asarray(a)[0] for a in (annotation, prediction, truth) if a is not None]
     picture = np.asarray(image)
     if picture.ndim == 4:
-        z = _telling_slice(labels[0])
+        z = _telling_slice(labels[0], annotated)
         picture, labels = picture[..., z], [a[..., z] for a in labels]
     parts = [_grey_or_rgb(picture)] + [_coloured(a, num_classes) for a in labels]
     height = parts[0].shape[0]
@@ -49,7 +65,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme) ->
     axes = figure.subplots()
     axes.imshow(picture, interpolation="nearest")
     axes.axis("off")
-    count = round((width + _GAP) / (_part_width(picture) + _GAP))
+    count = _parts_of(picture)
     for index, title in enumerate(TITLES[:count]):
         axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
     for index, name in enumerate(labels.names):
@@ -60,17 +76,18 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme) ->
         figure.savefig(temporary, format="png")
 
 
-def _part_width(picture: NDArray[np.uint8]) -> int:
-    white = (picture == 255).all(axis=(0, 2))
-    for start in range(1, len(white) - _GAP):
-        if white[start : start + _GAP].all():
-            return start
-    return picture.shape[1]
+def _parts_of(picture: NDArray[np.uint8]) -> int:
+    """How many pictures stand side by side: four where the gaps between four are white, else three."""
+    step, rest = divmod(picture.shape[1] + _GAP, len(TITLES))
+    gaps = [picture[:, i * step - _GAP : i * step] for i in range(1, len(TITLES))]
+    return len(TITLES) if not rest and all((gap == 255).all() for gap in gaps) else len(TITLES) - 1
 
 
-def _telling_slice(annotation: NDArray[Any]) -> int:
-    """Of the xy slices that are not annotated themselves, the middle one."""
+def _telling_slice(annotation: NDArray[Any], annotated: bool) -> int:
+    """The xy slice to show."""
     covered = (annotation != IGNORE_INDEX).mean(axis=(0, 1))
+    if annotated:
+        return int(np.argmax(covered))
     free = np.flatnonzero(covered < 0.5)
     middle = annotation.shape[2] / 2
     return int(min(free, key=lambda z: abs(z - middle))) if len(free) else annotation.shape[2] // 2

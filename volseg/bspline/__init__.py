@@ -1,6 +1,7 @@
 """Smooth random deformation: coarse grid of vectors → cubic B-spline → warped array, in 2D and 3D.
 
-``field`` holds the mathematics of the spline and of the map from a patch to its source,
+``field`` holds the mathematics of the spline and of the map from a patch to its source, ``folding``
+tells whether a deformation turns space over,
 ``sampling`` reads an array at the places such a map says, ``kernel`` does the same in one
 compiled loop for volumes in the processor's memory.
 """
@@ -12,6 +13,7 @@ from volseg.bspline.field import (
     control_shape,
     interpolating_coefficients,
 )
+from volseg.bspline.folding import smallest_jacobian
 from volseg.bspline.sampling import sample_map, warp
 
 __all__ = [
@@ -21,5 +23,6 @@ __all__ = [
     "control_shape",
     "interpolating_coefficients",
     "sample_map",
+    "smallest_jacobian",
     "warp",
 ]

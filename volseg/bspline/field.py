@@ -58,7 +58,7 @@ def numbers_per_axis(value: float | Sequence[float], spatial_dims: int, name: st
 def control_shape(size: Sequence[int], grid_spacing: float | Sequence[float]) -> tuple[int, ...]:
     """Control points per axis for a spline over ``size`` voxels: ``(size - 1) // grid_spacing + 4``."""
     spacings = _positive_spacing(grid_spacing, len(size))
-    return tuple(int((n - 1) // spacing) + 4 for n, spacing in zip(size, spacings, strict=True))
+    return tuple(math.floor((n - 1) / spacing) + 4 for n, spacing in zip(size, spacings, strict=True))
 
 
 def spline_taps(

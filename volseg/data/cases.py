@@ -54,7 +54,14 @@ def find_cases(dataset_dir: str | Path, *, phantom_dir: str | Path | None = None
         )
     listing = _dataset_json(folder)
     pairs = list(_listed(folder, listing)) if "training" in listing else list(_paired(folder))
-    held_out = _held_out(folder, listing, {name for name, _, _ in pairs})
+    names = [name for name, _, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{folder / 'dataset.json'} lists two cases named {twice[0]!r}: give each label file a name of "
+            "its own."
+        )
+    held_out = _held_out(folder, listing, set(names))
     truths = _by_stem(folder / "truth")
     cases = [Case(n, image, label, truths.get(n), held_out.get(n)) for n, image, label in sorted(pairs)]
     if not cases:
@@ -111,6 +118,8 @@ def _paired(folder: Path) -> Iterator[tuple[str, Path, Path]]:
 
 
 def _listed(folder: Path, listing: Mapping[str, Any]) -> Iterator[tuple[str, Path, Path]]:
+    if not isinstance(listing["training"], list):
+        raise InputError(f"{folder / 'dataset.json'}: 'training' is not a list of images and labels.")
     for entry in listing["training"]:
         if not isinstance(entry, Mapping) or not {"image", "label"} <= set(entry):
             raise InputError(
@@ -154,9 +163,22 @@ def _held_out(
     folder: Path, listing: Mapping[str, Any], names: set[str]
 ) -> Mapping[str, Mapping[str, Sequence[int]]]:
     held_out = listing.get("held_out", {})
+    if not (isinstance(held_out, dict) and all(map(_names_slices, held_out.values()))):
+        raise InputError(
+            f"{folder / 'dataset.json'}: held_out does not name slices per case and axis. "
+            'Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}.'
+        )
     unknown = sorted(set(held_out) - names)
     if unknown:
         raise InputError(
             f"{folder / 'dataset.json'}: held_out names the case {unknown[0]!r}, which is not in the dataset."
         )
     return held_out
+
+
+def _names_slices(slices: Any) -> bool:
+    """Whether this is a list of indices per axis."""
+    return isinstance(slices, dict) and all(
+        isinstance(indices, list) and all(type(index) is int for index in indices)
+        for indices in slices.values()
+    )

@@ -57,6 +57,12 @@ def load_case(
         item = dict(preprocessing(item))
     image = torch.as_tensor(item["image"])
     item["image"] = image.as_tensor() if hasattr(image, "as_tensor") else image
+    if item["image"].shape[1:] != source.spatial_shape:
+        raise ValueError(
+            f"preprocessing turns {case.image} from {source.spatial_shape} voxels into "
+            f"{tuple(item['image'].shape[1:])}. It may change grey values only: annotation and result lie on "
+            "the grid of the file."
+        )
     item["name"], item["spacing"] = case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
@@ -66,7 +72,12 @@ def load_case(
             slices = case.held_out
         elif held_out:
             slices = choose_held_out(annotation, held_out)
-        train, held = hold_out(annotation, slices)
+        try:
+            train, held = hold_out(annotation, slices)
+        except ValueError as error:
+            raise InputError(
+                f"The slices that dataset.json holds out of {case.name} do not fit {case.label}: {error}"
+            ) from error
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
         item["held_out"] = {axis: [int(i) for i in indices] for axis, indices in slices.items()}
         item["label_hash"] = _sha256(case.label)

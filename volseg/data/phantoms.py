@@ -46,7 +46,9 @@ def write_phantom(folder: str | Path, *, sizes: Sequence[Sequence[int]] = XENOPU
     """
     folder = Path(folder)
     if folder.exists():
-        raise RefusedError(f"{folder} exists already and is not overwritten. Name another folder, or remove it.")
+        raise RefusedError(
+            f"{folder} exists already and is not overwritten. Name another folder, or remove it."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

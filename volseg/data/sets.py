@@ -1,7 +1,7 @@
 """The two datasets of a bundle: patches to train on, whole volumes to score or segment."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,12 +100,14 @@ class TrainingPatches(Dataset[dict[str, Any]]):
 
     def trained_on(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint remembers: per label file (by its hash) the slices that were held out."""
-        return {item["label_hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases}
+        return {
+            item["label_hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases
+        }
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Mapping[Any, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
         item = self.cases[random.randint(len(self.cases))]
         self.transform.set_random_state(state=random)

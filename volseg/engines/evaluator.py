@@ -18,10 +18,11 @@ from tqdm import tqdm
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes
 from volseg.engines.checkpoint import load_weights
-from volseg.engines.run_folder import new_file
+from volseg.engines.handlers import quiet, reraise
+from volseg.engines.run_folder import new_file, output_of
 from volseg.engines.scores import Scores
-from volseg.io import SUFFIXES, atomic_write, write_volume
-from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.io import atomic_write, write_volume
+from volseg.labels import IGNORE_INDEX
 from volseg.report import panel, save_picture
 
 __all__ = ["evaluator", "predictor"]
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def evaluator(
     *,
-    device: torch.device,
+    device: torch.device | str,
     dataset: WholeVolumes,
     network: nn.Module,
     inferer: Inferer,
@@ -52,17 +53,19 @@ def evaluator(
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
     """
     folder = None if output_dir is None else Path(output_dir)
-    if folder is not None:
-        for name in ("metrics.json", "picture.png"):
-            new_file(folder / name, overwrite=overwrite)
     scores = Scores(dataset.labels, tolerance=tolerance)
-    content = None if checkpoint is None else load_weights(network, checkpoint)
+    content: dict[str, Any] = {}
 
     def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
-        prediction = _segment(item["image"], engine).argmax(1, keepdim=True)[0].to(torch.uint8).cpu()
+        prediction = (
+            segment(item["image"], engine.network, engine.inferer, engine.state.device)
+            .argmax(1, keepdim=True)[0]
+            .to(torch.uint8)
+            .cpu()
+        )
         if "label" in item:
-            train, held = _split(item, content)
+            train, held = (item["label"], item["held"]) if checkpoint is None else _split(item, content)
             scores.add(item["name"], "held out", prediction, held)
             truth = item.get("truth")
             if truth is not None:
@@ -75,17 +78,30 @@ def evaluator(
         return {}
 
     engine = _engine(device, dataset, network, inferer, score, "evaluating")
-    engine.state.pictures = {}
-    engine.add_event_handler(Events.STARTED, lambda _: scores.clear())
+
+    @engine.on(Events.STARTED)
+    def start(engine: Engine) -> None:
+        if folder is not None:
+            for name in ("metrics.json", "metrics.csv", "picture.png"):
+                new_file(folder / name, overwrite=overwrite)
+        if checkpoint is not None:
+            content.update(load_weights(network, checkpoint))
+        engine.state.pictures = {}
+        scores.clear()
 
     @engine.on(Events.COMPLETED)
     def finish(engine: Engine) -> None:
         engine.state.metrics = scores.summary()
         for line in scores.table():
             logger.info(line)
+        if not scores.matrices:
+            logger.warning(
+                "Nothing was scored: every annotated voxel was trained on. Set held_out before training, or "
+                "evaluate on other cases."
+            )
         if folder is not None:
-            report = {"checkpoint": str(checkpoint), "iteration": (content or {}).get("iteration")}
-            _write_metrics(folder, report | scores.report(), scores.rows())
+            report = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
+            _write_metrics(folder, report | scores.report(), list(scores.rows()))
             for picture in engine.state.pictures.values():
                 save_picture(folder / "picture.png", picture, dataset.labels)
             logger.info("Figures and a picture are in %s.", folder)
@@ -95,7 +111,7 @@ def evaluator(
 
 def predictor(
     *,
-    device: torch.device,
+    device: torch.device | str,
     dataset: WholeVolumes,
     network: nn.Module,
     inferer: Inferer,
@@ -110,82 +126,88 @@ def predictor(
         output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
         probabilities: write ``NAME_probabilities`` too: one channel per class, float32.
     """
-    load_weights(network, checkpoint)
     folder = Path(output_dir)
-    for case in dataset.data:
-        new_file(folder / _file_name(case.image), overwrite=overwrite)
+    outputs = {case.image: output_of(case, folder) for case in dataset.data}
 
-    def segment(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def segment_and_write(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
-        path = folder / _file_name(item["volume"].path)
-        logits = _segment(item["image"], engine)[0]
+        path, named = outputs[item["volume"].path]
+        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0]
         classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
         folder.mkdir(parents=True, exist_ok=True)
         write_volume(path, classes, item["volume"], overwrite=overwrite)
         if probabilities:
             maps = logits.softmax(0).cpu().numpy().astype(np.float32)
-            named = path.with_name(path.name.replace(item["name"], f"{item['name']}_probabilities", 1))
             write_volume(named, maps, item["volume"], overwrite=overwrite)
         logger.info("Segmented %s.", path)
         return {}
 
-    return _engine(device, dataset, network, inferer, segment, "segmenting")
+    engine = _engine(device, dataset, network, inferer, segment_and_write, "segmenting")
+
+    @engine.on(Events.STARTED)
+    def start(_: Engine) -> None:
+        for case, paths in zip(dataset.data, outputs.values(), strict=True):
+            for path in paths[: 1 + probabilities]:
+                new_file(path, overwrite=overwrite, source=case.image)
+        load_weights(network, checkpoint)
+
+    return engine
 
 
 def _engine(
-    device: torch.device, dataset: WholeVolumes, network: nn.Module, inferer: Inferer, update: Any, verb: str
+    device: torch.device | str,
+    dataset: WholeVolumes,
+    network: nn.Module,
+    inferer: Inferer,
+    update: Any,
+    verb: str,
 ) -> SupervisedEvaluator:
     engine = SupervisedEvaluator(
-        device=device,
+        device=torch.device(device),
         val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=list),
         network=network,
         inferer=inferer,
         iteration_update=update,
         decollate=False,
     )
-    engine.logger.setLevel(logging.WARNING)
+    quiet(engine)
     bars: list[tqdm[Any]] = []
     engine.add_event_handler(
         Events.STARTED, lambda _: bars.append(tqdm(total=len(dataset), desc=verb, unit="case", leave=False))
     )
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: bars[-1].update())
     for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-        engine.add_event_handler(event, lambda _, *error: [bar.close() for bar in bars] and _reraise(error))
+        engine.add_event_handler(event, lambda *_: [bar.close() for bar in bars])
+    engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
 
 
-def _reraise(error: Sequence[BaseException]) -> None:
-    if error:
-        raise error[0]
-
-
-def _segment(image: Tensor, engine: Any) -> Tensor:
-    network = engine.network
+def segment(image: Tensor, network: nn.Module, inferer: Inferer, device: torch.device) -> Tensor:
+    """Logits ``(1, C, *spatial)`` of one image ``(channels, *spatial)``; the network's mode is kept."""
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            return engine.inferer(image[None].to(engine.state.device), network)
+            return inferer(image[None].to(device), network)
     finally:
         network.train(was_training)
 
 
-def _split(item: Mapping[str, Any], content: Mapping[str, Any] | None) -> tuple[Tensor, Tensor]:
-    """Annotation that was trained on, and annotation that was not: per the checkpoint, or the dataset."""
+def _split(item: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Annotation that was trained on, and annotation that was not, as the checkpoint has it."""
     train, held = item["label"], item["held"]
-    if content is None:
-        return train, held
     annotation = torch.where(held == IGNORE_INDEX, train, held)
     known = content.get("trained_on", {}).get(item["label_hash"])
     if known is None:
+        if item["name"] in {trained["name"] for trained in content.get("trained_on", {}).values()}:
+            logger.warning(
+                "The labels of %s are not the file that was trained on under this name, so all of them are "
+                "scored. If slices were only added, the figure is too good: train again before scoring.",
+                item["name"],
+            )
         return torch.full_like(annotation, IGNORE_INDEX), annotation
     parts = hold_out(annotation[0].numpy(), known["held_out"])
     return torch.from_numpy(parts[0])[None], torch.from_numpy(parts[1])[None]
-
-
-def _file_name(image: Path) -> str:
-    suffix = max((s for s in SUFFIXES if image.name.lower().endswith(s)), key=len)
-    return image.name[: -len(suffix)] + suffix
 
 
 def _write_metrics(folder: Path, report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:

@@ -9,16 +9,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["ProgressBar", "StopOnSignal", "Tracking"]
+__all__ = ["ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise"]
 
 logger = logging.getLogger(__name__)
 
 _RECENT = 50  # steps over which the shown loss is averaged
+
+
+def quiet(engine: Engine) -> None:
+    """Leave talking to us: ignite logs every epoch, and every error twice, once per loop it leaves."""
+    engine.logger.setLevel(logging.CRITICAL)
+
+
+def reraise(_: Engine, error: BaseException) -> None:
+    """The last handler of ``EXCEPTION_RAISED``: ignite swallows what its handlers do not raise again."""
+    raise error
 
 
 class ProgressBar:
@@ -57,21 +66,19 @@ class ProgressBar:
             self.bar.close()
             self._redirect.__exit__(None, None, None)
             self.bar = None
-        # An exception that passed through here is raised on by ignite's caller.
 
 
 class Tracking:
     """Scalars, once per epoch, in ``progress.csv`` and for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed in training only
-
         self.folder = folder
-        self.writer = SummaryWriter(folder / "tensorboard")
+        self.writer: Any = None
         self.losses: list[float] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow a trainer."""
+        engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
@@ -85,6 +92,11 @@ class Tracking:
         """Note a picture, ``(H, W, 3)`` uint8."""
         self.writer.add_image(name, panel, iteration, dataformats="HWC")
 
+    def _open(self, _: Engine) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed in training only
+
+        self.writer = SummaryWriter(self.folder / "tensorboard")
+
     def _step(self, engine: Engine) -> None:
         if engine.state.output["annotated"]:
             self.losses.append(engine.state.output["loss"])
@@ -94,6 +106,8 @@ class Tracking:
             self._note(engine.state.iteration, "loss", sum(self.losses) / len(self.losses))
             self.losses.clear()
         self._note(engine.state.iteration, "learning rate", engine.optimizer.param_groups[0]["lr"])
+        if "picture" in engine.state.output:
+            self.picture(engine.state.iteration, "patch", engine.state.output["picture"])
 
     def _note(self, iteration: int, name: str, value: float) -> None:
         self.writer.add_scalar(name, value, iteration)
@@ -104,6 +118,7 @@ class Tracking:
             if is_new:
                 rows.writerow(["iteration", "name", "value"])
             rows.writerow([iteration, name, f"{value:.6g}"])
+        self.writer.flush()  # a program that is stopped leaves its curves, too
 
 
 class StopOnSignal:

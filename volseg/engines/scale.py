@@ -15,7 +15,7 @@ _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def choose_scale(
-    scales: Mapping[str, Mapping[str, Any]], *, scale: str = "auto", device: torch.device
+    scales: Mapping[str, Mapping[str, Any]], *, scale: str = "auto", device: torch.device | str
 ) -> dict[str, Any]:
     """The settings of one scale of a bundle, with its ``name`` and a ``note`` for the log.
 
@@ -27,7 +27,7 @@ def choose_scale(
     names = list(scales)
     if scale != "auto" and scale not in scales:
         raise ValueError(f"scale = {scale!r} is not one of: auto, {', '.join(names)}.")
-    on_gpu = device.type != "cpu"
+    on_gpu = torch.device(device).type != "cpu"
     name = scale if scale != "auto" else names[0] if on_gpu else names[-1]
     note = f"Training at the {name!r} scale"
     if not on_gpu and scale == "auto":
@@ -36,13 +36,13 @@ def choose_scale(
     return {**scales[name], "name": name, "note": note}
 
 
-def place(network: nn.Module, device: torch.device) -> nn.Module:
+def place(network: nn.Module, device: torch.device | str) -> nn.Module:
     """The network on its device, in the memory layout that convolutions run fastest in."""
     dims = getattr(network, "spatial_dims", 3)
-    return network.to(device).to(memory_format=_CHANNELS_LAST[dims])
+    return network.to(device).to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]
 
 
-def use_bf16(network: nn.Module, device: torch.device, *, precision: str = "auto") -> bool:
+def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str = "auto") -> bool:
     """Whether to compute in bfloat16: where the device multiplies it natively, unless told otherwise.
 
     On a CPU, ``"auto"`` keeps to float32 for networks with flat kernels such as (1, 3, 3): torch 2.13
@@ -55,6 +55,7 @@ def use_bf16(network: nn.Module, device: torch.device, *, precision: str = "auto
         raise ValueError(f"precision = {precision!r} is not one of: auto, bfloat16, float32.")
     if precision != "auto":
         return precision == "bfloat16"
+    device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     kernels = {m.kernel_size for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)}

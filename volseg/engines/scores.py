@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -72,18 +71,21 @@ class Scores:
         pooled: Any = sum(cases.values())
         per_case = {case: dice(matrix) for case, matrix in cases.items()}
         foreground = [i for i, name in enumerate(self.labels.names) if name != BACKGROUND]
-        means = [mean_score(scores[foreground]) for scores in per_case.values()]
-        found = {
+        means = [mean_score(scores[foreground]) for scores in per_case.values()]  # NaN: no foreground at all
+        found: dict[str, Any] = {
             "voxels": int(pooled.sum()),
-            "mean IoU": mean_score(iou(pooled)),
+            "mean IoU": _plain(mean_score(iou(pooled))),
             "IoU": self._named(iou(pooled)),
             "Dice": self._named(dice(pooled)),
-            "mean foreground Dice": mean_score(dice(pooled)[foreground]),
-            "mean foreground Dice over cases": float(np.nanmean(means)),
+            "mean foreground Dice": _plain(mean_score(dice(pooled)[foreground])),
+            "mean foreground Dice over cases": _plain(mean_score(means)),
             "Dice by case": {case: self._named(scores) for case, scores in per_case.items()},
         }
         if kind in self.tolerant:
-            found[f"precision, recall, F1 within {self.tolerance:g} voxel(s)"] = self.tolerant[kind]
+            found[f"precision, recall, F1 within {self.tolerance:g} voxel(s)"] = {
+                case: {name: [_plain(score) for score in scores] for name, scores in by_name.items()}
+                for case, by_name in self.tolerant[kind].items()
+            }
         return found
 
     def rows(self) -> Iterator[tuple[str, ...]]:
@@ -97,12 +99,18 @@ class Scores:
     def table(self) -> Iterator[str]:
         """A few lines for a person."""
         for kind, found in self.report().items():
-            classes = ", ".join(f"{name} {value:.3f}" for name, value in found["IoU"].items() if value is not None)
+            classes = ", ".join(
+                f"{name} {value:.3f}" for name, value in found["IoU"].items() if value is not None
+            )
             yield f"Voxels {kind} ({found['voxels']}): mean IoU {found['mean IoU']:.3f} ({classes})."
-            yield f"Mean foreground Dice over cases, voxels {kind}: {found['mean foreground Dice over cases']:.3f}."
+            mean = found["mean foreground Dice over cases"]
+            if mean is not None:
+                yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."
 
     def _named(self, values: Any) -> dict[str, float | None]:
-        return {
-            name: round(float(value), 5) if np.isfinite(value) else None
-            for name, value in zip(self.labels.names, values, strict=True)
-        }
+        return {name: _plain(value) for name, value in zip(self.labels.names, values, strict=True)}
+
+
+def _plain(value: float) -> float | None:
+    """A score for JSON, which knows no NaN."""
+    return round(float(value), 5) if np.isfinite(value) else None

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from monai.utils import set_determinism
 
-from volseg.errors import VolsegError
+from volseg.errors import cause
 
 __all__ = ["begin"]
 
@@ -23,15 +23,6 @@ def begin(seed: int) -> None:
     set_determinism(seed)
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
     sys.excepthook = _show
-
-
-def cause(error: BaseException | None) -> VolsegError | None:
-    """The mendable error that ``error`` came from, if there is one in its chain."""
-    while error is not None:
-        if isinstance(error, VolsegError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

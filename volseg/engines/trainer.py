@@ -1,6 +1,7 @@
 """The training loop: a MONAI trainer whose step knows about missing annotation and bad numbers."""
 
 import logging
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +11,20 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from volseg.data import TrainingPatches
+from volseg.engines.calibration import add_to_bias, fit_shift, gather
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
-from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking
-from volseg.engines.run_folder import open_run
+from volseg.engines.evaluator import segment
+from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise
+from volseg.engines.run_folder import check_run, close_log, open_run
+from volseg.engines.scores import BACKGROUND
 from volseg.errors import InputError, VolsegError
 from volseg.labels import IGNORE_INDEX
+from volseg.report import panel
 
 __all__ = ["trainer"]
 
@@ -32,7 +37,7 @@ _MAX_NORM = 12.0  # of the gradient: far above what is usual, so it bounds accid
 
 def trainer(
     *,
-    device: torch.device,
+    device: torch.device | str,
     max_epochs: int,
     epoch_length: int,
     dataset: TrainingPatches,
@@ -47,6 +52,7 @@ def trainer(
     weight_average: float = 0.0,
     evaluator: SupervisedEvaluator | None = None,
     val_interval: int = 1,
+    calibrate: bool = False,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -55,33 +61,42 @@ def trainer(
     """A MONAI trainer with everything attached that one expects of a training.
 
     A progress bar, a log file, scalars and pictures for TensorBoard, a CSV of the loss, the resolved
-    configuration, checkpoints after every epoch, and a clean stop on Ctrl-C or SIGTERM.
+    configuration, checkpoints after every epoch, and a clean stop on Ctrl-C or SIGTERM. Making the
+    trainer writes nothing; the folder is checked and opened when it runs.
 
     Args:
         max_epochs: an epoch is what lies between two checkpoints: ``epoch_length`` iterations.
         lr_scheduler: stepped after every iteration.
-        output_dir: folder of the run. One that holds a checkpoint is refused unless ``resume`` or ``overwrite``.
+        output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``.
         amp: bfloat16 autocast.
         weight_average: decay of an exponential moving average of the weights, which is then what is
             evaluated and segmented with; 0 for none.
-        evaluator: scores the network on held-out slices every ``val_interval`` epochs and at the end; 0 for never.
+        evaluator: scores the network on held-out slices, every ``val_interval`` epochs and at the end.
+        val_interval: in epochs; 0 for never.
+        calibrate: at the end, shift the logits to where the mean Dice of the foreground is best on the
+            slices that were trained on; what is held out stays untouched by it. Needs ``evaluator``.
         note: what the log says at the start, before the expected time.
     """
+    device, folder = torch.device(device), Path(output_dir)
+    iterations = max_epochs * epoch_length
+    if min(max_epochs, epoch_length) < 1:
+        raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
     step = _Step(amp=amp, average=_average(network, weight_average))
     start = 0
-    folder = open_run(output_dir, resume=resume, overwrite=overwrite)
     if resume:
+        check_run(folder, resume=resume, overwrite=overwrite)
         start = _restore(folder / "last.pt", network, optimizer, lr_scheduler, step)
-    if start >= max_epochs * epoch_length:
-        raise InputError(
-            f"{folder / 'last.pt'} has {start} iterations, no fewer than the {max_epochs * epoch_length} asked "
-            "for: there is nothing to resume. Raise --epochs to train on."
-        )
+        if start >= iterations:
+            raise InputError(
+                f"{folder / 'last.pt'} has {start} iterations, no fewer than the {iterations} asked for: "
+                "there is nothing to resume. Raise --epochs to train on."
+            )
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=range(start * batch_size, max_epochs * epoch_length * batch_size),
+        sampler=range(start * batch_size, iterations * batch_size),
         num_workers=num_workers,
+        worker_init_fn=_leave_signals,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
     )
@@ -96,15 +111,23 @@ def trainer(
         iteration_update=step,
         decollate=False,
     )
-    engine.logger.setLevel(logging.WARNING)  # the progress bar tells what ignite would log
+    quiet(engine)
     engine.state.iteration, engine.state.epoch = start, start // epoch_length
+
+    @engine.on(Events.STARTED)
+    def begin(_: Engine) -> None:
+        check_run(folder, resume=resume, overwrite=overwrite)
+        open_run(folder, resume=resume)
+        if resume:
+            logger.info("Resuming at iteration %d.", start)
+
     engine.add_event_handler(Events.ITERATION_STARTED, _seed_step, seed)
     if lr_scheduler is not None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: _advance(engine, lr_scheduler))
     ProgressBar(start).attach(engine)
     tracking = Tracking(folder)
     tracking.attach(engine)
-    _announce(engine, note, max_epochs * epoch_length - start)
+    _announce(engine, note, iterations - start)
 
     def save(engine: Engine) -> None:
         with step.averaged(network):
@@ -127,8 +150,20 @@ def trainer(
         )
         engine.add_event_handler(due, validate)
     engine.add_event_handler(Events.EPOCH_COMPLETED, save)
+    if calibrate and evaluator is not None:
+
+        def finish(engine: Engine) -> None:
+            with step.averaged(network):
+                shift = _calibrate(network, dataset, evaluator)
+                weights = {"model": network.state_dict(), "trained_on": dataset.trained_on()}
+                content = {**weights, "iteration": engine.state.iteration, "shift": shift}
+                save_checkpoint(folder / "model.pt", content)
+                add_to_bias(network, [-value for value in shift])
+
+        engine.add_event_handler(Events.COMPLETED, finish)
     StopOnSignal(save).attach(engine)
     engine.add_event_handler(Events.COMPLETED, _say_done, folder, step)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
 
 
@@ -146,12 +181,14 @@ class _Step:
         network, optimizer = engine.network, engine.optimizer
         network.train()
         image, target = (
-            torch.as_tensor(batch[key]).to(engine.state.device, non_blocking=True) for key in ("image", "label")
+            torch.as_tensor(batch[key]).to(engine.state.device, non_blocking=True)
+            for key in ("image", "label")
         )
         if not bool((torch.as_tensor(batch["label"]) != IGNORE_INDEX).any()):
             self.blank += 1
             return {"loss": 0.0, "annotated": False}
         weight = batch.get("weight")
+        buffers = [buffer.clone() for buffer in network.buffers()]
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.amp):
             logits = network(image)
         loss = engine.loss_function(logits, target, None if weight is None else weight.to(image.device))
@@ -160,13 +197,19 @@ class _Step:
         norm = nn.utils.clip_grad_norm_(network.parameters(), _MAX_NORM)
         value = float(loss.detach())
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
+            with torch.no_grad():  # the running statistics have seen the bad numbers by now
+                for buffer, before in zip(network.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
             self._refuse(engine.state.iteration, value)
             return {"loss": value, "annotated": False}
         self.bad_in_a_row = 0
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(network)
-        return {"loss": value, "annotated": True}
+        output: dict[str, Any] = {"loss": value, "annotated": True}
+        if engine.state.iteration % engine.state.epoch_length == 0:
+            output["picture"] = _picture(image[0], target[0], logits[0].detach())
+        return output
 
     def _refuse(self, iteration: int, loss: float) -> None:
         self.bad += 1
@@ -193,12 +236,44 @@ class _Step:
             network.load_state_dict(own)
 
 
+def _picture(image: Tensor, target: Tensor, logits: Tensor) -> Any:
+    """What the network made of a patch: image, annotation and prediction."""
+    for axis, (outer, inner) in enumerate(zip(image.shape[1:], target.shape[1:], strict=True), start=1):
+        image = image.narrow(axis, (outer - inner) // 2, inner)
+    prediction = logits.argmax(0, keepdim=True)
+    return panel(image.cpu(), target.cpu(), prediction.cpu(), None, len(logits), annotated=True)
+
+
+def _calibrate(network: nn.Module, dataset: TrainingPatches, evaluator: SupervisedEvaluator) -> list[float]:
+    """Fit the shift of the logits on the annotation of all cases, and put it into the network."""
+    parts = []
+    for item in dataset.cases:
+        logits = segment(item["image"], network, evaluator.inferer, evaluator.state.device)[0]
+        parts.append(gather(logits, item["label"]))
+    foreground = [i for i, name in enumerate(dataset.labels.names) if name != BACKGROUND]
+    shift = [float(value) for value in fit_shift(parts, foreground)]
+    add_to_bias(network, shift)
+    named = zip(dataset.labels.names, shift, strict=True)
+    logger.info(
+        "Calibrated on annotated slices; logits shifted by: %s.", ", ".join(f"{n} {v:+.1f}" for n, v in named)
+    )
+    return shift
+
+
 def _average(network: nn.Module, decay: float) -> AveragedModel | None:
     if not 0 <= decay < 1:
-        raise ValueError(f"weight_average = {decay} is not a decay: 0 for none, or a number below 1 such as 0.99.")
+        raise ValueError(
+            f"weight_average = {decay} is not a decay: 0 for none, or a number below 1 such as 0.99."
+        )
     if decay == 0:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _leave_signals(_: int) -> None:
+    """Ctrl-C reaches the workers, too: they go on until the main process has finished its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _seed_step(engine: Engine, seed: int) -> None:
@@ -221,16 +296,22 @@ def _announce(engine: Engine, note: str, iterations: int) -> None:
         if len(began) == min(last, iterations):
             per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
             minutes = iterations * per_step / 60
-            logger.info("%s: %d iterations, about %.0f min on this machine.", note, iterations, max(1, minutes))
+            logger.info(
+                "%s: %d iterations, about %.0f min on this machine.", note, iterations, max(1, minutes)
+            )
 
     engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
 
 
 def _say_done(_: Engine, folder: Path, step: _Step) -> None:
-    for count, what in ((step.blank, "had no annotation"), (step.bad, "had a loss or gradient that is not finite")):
+    for count, what in (
+        (step.blank, "had no annotation"),
+        (step.bad, "had a loss or gradient that is not finite"),
+    ):
         if count:
             logger.warning("%d step(s) %s and were skipped.", count, what)
     logger.info("Trained. The weights are in %s.", folder / "model.pt")
+    close_log()
 
 
 def _state(
@@ -262,5 +343,4 @@ def _restore(
             f"{path} belongs to a run with another network or optimiser ({error}). "
             "Resume with the settings of that run; they stand in config.json beside it."
         ) from error
-    logger.info("Resuming at iteration %d.", content["iteration"])
     return int(content["iteration"])

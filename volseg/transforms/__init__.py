@@ -1,6 +1,13 @@
-"""MONAI dictionary transforms: patches drawn through one composed map, and grey values."""
+"""MONAI dictionary transforms: patches drawn through one composed map, grey values, border weights."""
 
 from volseg.transforms.deformation import RandBSplineDeformd, RandDeformedPatchd, annotated_voxels
 from volseg.transforms.intensity import RandGreyValuesd
+from volseg.transforms.weights import BorderWeightMapd
 
-__all__ = ["RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd", "annotated_voxels"]
+__all__ = [
+    "BorderWeightMapd",
+    "RandBSplineDeformd",
+    "RandDeformedPatchd",
+    "RandGreyValuesd",
+    "annotated_voxels",
+]

@@ -8,7 +8,7 @@ map: a patch has real context instead of black corners, and is smoothed by one i
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,16 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
-from volseg.bspline import SplineMap, control_shape, interpolating_coefficients, sample_map
+from volseg.bspline import SplineMap, sample_map
 from volseg.bspline.field import numbers_per_axis
 from volseg.bspline.sampling import Mode, Outside, check_mode, check_outside
 from volseg.errors import InputError
 from volseg.geometry import per_axis
 from volseg.labels import IGNORE_INDEX
 from volseg.transforms.arrays import entry, like, plain_tensor
+from volseg.transforms.vectors import RandomVectors, Spline
 
 __all__ = ["RandBSplineDeformd", "RandDeformedPatchd", "annotated_voxels"]
-
-Spline = Literal["approximating", "interpolating"]
 
 COARSE_AXIS = 1.5  # an axis with voxels longer than this times the others' is left out of rotations
 
@@ -69,14 +68,25 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         patch_size: voxels of the image patch per axis.
         context: voxels per side, per axis, that the network consumes; the label patch is
             ``patch_size - 2 * context``. A network's ``context`` attribute fits.
-        grid_spacing: voxels between the random vectors of the deformation.
+        grid_spacing: voxels between the random vectors of the deformation; 32 if nothing is said.
+        grid_points: instead, how many vectors span the patch, the first and last at its ends: 3 is the
+            coarse 3 x 3 grid of 2015. One number or one per axis.
         std: standard deviation of those vectors in voxels, one number or one per axis.
-        spline: ``"approximating"`` uses the vectors as coefficients, as the authors' code does (4
-            displaces by about 1.3 in 3D); with ``"interpolating"`` they hold at the grid points.
+        spline: ``"approximating"`` uses the vectors as coefficients, as the authors' code does: a std
+            of 4 displaces voxels by 1.3 along each axis in 3D, one of 10 by 4.8 in 2D (rms). With
+            ``"interpolating"`` they hold at the grid points: 4 displaces by 3.3, 10 by 8.2.
+        max_redraws: how often a deformation that folds is drawn anew before the least folded one is
+            taken; see :func:`~volseg.bspline.smallest_jacobian`. Folds that are left are logged, once
+            as a warning, and counted in ``deformation.folded``.
         rotation: largest angle in degrees. One number rotates about every axis, or about the coarse
             axis alone if voxels are more than 1.5 times longer along it; else one per axis of rotation.
         scaling: smallest and largest magnification, drawn log-uniformly.
         flip: probability of a flip, one number or one per axis.
+        quarter_turns: exchange axes whose voxels are equally long, in random order. With flips of one half
+            this makes all 48 symmetries of a cubic grid (8 of a square one) equally likely; no voxel
+            is interpolated for it.
+        keep_inside: draw the place of the voxel so that the network's output, before deformation, lies
+            in the volume where it fits; otherwise anywhere, and what hangs over the border is ignored.
         prob_deform: probability of a deformation.
         class_ratios: relative frequencies with which classes are drawn; equal without.
         image_mode: ``"linear"`` or ``"cubic"``; labels are always nearest.
@@ -96,12 +106,16 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         *,
         patch_size: Sequence[int],
         context: int | Sequence[int] = 0,
-        grid_spacing: float | Sequence[float] = 32,
+        grid_spacing: float | Sequence[float] | None = None,
+        grid_points: int | Sequence[int] | None = None,
         std: float | Sequence[float] = 4.0,
         spline: Spline = "approximating",
+        max_redraws: int = 0,
         rotation: float | Sequence[float] = 15.0,
         scaling: Sequence[float] = (0.9, 1.1),
         flip: float | Sequence[float] = 0.0,
+        quarter_turns: bool = False,
+        keep_inside: bool = True,
         prob_deform: float = 1.0,
         class_ratios: Sequence[float] | None = None,
         image_mode: Mode = "linear",
@@ -126,10 +140,8 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
                 f"patch_size = {self.patch_size} leaves no output inside a context of {self.context} voxels "
                 f"per side. Take at least {tuple(2 * c + 1 for c in self.context)}."
             )
-        self.grid_spacing = numbers_per_axis(grid_spacing, dims, "grid_spacing")
-        self.control_shape = control_shape(self.patch_size, self.grid_spacing)
-        self.std = _standard_deviations(std, dims)
-        self.spline = _check_spline(spline)
+        self.deformation = RandomVectors(grid_spacing, grid_points, std, spline, max_redraws)
+        self.deformation.over(self.patch_size)  # an impossible one is refused here and now
         self.rotation = rotation
         angles = numbers_per_axis(rotation, {2: 1, 3: 3}[dims], "rotation")
         if min(angles) < 0 or max(angles) > 180:
@@ -138,6 +150,8 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         if not 0 < self.scaling[0] <= self.scaling[1]:
             raise ValueError(f"scaling = {scaling!r} must be two positive factors, the smaller one first.")
         self.flip = tuple(_probability(p, "flip") for p in numbers_per_axis(flip, dims, "flip"))
+        self.quarter_turns = quarter_turns
+        self.keep_inside = keep_inside
         self.prob_deform = _probability(prob_deform, "prob_deform")
         self.class_ratios = None if class_ratios is None else tuple(float(ratio) for ratio in class_ratios)
         if self.class_ratios is not None and not (
@@ -167,13 +181,11 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
                 f"with the same {dims} spatial axes."
             )
         voxel = self._draw_voxel(data, shape)
-        place = [int(c + self.R.randint(n)) for c, n in zip(self.context, self.output_size, strict=True)]
         matrix = self._draw_matrix(self._spacing(data, dims))
-        if self.R.rand() < self.prob_deform and any(self.std):
-            displacement = _draw_displacement(self.R, self.control_shape, self.std, self.spline)
-            mapping = SplineMap(matrix, np.zeros(dims), displacement, self.grid_spacing)
-        else:
-            mapping = SplineMap(matrix, np.zeros(dims))
+        place = self._draw_place(voxel, shape, matrix)
+        mapping = SplineMap(matrix, np.zeros(dims))
+        if self.R.rand() < self.prob_deform:
+            mapping = self.deformation.draw(self.R, self.patch_size, matrix)
         return mapping.through(place, voxel)
 
     def apply(self, data: Mapping[Hashable, Any], mapping: SplineMap) -> dict[Hashable, Any]:
@@ -231,10 +243,38 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
             )
         return np.array(np.unravel_index(index, shape), dtype=np.int64)
 
+    def _draw_place(
+        self, voxel: npt.NDArray[np.int64], shape: tuple[int, ...], matrix: npt.NDArray[np.float64]
+    ) -> list[int]:
+        """Where in the patch the voxel comes to lie: in the output, and so that little of it is outside."""
+        place = []
+        for axis, (context, n) in enumerate(zip(self.context, self.output_size, strict=True)):
+            low, high = 0, n - 1
+            source = int(np.argmax(np.abs(matrix[:, axis])))
+            if self.keep_inside:
+                v, size = int(voxel[source]), shape[source]
+                if matrix[source, axis] < 0:
+                    v = size - 1 - v
+                low, high = sorted((max(0, v + n - size), min(n - 1, v)))
+            place.append(int(context + low + self.R.randint(high - low + 1)))
+        return place
+
+    def _draw_axes(self, spacing: tuple[float, ...]) -> list[int]:
+        """A random order of the axes in which only equally long ones change places."""
+        axes = list(range(len(spacing)))
+        for alike in sorted(
+            {tuple(i for i in range(len(spacing)) if _alike(spacing[i], s)) for s in spacing}
+        ):
+            for axis, other in zip(alike, self.R.permutation(alike), strict=True):
+                axes[axis] = int(other)
+        return axes
+
     def _draw_matrix(self, spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:
         """Flip, then scaling, then rotation in world units, as a matrix on voxels."""
         dims = len(spacing)
         matrix = np.diag([-1.0 if self.R.rand() < p else 1.0 for p in self.flip])
+        if self.quarter_turns:
+            matrix = matrix[:, self._draw_axes(spacing)]
         low, high = self.scaling
         if low != 1 or high != 1:
             matrix /= math.exp(self.R.uniform(math.log(low), math.log(high)))
@@ -282,16 +322,18 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         mode: ``"linear"``, ``"cubic"`` or ``"nearest"`` (labels), one for all keys or one per key.
         outside: what comes in from beyond the border: ``"mirror"``, or a number such as the ignored
             label; one for all keys or one per key.
-        grid_spacing, std, spline: see :class:`RandDeformedPatchd`.
+        grid_spacing, grid_points, std, spline, max_redraws: see :class:`RandDeformedPatchd`.
     """
 
     def __init__(
         self,
         keys: Sequence[str] | str,
         *,
-        grid_spacing: float | Sequence[float] = 32,
+        grid_spacing: float | Sequence[float] | None = None,
+        grid_points: int | Sequence[int] | None = None,
         std: float | Sequence[float] = 4.0,
         spline: Spline = "approximating",
+        max_redraws: int = 0,
         mode: Mode | Sequence[Mode] = "linear",
         outside: Outside | Sequence[Outside] = "mirror",
         prob: float = 1.0,
@@ -299,9 +341,7 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, _probability(prob, "prob"))
-        self.grid_spacing = grid_spacing
-        self.std = std
-        self.spline = _check_spline(spline)
+        self.deformation = RandomVectors(grid_spacing, grid_points, std, spline, max_redraws)
         self.mode: tuple[Mode, ...] = ensure_tuple_rep(mode, len(self.keys))
         self.outside: tuple[Outside, ...] = ensure_tuple_rep(outside, len(self.keys))
         for name in self.mode:
@@ -323,14 +363,10 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         """Draw a deformation of an array; the identity with probability ``1 - prob``."""
         dims = len(shape)
         self.randomize(None)
-        spacing, std = (
-            numbers_per_axis(self.grid_spacing, dims, "grid_spacing"),
-            _standard_deviations(self.std, dims),
-        )
-        if not (self._do_transform and any(std)):
-            return SplineMap(np.eye(dims), np.zeros(dims))
-        displacement = _draw_displacement(self.R, control_shape(shape, spacing), std, self.spline)
-        return SplineMap(np.eye(dims), np.zeros(dims), displacement, spacing)
+        identity = np.eye(dims)
+        if not self._do_transform:
+            return SplineMap(identity, np.zeros(dims))
+        return self.deformation.draw(self.R, shape, identity)
 
     def apply(self, data: Mapping[Hashable, Any], mapping: SplineMap) -> dict[Hashable, Any]:
         """Deform every key through one map."""
@@ -343,27 +379,11 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         return out
 
 
-def _draw_displacement(
-    generator: np.random.RandomState, shape: tuple[int, ...], std: tuple[float, ...], spline: Spline
-) -> npt.NDArray[np.float64]:
-    vectors = generator.standard_normal((len(shape), *shape)) * np.reshape(std, (-1, *(1,) * len(shape)))
-    return interpolating_coefficients(vectors) if spline == "interpolating" else vectors
-
-
-def _standard_deviations(std: float | Sequence[float], dims: int) -> tuple[float, ...]:
-    numbers = numbers_per_axis(std, dims, "std")
-    if min(numbers) < 0:
-        raise ValueError(f"std = {std!r} must not be negative: it is a standard deviation in voxels.")
-    return numbers
-
-
-def _check_spline(spline: Spline) -> Spline:
-    if spline not in ("approximating", "interpolating"):
-        raise ValueError(f"spline = {spline!r} must be 'approximating' or 'interpolating'.")
-    return spline
-
-
 def _probability(value: float, name: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} = {value!r} must be a probability between 0 and 1.")
     return float(value)
+
+
+def _alike(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=0.01)

@@ -1,9 +1,4 @@
-"""How much each class and each voxel counts in the loss.
-
-Two ideas of Ronneberger et al. 2015: rare classes count more (:func:`class_balance`), and so does the
-narrow gap between two objects that touch (:func:`border_weight_map`), because a network that misses
-it merges them. Both feed the losses of :mod:`volseg.losses`, as ``class_weight`` and as ``weight``.
-"""
+"""Narrow gaps between objects count more (Ronneberger et al. 2015, Eq. 2)."""
 
 import math
 from collections.abc import Sequence
@@ -11,51 +6,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
-from volseg.errors import InputError
-
-__all__ = ["border_weight_map", "class_balance"]
+__all__ = ["border_weight_map", "separate_touching"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _NEGLIGIBLE = 2.0**-24  # below this a border term does not change a float32 weight of 1
 _DENSE_IDS = 4  # ids up to this many times the number of voxels are used as they are
-
-
-def class_balance(
-    counts: Sequence[int] | npt.NDArray[Any] | torch.Tensor, *, power: float = 1.0
-) -> torch.Tensor:
-    """One weight per class, the rarer the class the larger: ``weight ∝ count ** -power``.
-
-    Scaled so that the average annotated voxel has weight 1, hence balancing does not change the
-    learning rate. ``power=1`` gives every class the same say, 0.5 is a compromise, 0 weighs all voxels
-    alike. A class without annotated voxels gets weight 0: there is nothing to weigh.
-
-    Args:
-        counts: annotated voxels per class, ``(C,)``; see :func:`volseg.annotation.annotation_counts`.
-        power: how far to go.
-
-    Returns:
-        float32 tensor, ``(C,)``.
-    """
-    numbers = np.asarray(counts, np.float64)
-    if numbers.ndim != 1 or not np.isfinite(numbers).all() or (numbers < 0).any():
-        raise ValueError(f"counts = {numbers.tolist()} is not a list of one number of voxels per class.")
-    if not math.isfinite(power):
-        raise ValueError(f"power = {power} is not a finite number.")
-    total = numbers.sum()
-    if total == 0:
-        raise InputError(
-            f"There is no annotated voxel in any of the {len(numbers)} classes: they cannot be balanced. "
-            "Check that the label is the right file and that its label scheme names the values in it."
-        )
-    present = numbers > 0
-    share = numbers[present] / total
-    weights = np.zeros(len(numbers))
-    weights[present] = share**-power / (share ** (1 - power)).sum()
-    return torch.from_numpy(weights).float()
 
 
 def border_weight_map(
@@ -74,8 +32,8 @@ def border_weight_map(
     with the distances d1, d2 to the nearest and second nearest object, measured between voxel
     centres; inside an object d1 is 0. With fewer than two objects the second term is 0.
 
-    Terms below 2^-24 are left out, which a float32 weight around 1 does not show: distances are
-    measured in the neighbourhood of each object only, so the cost grows with the objects' volume.
+    Terms below 2^-24 are left out, which a float32 weight around 1 does not show. The distances are
+    exact; one pass per axis finds them for all objects at once, so their number costs nothing.
 
     Args:
         instances: ids of the objects, ``(*spatial)``; 0 is background.
@@ -93,9 +51,7 @@ def border_weight_map(
         raise ValueError(f"w0 = {w0} is no weight: give a number, 0 or more.")
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma = {sigma} is no distance: give a number above 0.")
-    instances = np.asarray(instances)
-    if instances.dtype.kind not in "iub":
-        raise ValueError(f"instances are of type {instances.dtype}; ids of objects are integers.")
+    instances = _checked_instances(instances)
     voxel_size = _checked_spacing(spacing, instances.ndim)
 
     unlabelled = instances < 0
@@ -104,31 +60,42 @@ def border_weight_map(
     objects = _numbered(np.where(unlabelled, np.zeros((), instances.dtype), instances))
     weight = np.where(objects > 0, np.float32(inside), np.float32(background))
     if w0 > _NEGLIGIBLE and objects.any():
+        from volseg.weightmaps.nearest import two_nearest  # here: its compiler takes a second to import
+
         reach = sigma * math.sqrt(2 * math.log(w0 / _NEGLIGIBLE))
-        nearest, second = _two_nearest(objects, reach, voxel_size)
-        weight += np.float32(w0) * np.exp(-((nearest + second) ** 2) / np.float32(2 * sigma**2))
+        term, second = two_nearest(objects, reach, voxel_size)
+        term += second  # inf where there are no two objects within reach
+        np.square(term, out=term)
+        term *= np.float32(-0.5 / sigma**2)
+        np.exp(term, out=term)
+        term *= np.float32(w0)
+        weight += term
     weight[unlabelled] = 0
     return weight
 
 
-def _two_nearest(objects: npt.NDArray[Any], reach: float, spacing: Sequence[float]) -> tuple[Floats, Floats]:
-    """Distances to the nearest and second nearest object; beyond ``reach`` they may be too large."""
-    nearest = np.full(objects.shape, np.inf, np.float32)
-    second = nearest.copy()
-    margins = [math.ceil(reach / size) for size in spacing]
-    for index, box in enumerate(ndimage.find_objects(objects), start=1):
-        if box is None:
-            continue
-        around = tuple(
-            slice(max(0, part.start - margin), part.stop + margin)
-            for part, margin in zip(box, margins, strict=True)
-        )
-        distance = ndimage.distance_transform_edt(objects[around] != index, sampling=spacing).astype(
-            np.float32
-        )
-        np.minimum(second[around], np.maximum(distance, nearest[around]), out=second[around])
-        np.minimum(nearest[around], distance, out=nearest[around])
-    return nearest, second
+def separate_touching(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same objects with background between those that touched, also diagonally.
+
+    In a class label, objects that touch are one, and no network can learn to part them. As in the
+    2015 training data, where a border was drawn between cells, every voxel with a voxel of another object
+    among its neighbours becomes background. Negative ids (unlabelled) stay and are nobody's neighbour.
+    """
+    instances = _checked_instances(instances)
+    if instances.size == 0:
+        return instances.copy()
+    objects = _numbered(np.where(instances > 0, instances, np.zeros((), instances.dtype)))
+    others = np.where(objects > 0, objects, objects.max() + 1)
+    largest, smallest = ndimage.maximum_filter(objects, 3), ndimage.minimum_filter(others, 3)
+    touching = (objects > 0) & (smallest != largest)
+    return np.where(touching, np.zeros((), instances.dtype), instances)
+
+
+def _checked_instances(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    instances = np.asarray(instances)
+    if instances.dtype.kind not in "iub":
+        raise ValueError(f"instances are of type {instances.dtype}; ids of objects are integers.")
+    return instances
 
 
 def _numbered(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""How good a segmentation is, counted on annotated voxels only.
+"""How good a segmentation into classes is, counted on annotated voxels only.
 
 Everything starts from a confusion matrix, because matrices of slices, tiles and volumes add up and a
 mean of scores does not. Arrays may be numpy or torch, of any shape, as class indices.

@@ -1,16 +1,14 @@
-"""Synthetic microscopy with dense ground truth: a Xenopus kidney in 3D, touching cells in 2D.
+"""A kidney of *Xenopus* in confocal microscopy, 3D: stands in for the volumes of Çiçek et al. 2016.
 
-The volumes of Çiçek et al. 2016 are not public. The kidney here stands in for them: the same
-sizes, voxel, channels and classes, and the same difficulty in kind (a lumen is as dark as the
-gaps outside, nuclei and membranes are everywhere, staining and depth change the brightness), so
-that no threshold finds the tubules and 3D context does. A figure measured on it says nothing
-about the real data.
+Those are not public. The kidney has their sizes, voxel, channels and classes, and the same
+difficulty in kind (a lumen is as dark as the gaps outside, nuclei and membranes are everywhere,
+staining and depth change the brightness), so that no threshold finds the tubules and 3D context
+does.
 
 Two frames. Arrays are in voxels, x, y, z. Geometry is computed in *steps*, in-plane voxels along
 every axis (1.76 µm), in which a voxel measures ``VOXEL``; all radii below are in steps.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +18,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit
 
-__all__ = ["XENOPUS_SIZES", "XENOPUS_SPACING", "cells_phantom", "xenopus_phantom"]
+from volseg.phantom.ingredients import Floats, checked_seed, checked_size, smooth_field, thin_out, to_uint8
+
+__all__ = ["XENOPUS_SIZES", "XENOPUS_SPACING", "xenopus_phantom"]
 
 XENOPUS_SIZES = ((248, 244, 64), (245, 244, 56), (246, 244, 59))
 """Voxels along x, y, z of the three samples (Çiçek et al. 2016, Sec. 4)."""
@@ -31,9 +31,6 @@ XENOPUS_SPACING = (1.76, 1.76, 2.04)
 LUMEN, WALL, BACKGROUND = 0, 1, 2
 
 VOXEL = (1.0, 1.0, XENOPUS_SPACING[2] / XENOPUS_SPACING[0])  # in steps
-MIN_SIZE = 16  # below that not even one tubule fits
-
-Floats = NDArray[np.float32]
 
 
 def xenopus_phantom(
@@ -54,53 +51,11 @@ def xenopus_phantom(
         The image, uint8 ``(3, X, Y, Z)``, and the truth, uint8 ``(X, Y, Z)``: 0 inside the
         tubule, 1 tubule, 2 background. Nothing is unlabelled.
     """
-    rng = np.random.default_rng([2016, _checked_seed(index_or_seed)])
-    shape = _checked_size(XENOPUS_SIZES[index_or_seed % 3] if size is None else size, 3)
+    rng = np.random.default_rng([2016, checked_seed(index_or_seed)])
+    shape = checked_size(XENOPUS_SIZES[index_or_seed % 3] if size is None else size, 3)
     tubules = _grow_tubules(rng, np.array(shape) * VOXEL)
     anatomy = _shape_tubules(rng, tubules, shape)
     return _stain_and_record(rng, anatomy), anatomy.truth
-
-
-def cells_phantom(seed: int, size: Sequence[int] = (256, 256)) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """A micrograph of touching cells of varying contrast, and the id of the cell of every pixel.
-
-    Cells come in clusters and share borders that are only slightly darker than their inside;
-    some cells are hardly brighter than the uneven background.
-
-    Returns:
-        The image, uint8 ``(1, X, Y)``, and the instances, int32 ``(X, Y)``: 1..n, each one
-        connected, 0 for background. Neighbours touch: no background is kept between them.
-    """
-    rng = np.random.default_rng([2015, _checked_seed(seed)])
-    shape = _checked_size(size, 2)
-
-    # Power diagram of discs: cells are convex and meet along straight borders, which a smooth
-    # warp then bends. Most seeds fall where a random field is high, hence the clusters.
-    wanted = max(4, int(np.prod(shape) / 220))
-    candidates = rng.uniform(0, shape, size=(4 * wanted, 2))
-    crowding = _smooth_field(rng, shape, 28)[tuple(candidates.astype(int).T)]
-    centres = _thin_out(candidates[np.argsort(-crowding, kind="stable")][:wanted], 11)
-    radii = rng.uniform(8, 13, len(centres))
-    warp = np.stack([1.8 * _smooth_field(rng, shape, 9) for _ in shape], -1)
-    pixels = np.moveaxis(np.indices(shape), 0, -1) + warp
-    near, ids = cKDTree(centres).query(pixels, k=min(12, len(centres)))
-    near, ids = near.reshape(*shape, -1), ids.reshape(*shape, -1)
-    power = near**2 - radii[ids] ** 2
-    best = power.argmin(-1)[..., None]
-    nearest = np.take_along_axis(ids, best, -1)[..., 0]
-    instances = _connected(np.where(np.take_along_axis(power, best, -1)[..., 0] < 0, nearest + 1, 0))
-
-    number = int(instances.max()) + 1
-    brightness = rng.lognormal(-1.1, 0.45, number).clip(0.12, 0.9)
-    brightness[0] = 0
-    same = ndimage.minimum_filter(instances, 3) == ndimage.maximum_filter(instances, 3)
-    depth = ndimage.distance_transform_edt(same & (instances > 0))
-    body = brightness[instances] * (0.72 + 0.28 * (1 - np.exp(-depth / 2)))
-    body *= 1 + 0.12 * _smooth_field(rng, shape, 2)
-    halo = 0.05 * np.exp(-ndimage.distance_transform_edt(instances == 0) / 4)
-    signal = (0.12 + body + halo) * (1 + 0.2 * _smooth_field(rng, shape, 70)).clip(0.4)
-    photons = rng.poisson(90 * ndimage.gaussian_filter(signal, 0.9)) + rng.normal(0, 2, shape)
-    return _to_uint8(photons * (200 / 90))[None], instances
 
 
 class _Tubules(NamedTuple):
@@ -145,8 +100,8 @@ def _grow_tubules(rng: np.random.Generator, extent: NDArray[np.float64]) -> _Tub
     owner = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     tangents = np.concatenate([np.gradient(line, axis=0) for line in lines])
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
-    lumen = 5.0 + rng.normal(0, 0.5, len(lines))[owner] + 0.8 * _smooth_field(rng, (len(points),), 25)
-    wall = 5.2 + 0.5 * _smooth_field(rng, (len(points),), 30)
+    lumen = 5.0 + rng.normal(0, 0.5, len(lines))[owner] + 0.8 * smooth_field(rng, (len(points),), 25)
+    wall = 5.2 + 0.5 * smooth_field(rng, (len(points),), 30)
 
     # Where two stretches touch, both lumina give way and keep a wall between them, unless they
     # are so close that they are one: a branch.
@@ -229,7 +184,7 @@ def _shape_tubules(rng: np.random.Generator, tubules: _Tubules, shape: tuple[int
     along = sum(a * tubules.tangents[point, i] for i, a in enumerate(away))
     slide = np.clip(along, -3, 3)
     squared = sum(a * a for a in away) - 2 * slide * along + slide * slide
-    radius = np.sqrt(np.maximum(squared, 0)) + 0.6 * _smooth_field(rng, shape, 8)
+    radius = np.sqrt(np.maximum(squared, 0)) + 0.6 * smooth_field(rng, shape, 8)
 
     wall = tubules.wall[point]
     height = ndimage.gaussian_filter(
@@ -247,32 +202,32 @@ def _stain_and_record(rng: np.random.Generator, anatomy: _Anatomy) -> NDArray[np
     """What a confocal microscope makes of the anatomy: the three channels as uint8."""
     shape, height = anatomy.truth.shape, anatomy.height
     lumen, in_wall = anatomy.truth == LUMEN, anatomy.truth == WALL
-    stroma = expit(4 * _smooth_field(rng, shape, 9) + 1.5) * ~(lumen | in_wall)
+    stroma = expit(4 * smooth_field(rng, shape, 9) + 1.5) * ~(lumen | in_wall)
     stroma *= 1 - 0.8 * np.exp(-(((height - anatomy.wall - 1) / 1.5) ** 2))  # a cleft around each tubule
     nuclei, membranes = _cells(rng, anatomy, stroma)
     apical = np.exp(-(((height - 0.3) / 1.0) ** 2))
     basal = np.exp(-(((height - anatomy.wall) / 0.9) ** 2))
-    glycans = expit(3 * _smooth_field(rng, shape, 3) - 3) * stroma
+    glycans = expit(3 * smooth_field(rng, shape, 3) - 3) * stroma
 
     def per_tubule(spread: float) -> Floats:
         return rng.lognormal(0, spread, anatomy.tubules).astype(np.float32)[anatomy.owner]
 
-    patchy = (1 + 0.4 * _smooth_field(rng, shape, 12)).clip(0.25)
+    patchy = (1 + 0.4 * smooth_field(rng, shape, 12)).clip(0.25)
     lectin = 0.06 + 0.10 * in_wall + 0.07 * stroma + 0.5 * glycans
     lectin += per_tubule(0.4) * patchy * (0.6 * apical + 0.25 * basal) + 0.05 * per_tubule(0.7) * lumen
     dapi = 0.05 + 0.05 * in_wall + 0.05 * stroma + 0.75 * nuclei
     beta = 0.05 + (0.2 * in_wall + 0.25 * basal + 0.3 * membranes * in_wall) * per_tubule(0.3)
-    beta += stroma * (0.10 + 0.35 * membranes * (1 + 0.5 * _smooth_field(rng, shape, 10)).clip(0.1))
+    beta += stroma * (0.10 + 0.35 * membranes * (1 + 0.5 * smooth_field(rng, shape, 10)).clip(0.1))
 
     image = np.empty((3, *shape), np.uint8)
     z = np.arange(shape[2])
     fadings = (110, 80, 130)  # slices until 1/e is left: violet light fades first
     for c, (stain, fading) in enumerate(zip((lectin, dapi, beta), fadings, strict=True)):
-        stain = stain * np.exp(0.22 * _smooth_field(rng, shape, 45))
+        stain = stain * np.exp(0.22 * smooth_field(rng, shape, 45))
         _add_debris(rng, stain)
         seen = ndimage.gaussian_filter(stain, (0.75, 0.75, 1.15)) * np.exp(-z / fading)
         photons = rng.poisson(70 * seen) + rng.normal(0, 1.2, shape)
-        image[c] = _to_uint8(photons * (235 / 70) * rng.uniform(0.9, 1.1) + 6)
+        image[c] = to_uint8(photons * (235 / 70) * rng.uniform(0.9, 1.1) + 6)
     return image
 
 
@@ -285,7 +240,7 @@ def _cells(rng: np.random.Generator, anatomy: _Anatomy, stroma: Floats) -> tuple
         voxels = np.flatnonzero(where)
         drawn = rng.choice(voxels, int(np.ceil(density * len(voxels))), replace=False)
         steps = np.stack(np.unravel_index(drawn, shape), -1) * VOXEL
-        places.append(_thin_out(steps, apart))
+        places.append(thin_out(steps, apart))
     centres = np.concatenate(places).astype(np.float32)
 
     grid = np.full(shape, -1)
@@ -328,64 +283,7 @@ def _add_debris(rng: np.random.Generator, stain: Floats) -> None:
         stain[here] += blob[part]
 
 
-def _thin_out(places: NDArray[np.floating], apart: float) -> NDArray[np.floating]:
-    """Those places, first come first served, that keep ``apart`` from all places before them."""
-    keep = np.ones(len(places), bool)
-    pairs = (
-        cKDTree(places).query_pairs(apart, output_type="ndarray") if len(places) else np.empty((0, 2), int)
-    )
-    for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]:
-        if keep[first]:
-            keep[second] = False
-    return places[keep]
-
-
-def _smooth_field(rng: np.random.Generator, shape: Sequence[int], scale: float) -> Floats:
-    """A Gaussian random field of mean 0 and variance 1 everywhere, smooth over ``scale`` voxels."""
-    knots = [int(np.ceil(n / scale)) + 5 for n in shape]
-    field: Floats = rng.standard_normal(knots, np.float32)
-    for n, k in zip(shape, knots, strict=True):
-        distance = np.arange(n)[:, None] / scale + 2 - np.arange(k)
-        weights = np.exp(-(distance**2)).astype(np.float32)
-        weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-        field = np.tensordot(field, weights, (0, 1))  # the axis done goes last: all done, all in order
-    return field
-
-
-def _connected(instances: NDArray[np.intp]) -> NDArray[np.int32]:
-    """The largest piece of each instance that has 12 pixels or more, renumbered 1..n."""
-    result = np.zeros(instances.shape, np.int32)
-    number = 0
-    for label, where in enumerate(ndimage.find_objects(instances), 1):
-        if where is None:
-            continue
-        pieces, _ = ndimage.label(instances[where] == label)
-        sizes = np.bincount(pieces.ravel())[1:]
-        if sizes.max() >= 12:
-            number += 1
-            result[where][pieces == sizes.argmax() + 1] = number
-    return result
-
-
 def _axes_in_steps(shape: Sequence[int]) -> list[Floats]:
     """Coordinates of the voxels along x, y, z, each array shaped so that they broadcast."""
     steps = zip(np.indices(shape, np.float32, sparse=True), VOXEL, strict=True)
     return [index * np.float32(step) for index, step in steps]
-
-
-def _to_uint8(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
-
-
-def _checked_seed(seed: int) -> int:
-    if operator.index(seed) < 0:
-        raise ValueError(f"The seed is {seed}. A random generator needs 0 or more.")
-    return int(seed)
-
-
-def _checked_size(size: Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    if len(size) != spatial_dims or any(n < MIN_SIZE for n in size):
-        raise ValueError(
-            f"size is {tuple(size)}. This phantom needs {spatial_dims} sizes, each {MIN_SIZE} or more."
-        )
-    return tuple(int(n) for n in size)

@@ -1,0 +1,160 @@
+"""The bundles of this repository, as MONAI runs them."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from monai.bundle import run as run_bundle
+
+from volseg.bundle import check_bundle
+from volseg.engines.checkpoint import load_checkpoint
+from volseg.io import read_volume
+
+BUNDLES = {
+    "xenopus.json": {},
+    "medulla.json": {"channels": 1, "values": (0, 1), "unlabelled": 255},
+    "hippocampus.json": {
+        "channels": 1,
+        "unlabelled": 255,
+        "suffix": ".nii.gz",
+        "folders": ("imagesTr", "labelsTr"),
+    },
+}
+SMOKE = "configs/smoke.json"
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+def test_every_bundle_is_run_here(root):
+    names = {path.name for path in (root / "bundles").glob("*.json")} - {"metadata.json"}
+    assert names == BUNDLES.keys()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_smoke_overlay_fits_every_bundle(name):
+    assert check_bundle([f"bundles/{name}", SMOKE]) == []
+
+
+@pytest.mark.parametrize("workflow_type", ["train", "infer"])
+def test_monai_finds_every_property_it_looks_for(make_dataset, tmp_path, workflow_type, caplog):
+    workflow = ConfigWorkflow(
+        ["bundles/xenopus.json", SMOKE],
+        meta_file="bundles/metadata.json",
+        logging_file=False,
+        workflow_type=workflow_type,
+        dataset_dir=str(make_dataset()),
+        output_dir=str(tmp_path / "run"),
+    )
+    workflow.initialize()
+    caplog.clear()  # of what it says about the overlay lying in another folder
+    with caplog.at_level(logging.WARNING):
+        assert workflow.check_properties() == []
+    assert caplog.text == ""
+    assert not (tmp_path / "run").exists()  # looking writes nothing
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_bundle_trains_evaluates_and_segments(make_dataset, tmp_path, name):
+    settings = BUNDLES[name]
+    folder, out = make_dataset(truth=True, held_out={"z": [5, 13]}, **settings), tmp_path / "run"
+    given = {
+        "config_file": [f"bundles/{name}", SMOKE],
+        "dataset_dir": str(folder),
+        "output_dir": str(out),
+        "logging_file": False,
+    }
+    run_bundle(run_id="training", **given)
+    assert load_checkpoint(out / "last.pt")["iteration"] == 4
+    run_bundle(run_id="evaluating", **given)
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["iteration"] == 4
+    assert report["held out"]["voxels"] == 2 * 24 * 24
+    assert report["never annotated"]["voxels"] == 18 * 24 * 24
+    run_bundle(run_id="predicting", **given)
+    suffix = settings.get("suffix", ".tif")
+    result = read_volume(out / "segmentations" / f"a{suffix}", labels=True)
+    assert result.spatial_shape == (24, 24, 24)
+    assert set(np.unique(result.array)) <= set(settings.get("values", (0, 1, 2)))
+    config = json.loads((out / "config.json").read_text())
+    assert (config["epochs"], config["dataset_dir"]) == (2, str(folder))
+
+
+# --- from outside ----------------------------------------------------------------------------------------
+
+
+def monai_run(run_id, folder, out, *words):
+    """The documented command, made small, and an environment without this process's warning filters."""
+    small = json.loads(Path(SMOKE).read_text())
+    settings = {**small, "dataset_dir": folder, "output_dir": out}
+    given = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", "bundles/xenopus.json"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    return [str(word) for word in (*command, *given, *words)], environment
+
+
+@pytest.mark.slow
+def test_a_normal_run_prints_no_error_and_no_warning_but_monais_notice(make_dataset, tmp_path):
+    folder = make_dataset(truth=True, held_out={"z": [5]})
+    for run_id in ("training", "evaluating", "predicting"):
+        words, environment = monai_run(run_id, folder, tmp_path / "run")
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text
+        assert "Traceback" not in text
+        rest = re.sub(r"\S+UserWarning: parsing config_file .*\n.*\n", "", text)
+        assert rest != text
+        assert not re.search(r"error|warning", rest, re.IGNORECASE), rest
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_in_one_sentence_instead_of_monais_traceback(make_dataset, tmp_path):
+    folder = make_dataset(channels=1)
+    words, environment = monai_run("training", folder, tmp_path / "run")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in text
+    assert "Failed to instantiate" not in text
+    message = "has 1 channel(s), but the bundle expects 3. Set in_channels"
+    assert done.stderr.strip().splitlines()[-1].count(message) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(make_dataset, tmp_path, number):
+    folder, out = make_dataset(), tmp_path / "run"
+    words, environment = monai_run("training", folder, out, "--epochs", 1000)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    try:
+        until = time.monotonic() + 200
+        while not (out / "last.pt").exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err.decode()
+    assert b"saved. Go on with --resume True" in err
+    assert b"Traceback" not in err
+    iteration = load_checkpoint(out / "last.pt")["iteration"]
+    epochs = iteration // 2 + 1
+    words, environment = monai_run("training", folder, out, "--epochs", epochs, "--resume", "True")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"Resuming at iteration {iteration}." in done.stderr
+    assert load_checkpoint(out / "model.pt")["iteration"] == 2 * epochs

@@ -1,0 +1,300 @@
+"""What is scored was not trained on, and a segmentation lies where its image lay."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from torch import nn
+
+from volseg.annotation import hold_out
+from volseg.data import WholeVolumes, find_cases, find_images, load_case
+from volseg.engines import choose_scale, evaluator, place, predictor, use_bf16
+from volseg.engines.checkpoint import save_checkpoint
+from volseg.engines.scores import Scores
+from volseg.errors import InputError, RefusedError
+from volseg.io import Volume, read_volume, write_volume
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.networks import UNet
+from volseg.report import panel, save_picture
+
+SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
+SIZES = pytest.mark.parametrize("size", [(20, 16), (20, 16, 12)], ids=["2d", "3d"])
+
+
+class Nearest(nn.Module):
+    """Segments by the first channel: the class whose number is nearest. ``scale`` is its only weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return torch.stack([-((x[:, 0] * self.scale - k) ** 2) for k in range(3)], 1)
+
+
+def by_hand(image, target):
+    """IoU per class by counting, voxel after voxel."""
+    predicted = np.clip(np.rint(image[0]), 0, 2).astype(int)
+    scores = []
+    for k in range(3):
+        pairs = [
+            (p == k, t == k) for p, t in zip(predicted.flat, target.flat, strict=True) if t != IGNORE_INDEX
+        ]
+        either = sum(p or t for p, t in pairs)
+        scores.append(sum(p and t for p, t in pairs) / either if either else math.nan)
+    return scores
+
+
+def datasets(folder, **settings):
+    return WholeVolumes(find_cases(folder), labels=SCHEME, in_channels=1, **settings)
+
+
+def checkpoint(folder, entries):
+    content = {"model": Nearest().state_dict(), "trained_on": entries, "iteration": 9}
+    save_checkpoint(folder / "model.pt", content)
+    return folder / "model.pt"
+
+
+def run(dataset, **settings):
+    settings = {"device": "cpu", "network": Nearest(), "inferer": SimpleInferer()} | settings
+    engine = evaluator(dataset=dataset, **settings)
+    engine.run()
+    return engine.state.metrics
+
+
+def expect(metrics, kind, scores):
+    assert metrics[f"mean IoU, {kind}"] == pytest.approx(np.nanmean(scores))
+    for name, score in zip(SCHEME.names, scores, strict=True):
+        assert metrics.get(f"IoU of {name}, {kind}", math.nan) == pytest.approx(score, nan_ok=True)
+
+
+# --- what is scored ----------------------------------------------------------------------------------
+
+
+@SIZES
+def test_exactly_the_voxels_that_were_not_trained_on_are_scored(make_dataset, size, tmp_path):
+    last = "xyz"[len(size) - 1]
+    folder = make_dataset(size=size, channels=1, truth=True, held_out={last: [5]})
+    item = load_case(find_cases(folder)[0], labels=SCHEME, in_channels=1)
+    image, truth = item["image"].numpy(), item["truth"][0].numpy()
+    annotation = np.where(item["held"][0] == IGNORE_INDEX, item["label"][0], item["held"][0])
+    # The dataset says slice 5; the checkpoint was trained with slice 9 held out, and that is what counts.
+    weights = checkpoint(tmp_path, {item["label_hash"]: {"name": "a", "held_out": {last: [9]}}})
+    metrics = run(datasets(folder), checkpoint=weights)
+    _, held = hold_out(annotation, {last: [9]})
+    assert (held != IGNORE_INDEX).sum() == np.prod(size[:-1])
+    expect(metrics, "held out", by_hand(image, held))
+    never = np.where(annotation == IGNORE_INDEX, truth, IGNORE_INDEX)
+    expect(metrics, "never annotated", by_hand(image, never))
+    assert by_hand(image, held) != by_hand(image, item["held"][0].numpy())
+
+
+def test_labels_that_were_not_trained_on_are_scored_entirely(make_dataset, tmp_path):
+    folder = make_dataset(size=(20, 16), channels=1, held_out={"y": [5]})
+    item = load_case(find_cases(folder)[0], labels=SCHEME, in_channels=1)
+    annotation = np.where(item["held"][0] == IGNORE_INDEX, item["label"][0], item["held"][0])
+    metrics = run(datasets(folder), checkpoint=checkpoint(tmp_path, {}))
+    expect(metrics, "held out", by_hand(item["image"].numpy(), annotation))
+
+
+def test_labels_changed_since_training_are_pointed_out(make_dataset, tmp_path, caplog):
+    folder = make_dataset(size=(20, 16), channels=1)
+    run(datasets(folder), checkpoint=checkpoint(tmp_path, {"other": {"name": "a", "held_out": {}}}))
+    assert "labels of a are not the file that was trained on under this name" in caplog.text
+
+
+def test_without_a_checkpoint_the_split_is_the_datasets(make_dataset):
+    folder = make_dataset(size=(20, 16), channels=1, held_out={"y": [5]})
+    item = load_case(find_cases(folder)[0], labels=SCHEME, in_channels=1)
+    expect(run(datasets(folder)), "held out", by_hand(item["image"].numpy(), item["held"][0].numpy()))
+
+
+def test_scores_are_pooled_over_cases_and_counted_anew_each_time(make_dataset):
+    folder = make_dataset(size=(20, 16), channels=1, cases=("a", "b"), held_out={"y": [5]})
+    items = [load_case(case, labels=SCHEME, in_channels=1) for case in find_cases(folder)]
+    image = np.concatenate([item["image"].numpy() for item in items], 1)
+    held = np.concatenate([item["held"][0].numpy() for item in items])
+    engine = evaluator(device="cpu", dataset=datasets(folder), network=Nearest(), inferer=SimpleInferer())
+    for _ in range(2):
+        engine.run()
+        expect(engine.state.metrics, "held out", by_hand(image, held))
+
+
+def test_nothing_to_score_is_said(make_dataset, caplog, tmp_path):
+    assert run(datasets(make_dataset(size=(20, 16), channels=1)), output_dir=tmp_path / "out") == {}
+    assert "Nothing was scored: every annotated voxel was trained on" in caplog.text
+    assert (tmp_path / "out" / "picture.png").exists()
+
+
+def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, caplog):
+    folder = make_dataset(size=(20, 16), channels=1, truth=True, held_out={"y": [5]})
+    settings = {"output_dir": tmp_path / "out", "tolerance": 1.0}
+    with caplog.at_level(logging.INFO):
+        metrics = run(datasets(folder), **settings)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=refuse)
+    assert report["held out"]["voxels"] == 20
+    assert report["held out"]["mean IoU"] == pytest.approx(metrics["mean IoU, held out"], abs=1e-5)
+    assert len(report["held out"]["precision, recall, F1 within 1 voxel(s)"]["a"]["low"]) == 3
+    rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "voxels,case,class,IoU,Dice"
+    assert len(rows) == 1 + 2 * 2 * 3  # two kinds, one case and all, three classes
+    assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "Voxels held out (20): mean IoU" in caplog.text
+    with pytest.raises(RefusedError, match="metrics.json exists already and is not overwritten"):
+        run(datasets(folder), **settings)
+    run(datasets(folder), **settings, overwrite=True)
+
+
+def test_a_bad_case_ends_the_evaluation_with_its_message(make_dataset, caplog):
+    folder = make_dataset(size=(20, 16), channels=2)
+    with pytest.raises(InputError, match=r"has 2 channel\(s\), but the bundle expects 1"):
+        run(datasets(folder))
+    assert "ERROR" not in caplog.text
+
+
+def test_a_case_without_foreground_has_no_score_but_ends_nothing():
+    scores = Scores(LabelScheme(["background", "cell"], [0, 1], 255), tolerance=1)
+    blank = torch.zeros((1, 4, 4), dtype=torch.uint8)
+    scores.add("a", "held out", blank, blank)
+    scores.add("nothing", "held out", blank, torch.full_like(blank, IGNORE_INDEX))
+    (found,) = scores.report().values()
+    assert found["mean IoU"] == 1.0
+    assert found["mean foreground Dice over cases"] is None
+    assert found["Dice by case"] == {"a": {"background": 1.0, "cell": None}}
+    assert found["precision, recall, F1 within 1 voxel(s)"] == {"a": {"cell": [None, None, None]}}
+    assert len(list(scores.table())) == 1
+
+
+def test_the_network_is_left_as_it_was(make_dataset):
+    network = Nearest().train()
+    run(datasets(make_dataset(size=(20, 16), channels=1)), network=network)
+    assert network.training
+
+
+# --- segmentations -------------------------------------------------------------------------------------
+
+
+@SIZES
+@pytest.mark.parametrize("suffix", [".nii.gz", ".tif"])
+def test_a_segmentation_lies_where_its_image_lies(tmp_path, size, suffix):
+    random = np.random.default_rng(0)
+    array = random.uniform(-0.4, 2.4, (1, *size)).astype(np.float32)
+    affine = np.diag([*(0.5, 0.5, 2.0)[: len(size)], 1.0])
+    if suffix == ".nii.gz":
+        affine[:2, :2] = [[0, -0.5], [0.7, 0]]  # turned
+        affine[:-1, -1] = [10, -20, 30][: len(size)]
+    source = tmp_path / f"a{suffix}"
+    write_volume(source, array, Volume(array, affine, "mm" if suffix == ".nii.gz" else "um"))
+    scheme = LabelScheme(["low", "middle", "high"], [10, 20, 30], 3)
+    weights = checkpoint(tmp_path, {})
+    settings = {"device": "cpu", "network": Nearest(), "inferer": SimpleInferer(), "checkpoint": weights}
+    dataset = WholeVolumes(find_images(source), labels=scheme, in_channels=1)
+    settings |= {"dataset": dataset, "output_dir": tmp_path / "out", "probabilities": True}
+    predictor(**settings).run()
+    image = read_volume(source)
+    result = read_volume(tmp_path / "out" / f"a{suffix}", labels=True)
+    maps = read_volume(tmp_path / "out" / f"a_probabilities{suffix}")
+    np.testing.assert_array_equal(result.array, 10 * (np.clip(np.rint(image.array), 0, 2) + 1))
+    assert result.array.dtype == np.uint8
+    assert maps.array.dtype == np.float32
+    np.testing.assert_allclose(maps.array.sum(0), 1, atol=1e-6)
+    np.testing.assert_array_equal(maps.array.argmax(0), result.array[0] // 10 - 1)
+    for written in (result, maps):
+        np.testing.assert_allclose(written.affine, image.affine, atol=1e-6)
+        assert written.unit == image.unit
+    # nothing is written over
+    with pytest.raises(RefusedError, match=f"a{suffix} exists already and is not overwritten"):
+        predictor(**settings).run()
+    (tmp_path / "out" / f"a{suffix}").unlink()
+    with pytest.raises(RefusedError, match=f"a_probabilities{suffix} exists already"):
+        predictor(**settings).run()
+    predictor(**settings, overwrite=True).run()
+    with pytest.raises(RefusedError, match="is the image itself: name another --output_dir"):
+        predictor(**settings | {"output_dir": tmp_path, "overwrite": True}).run()
+
+
+def test_weights_are_needed_to_score_and_to_segment(make_dataset, tmp_path):
+    folder = make_dataset(channels=1)
+    images = WholeVolumes(find_images(folder), labels=SCHEME, in_channels=1)
+    settings = {"device": "cpu", "network": Nearest(), "inferer": SimpleInferer()}
+    settings |= {"checkpoint": tmp_path / "model.pt", "output_dir": tmp_path / "out"}
+    for engine in (predictor(dataset=images, **settings), evaluator(dataset=datasets(folder), **settings)):
+        with pytest.raises(InputError, match="There is no checkpoint at"):
+            engine.run()
+    assert not (tmp_path / "out").exists()
+
+
+# --- how large, on what ---------------------------------------------------------------------------------
+
+SCALES = {"paper": {"width": 32}, "quick": {"width": 8}}
+
+
+def test_the_scale_follows_the_machine_unless_one_is_asked_for():
+    small = choose_scale(SCALES, device="cpu")
+    assert (small["width"], small["name"]) == (8, "quick")
+    assert small["note"].startswith("No GPU was found: training at the 'quick' scale, a narrower network")
+    assert "--scale paper forces the full recipe" in small["note"]
+    large = choose_scale(SCALES, device=torch.device("cuda"))
+    assert (large["width"], large["note"]) == (32, "Training at the 'paper' scale")
+    forced = choose_scale(SCALES, scale="paper", device="cpu")
+    assert (forced["width"], forced["note"]) == (32, "Training at the 'paper' scale")
+    with pytest.raises(ValueError, match="scale = 'papr' is not one of: auto, paper, quick."):
+        choose_scale(SCALES, scale="papr", device="cpu")
+
+
+def test_the_number_format_follows_the_machine_unless_one_is_asked_for(monkeypatch):
+    network = UNet(2, 1, 2, channels=[(2, 2)])
+    flat = UNet(3, 1, 2, channels=[(2, 2)], kernel_size=[[3, 3, 1]])
+    assert use_bf16(network, "cpu", precision="bfloat16")
+    assert not use_bf16(network, "cpu", precision="float32")
+    for able in (True, False):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda able=able: able, raising=False)
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False, raising=False)
+        assert use_bf16(network, "cpu") is able
+        assert not use_bf16(flat, "cpu")
+    with pytest.raises(ValueError, match="precision = 'half' is not one of: auto, bfloat16, float32"):
+        use_bf16(network, "cpu", precision="half")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_placed_network_computes_the_same(dims):
+    network = UNet(dims, 1, 2, channels=[(2, 2)]).eval()
+    x = torch.randn(1, 1, *[8] * dims)
+    before = network(x)
+    torch.testing.assert_close(place(network, "cpu")(x), before)
+
+
+# --- the picture ------------------------------------------------------------------------------------------
+
+
+@SIZES
+@pytest.mark.parametrize("has_truth", [True, False])
+def test_a_picture_shows_the_parts_side_by_side(tmp_path, size, has_truth):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, (1, *size)).astype(np.uint8)
+    for channels in (1, 2, 3, 5):
+        image = random.normal(size=(channels, *size))
+        picture = panel(image, labels, labels, labels if has_truth else None, 3)
+        parts = 4 if has_truth else 3
+        assert picture.dtype == np.uint8
+        assert picture.shape == (size[1], parts * size[0] + 4 * (parts - 1), 3)
+        annotated, predicted = (picture[:, i * (size[0] + 4) :][:, : size[0]] for i in (1, 2))
+        np.testing.assert_array_equal(annotated, predicted)
+    save_picture(tmp_path / "picture.png", picture, SCHEME)
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_the_picture_shows_a_slice_that_nobody_annotated():
+    annotation = np.full((1, 6, 6, 9), IGNORE_INDEX, np.uint8)
+    annotation[..., 3:6] = 1  # the middle ones
+    image = np.broadcast_to(np.arange(9.0), (1, 6, 6, 9)) + np.random.default_rng(0).normal(size=(1, 6, 6, 9))
+    shown = panel(image, annotation, np.zeros_like(annotation), None, 2)[:, 10:16]
+    assert (shown == 235).all()  # the colour of what is not annotated

@@ -1,0 +1,68 @@
+"""Does a deformation fold? Where the Jacobian determinant of x + d(x) is not positive, space is turned over.
+
+A fold shows the same tissue twice, once as its mirror image: no real organ looks like that. The published
+settings do not fold: in 60 draws the determinant stayed above 0.64 with 4 voxels on a grid of 32 in 3D,
+above 0.9 with 10 pixels on 3 x 3 points over 572. The same vectors taken to hold at the grid points
+(interpolating) come close to it in 3D: 0.01.
+"""
+
+from collections.abc import Sequence
+from string import ascii_lowercase
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.bspline.field import numbers_per_axis
+
+__all__ = ["smallest_jacobian"]
+
+_SAMPLES_PER_CELL = 4
+
+
+def smallest_jacobian(
+    control: npt.ArrayLike, size: Sequence[int], grid_spacing: float | Sequence[float]
+) -> float:
+    """Smallest Jacobian determinant of ``x + d(x)`` over a patch; 0 or less means that it folds.
+
+    1 leaves volumes alone, 0.5 halves them. The determinant is exact, and looked at in four places per
+    cell of the control grid and axis, between which it changes little: far cheaper than the patch itself,
+    but a fold smaller than that may be missed.
+
+    Args:
+        control: coefficients, see :func:`~volseg.bspline.bspline_displacement`.
+    """
+    coefficients = np.asarray(control, dtype=np.float64)
+    dims = len(size)
+    spacings = numbers_per_axis(grid_spacing, dims, "grid_spacing")
+    values, slopes = [], []
+    for axis, (length, spacing) in enumerate(zip(size, spacings, strict=True)):
+        places = np.unique(np.append(np.arange(0, length - 1, spacing / _SAMPLES_PER_CELL), length - 1))
+        value, slope = _bases(places / spacing, coefficients.shape[axis + 1])
+        values.append(value)
+        slopes.append(slope / spacing)
+    points, nodes = ascii_lowercase[:dims], ascii_lowercase[dims : 2 * dims]
+    product = ",".join(a + b for a, b in zip(points, nodes, strict=True))
+    jacobian = [
+        np.einsum(
+            f"{product},z{nodes}->{points}z",
+            *(slopes[axis] if axis == along else values[axis] for axis in range(dims)),
+            coefficients,
+            optimize=True,
+        )
+        for along in range(dims)
+    ]
+    return float(np.linalg.det(np.stack(jacobian, axis=-1) + np.eye(dims)).min())
+
+
+def _bases(
+    position: npt.NDArray[np.float64], n: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Weights of n coefficients in the spline's value and in its slope, ``(len(position), n)`` each."""
+    first = np.minimum(np.floor(position).astype(np.int64), n - 4)
+    t = position - first
+    value = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    slope = np.stack([-3 * (1 - t) ** 2, 9 * t**2 - 12 * t, -9 * t**2 + 6 * t + 3, 3 * t**2])
+    bases = np.zeros((2, len(position), n))
+    for basis, weights in zip(bases, (value, slope), strict=True):
+        np.put_along_axis(basis, first[:, None] + np.arange(4), weights.T / 6, axis=1)
+    return bases[0], bases[1]

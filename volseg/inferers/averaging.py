@@ -1,0 +1,257 @@
+"""Mean over turned and mirrored versions of an image, as at test time in 2015.
+
+A network that has learnt well should say the same about an image and about its mirror image. Where it
+does not, the mean of its answers is better than any of them, and their spread tells how unsure it is
+(Ronneberger et al. 2015, Sec. 4: "averaged over 7 rotated versions of the input data").
+
+A :class:`Symmetry` maps the voxel grid onto itself, so nothing is interpolated: mirror images always
+exist, quarter turns only between axes along which voxels are equally long.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations, product
+from math import isfinite
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import Inferer
+from torch import Tensor, nn
+
+from volseg.inferers.overlap_tile import _unwrapped
+
+__all__ = ["RotationAveragingInferer", "Symmetry", "grid_symmetries"]
+
+Symmetries = Literal["rotations7", "square", "grid", "rotations", "mirror"]
+Plane = Sequence[int]
+
+_SAME_SPACING = 0.01  # voxel sizes that differ by less, relatively, are the same
+
+
+class Symmetry(NamedTuple):
+    """Take the axes in the order ``axes``, then mirror those that are ``flipped``. One entry per axis."""
+
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def turn(self, x: Tensor) -> Tensor:
+        """The turned version of ``(B, C, *spatial)``."""
+        return x.permute(0, 1, *(axis + 2 for axis in self.axes)).flip(self._mirrored)
+
+    def turn_back(self, x: Tensor) -> Tensor:
+        """What :meth:`turn` was given."""
+        order = sorted(range(len(self.axes)), key=lambda axis: self.axes[axis])
+        return x.flip(self._mirrored).permute(0, 1, *(axis + 2 for axis in order))
+
+    @property
+    def is_rotation(self) -> bool:
+        """Whether it keeps left and right apart, as mirror images do not."""
+        swaps = sum(a > b for i, a in enumerate(self.axes) for b in self.axes[i + 1 :])
+        return (swaps + sum(self.flipped)) % 2 == 0
+
+    @property
+    def _mirrored(self) -> tuple[int, ...]:
+        return tuple(axis + 2 for axis, flipped in enumerate(self.flipped) if flipped)
+
+
+def grid_symmetries(spatial_dims: int, planes: Sequence[Plane]) -> tuple[Symmetry, ...]:
+    """All maps of a grid onto itself, given the planes in which it may make a quarter turn.
+
+    The identity comes first. An image has 8 with ``planes=[(0, 1)]``; a volume has 8 without planes, 16
+    with one and 48 with two or three.
+    """
+    alike = list(range(spatial_dims))
+    for first, second in _checked_planes(planes, spatial_dims):
+        alike = [alike[first] if group == alike[second] else group for group in alike]
+    return tuple(
+        Symmetry(axes, flipped)
+        for axes in permutations(range(spatial_dims))
+        if all(alike[axis] == alike[place] for place, axis in enumerate(axes))
+        for flipped in product((False, True), repeat=spatial_dims)
+    )
+
+
+class RotationAveragingInferer(Inferer):
+    """Mean of the probabilities over turned and mirrored versions, as ``inferer(x, network)``.
+
+    Each version goes through ``inferer``, its logits are turned back, and the probabilities (softmax
+    over classes) are averaged. What comes out is the logarithm of the mean, which serves as logits: its
+    argmax and softmax are those of the mean. Only sums are kept, so memory does not grow with the
+    number of versions; time does.
+
+    Args:
+        inferer: any MONAI inferer, such as :class:`~volseg.inferers.OverlapTileInferer`.
+        symmetries: which versions. ``"grid"``: everything the grid allows, 8 for an image, 48 for a
+            volume of cubic voxels, 16 where voxels are longer along one axis. ``"rotations"``: half of
+            these, without mirror images. ``"mirror"``: mirror images along the axes alone, 4 or 8.
+            ``"square"``: the 8 symmetries of one plane, also in a volume. ``"rotations7"``: the paper
+            does not say which 7 versions it used; taken here are the 7 that the square has beside the
+            image itself. Or :class:`Symmetry` objects.
+        spacing: voxel size per axis. Quarter turns are made in planes whose two axes have the same
+            one, within 1 %.
+        planes: these planes themselves, such as ``[(0, 1)]``. Without both, the spacing is that of a
+            ``MetaTensor``; failing that, x and y are taken to be alike, and z to be another matter.
+        spread: return also how far the versions disagree.
+
+    Shape:
+        - x: ``(B, C, *spatial)``.
+        - output: ``(B, classes, *spatial)``, float32; with ``spread`` a pair of it and the standard
+          deviation of the probabilities over the versions, of the same shape.
+    """
+
+    def __init__(
+        self,
+        inferer: Inferer,
+        symmetries: Symmetries | Sequence[Symmetry] = "grid",
+        *,
+        spacing: Sequence[float] | None = None,
+        planes: Sequence[Plane] | None = None,
+        spread: bool = False,
+    ) -> None:
+        if isinstance(symmetries, str):
+            if symmetries not in get_args(Symmetries):
+                names = ", ".join(f'"{name}"' for name in get_args(Symmetries))
+                raise ValueError(f"symmetries = {symmetries!r} is unknown. Use one of {names}.")
+        elif not symmetries:
+            raise ValueError("symmetries is empty: there must be a version to average over.")
+        if spacing is not None and planes is not None:
+            raise ValueError(
+                "spacing and planes both say where quarter turns are possible. Give one of them."
+            )
+        if spacing is not None and not all(isfinite(size) and size > 0 for size in spacing):
+            raise ValueError(f"spacing = {tuple(spacing)} must hold voxel sizes above 0.")
+        self.inferer = inferer
+        self.symmetries: str | tuple[Symmetry, ...] = (
+            symmetries if isinstance(symmetries, str) else tuple(Symmetry(*each) for each in symmetries)
+        )
+        self.spacing = None if spacing is None else tuple(spacing)
+        self.planes = None if planes is None else tuple(tuple(plane) for plane in planes)
+        self.spread = spread
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """``args`` and ``kwargs`` go to the inferer with every version."""
+        versions = self.versions(inputs)
+        _check_symmetric(network, versions)
+        x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        mean: Tensor | None = None
+        squares: Tensor | None = None
+        for count, version in enumerate(versions, start=1):
+            logits = version.turn_back(self._logits(version.turn(x), network, *args, **kwargs))
+            if mean is None:
+                mean = logits.new_zeros(logits.shape, dtype=torch.float32)
+                squares = torch.zeros_like(mean) if self.spread else None
+            elif logits.shape != mean.shape:
+                raise ValueError(
+                    f"One version came back as {tuple(mean.shape)}, another as {tuple(logits.shape)}. "
+                    "Use an inferer that returns logits of the size of its input, such as OverlapTileInferer."
+                )
+            for item, values in enumerate(logits):
+                probabilities = values.float().softmax(0)
+                change = probabilities - mean[item]
+                mean[item].add_(change, alpha=1 / count)
+                if squares is not None:  # Welford's sum, which does not cancel as a sum of squares would
+                    squares[item].addcmul_(change, probabilities.sub_(mean[item]))
+        assert mean is not None
+        # A probability that float32 took for 0 must not become an infinite logit.
+        output = mean.clamp_(min=torch.finfo(torch.float32).tiny).log_()
+        if squares is None:
+            return _with_meta(output, inputs)
+        deviation = squares.div_(len(versions)).clamp_(min=0).sqrt_()
+        return _with_meta(output, inputs), _with_meta(deviation, inputs)
+
+    def versions(self, x: Tensor) -> tuple[Symmetry, ...]:
+        """The versions of an input ``(B, C, *spatial)`` that are averaged over."""
+        dims = x.ndim - 2
+        if dims < 1:
+            raise ValueError(
+                f"The input has the shape {tuple(x.shape)}, but (batch, channels, *spatial) is needed."
+            )
+        if not isinstance(self.symmetries, str):
+            for each in self.symmetries:
+                if sorted(each.axes) != list(range(dims)) or len(each.flipped) != dims:
+                    raise ValueError(f"{each} is no symmetry of an input with {dims} spatial axes.")
+            return self.symmetries
+        if self.symmetries == "mirror":
+            return grid_symmetries(dims, ())
+        planes = self._planes(x, dims)
+        if self.symmetries in ("square", "rotations7"):
+            if not planes:
+                raise ValueError(
+                    f'symmetries = "{self.symmetries}" turns a plane by 90 degrees, but no two axes have the '
+                    'same spacing. Use "mirror".'
+                )
+            plane = (0, 1) if (0, 1) in planes else planes[0]
+            others = [axis for axis in range(dims) if axis not in plane]
+            square = tuple(
+                each
+                for each in grid_symmetries(dims, [plane])
+                if not any(each.flipped[axis] for axis in others)
+            )
+            return square[1:] if self.symmetries == "rotations7" else square
+        everything = grid_symmetries(dims, planes)
+        if self.symmetries == "rotations":
+            return tuple(each for each in everything if each.is_rotation)
+        return everything
+
+    def _planes(self, x: Tensor, dims: int) -> tuple[tuple[int, int], ...]:
+        """The planes in which quarter turns are possible."""
+        if self.planes is not None:
+            return _checked_planes(self.planes, dims)
+        spacing: Sequence[float] | None = self.spacing
+        if spacing is None and isinstance(x, MetaTensor):
+            # A batch of one; MONAI collates the affines of a batch into one array.
+            affine = torch.as_tensor(x.affine).reshape(-1, *x.affine.shape[-2:])
+            sizes = affine[:, :dims, :dims].double().square().sum(1).sqrt()
+            spacing = sizes[0].tolist() if torch.allclose(sizes, sizes[:1], rtol=_SAME_SPACING) else None
+        if spacing is None:
+            return ((0, 1),) if dims > 1 else ()
+        if len(spacing) != dims:
+            raise ValueError(f"spacing = {spacing} must hold one voxel size for each of the {dims} axes.")
+        return tuple(
+            (i, j)
+            for i in range(dims)
+            for j in range(i + 1, dims)
+            if abs(spacing[i] - spacing[j]) <= _SAME_SPACING * max(spacing[i], spacing[j])
+        )
+
+    def _logits(self, x: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        logits = self.inferer(x, network, *args, **kwargs)
+        if not isinstance(logits, Tensor) or logits.ndim != x.ndim or logits.shape[1] < 2:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"The inferer returned {found} for an input of {tuple(x.shape)}. Averaging needs logits of "
+                "two or more classes, (batch, classes, *spatial)."
+            )
+        return logits.as_tensor() if isinstance(logits, MetaTensor) else logits
+
+
+def _check_symmetric(network: nn.Module, versions: Sequence[Symmetry]) -> None:
+    """Refuse quarter turns between axes that the network treats differently."""
+    described = _unwrapped(network)
+    for version in versions:
+        for name in ("context", "receptive_radius", "stride"):
+            values = getattr(described, name, None)
+            if values is None:
+                continue
+            for place, axis in enumerate(version.axes):
+                if values[place] != values[axis]:
+                    first, second = sorted((place, axis))
+                    raise ValueError(
+                        f"The network's {name} is {tuple(values)}: it is not built alike along the axes "
+                        f"{first} and {second}, so a quarter turn would show it voxels of another shape. "
+                        'Name the planes in which turns are right (planes), or use symmetries="mirror".'
+                    )
+
+
+def _checked_planes(planes: Sequence[Plane], dims: int) -> tuple[tuple[int, int], ...]:
+    for plane in planes:
+        if len(plane) != 2 or len(set(plane)) != 2 or not all(axis in range(dims) for axis in plane):
+            raise ValueError(
+                f"planes holds {tuple(plane)}: a plane is two different axes out of 0 to {dims - 1}."
+            )
+    return tuple((min(plane), max(plane)) for plane in planes)
+
+
+def _with_meta(result: Tensor, inputs: Tensor) -> Tensor:
+    return MetaTensor(result).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else result
