@@ -117,7 +117,7 @@ def test_the_basis_is_what_the_field_uses(rng, size):
 
 @pytest.mark.parametrize(("dims", "factor"), [(2, 151 / 315), (3, (151 / 315) ** 1.5)])
 def test_coefficients_of_std_four_displace_by_the_documented_rms(rng, dims, factor):
-    size = (64, 64, 64)[:dims]
+    size = (64, 64, 40)[:dims]
     control = torch.from_numpy(rng.normal(0, 4, (200 // dims, *control_shape(size, 8))))
     fields = [bspline_displacement(c.expand(dims, *c.shape), size, 8)[0] for c in control]
     rms = torch.stack([f.square().mean() for f in fields]).mean().sqrt()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from volseg.networks import UNet, unet3d_2016, unet_2015
+from volseg.networks.layers import crop
 
 PAIRS = [(3, 4), (4, 6), (6, 8)]
 
@@ -272,3 +273,20 @@ def test_an_impossible_network_is_refused(options, message):
 def test_a_width_of_nothing_is_refused():
     with pytest.raises(ValueError, match="width = 0 must be positive"):
         unet_2015(width=0)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_gradients_are_those_that_autograd_finds_by_itself(dims, padding, monkeypatch):
+    network = small(dims, padding=padding).double()
+    size = (44,) * dims if padding == "valid" else (16,) * dims
+    image = noise(1, 2, *size).double().requires_grad_()
+    wanted = [image, *network.parameters()]
+
+    def gradients():
+        result = network(image)
+        return torch.autograd.grad(result, wanted, torch.ones_like(result))
+
+    found = gradients()
+    monkeypatch.setattr(UNet, "_crop_and_pool", lambda _, x, margin, pool: (crop(x, margin), pool(x)))
+    for ours, theirs in zip(found, gradients(), strict=True):
+        torch.testing.assert_close(ours, theirs)

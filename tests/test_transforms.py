@@ -208,7 +208,8 @@ def test_flips_follow_their_probability_per_axis():
 )
 def test_quarter_turns_and_flips_make_every_symmetry_of_the_grid(spacing, count):
     dims = len(spacing)
-    data = {**coordinate_volume((9, 9, 9)[:dims]), "spacing": spacing}
+    blank = np.zeros((1, *(9, 9, 9)[:dims]), np.uint8)
+    data = {"image": blank, "label": blank, "spacing": spacing, "label_voxels": [np.array([0])]}
     transform = patches((0,) * dims, flip=0.5, quarter_turns=True, **STILL)
     matrices = [np.rint(transform.sample(data).matrix).astype(int) for _ in range(20 * count)]
     found, times = np.unique([matrix.ravel() for matrix in matrices], axis=0, return_counts=True)
@@ -237,7 +238,7 @@ def test_the_output_stays_inside_where_it_fits(shape):
         assert places.shape[1] == np.prod([n - 4 for n in size])
         assert (transform.apply({"image": label, "label": label}, mapping)["label"] == 0).all()
         seen[tuple(places)] = True
-    assert seen.mean() > 0.95
+    assert seen.mean() > 0.9  # corners are rare
 
 
 def test_an_output_larger_than_the_volume_holds_all_of_it():
@@ -510,7 +511,7 @@ def test_instances_become_a_class_target_and_a_weight(cells, shape):
 
 def test_deformed_instances_become_target_and_weight(cells, shape):
     """One map for all: what the crop of the instances says is what target and weight show."""
-    options = WILD | {"std": 1.0, "context": 1, "ignore_index": -1}
+    options = WILD | {"std": 1.0, "context": 1, "ignore_index": -1, "keep_inside": False}
     crop = patches(shape, 2, **options)(cells)
     assert crop["label"].dtype == torch.int32
     out = BorderWeightMapd("label")(patches(shape, 2, **options)(cells))

@@ -16,12 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from volseg.data import TrainingPatches
-from volseg.engines.calibration import add_to_bias, fit_shift, gather
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
-from volseg.engines.evaluator import segment
 from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise
 from volseg.engines.run_folder import check_run, close_log, open_run
-from volseg.engines.scores import BACKGROUND
 from volseg.errors import InputError, VolsegError
 from volseg.labels import IGNORE_INDEX
 from volseg.report import panel
@@ -52,7 +49,6 @@ def trainer(
     weight_average: float = 0.0,
     evaluator: SupervisedEvaluator | None = None,
     val_interval: int = 1,
-    calibrate: bool = False,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -73,8 +69,6 @@ def trainer(
             evaluated and segmented with; 0 for none.
         evaluator: scores the network on held-out slices, every ``val_interval`` epochs and at the end.
         val_interval: in epochs; 0 for never.
-        calibrate: at the end, shift the logits to where the mean Dice of the foreground is best on the
-            slices that were trained on; what is held out stays untouched by it. Needs ``evaluator``.
         note: what the log says at the start, before the expected time.
     """
     device, folder = torch.device(device), Path(output_dir)
@@ -82,10 +76,11 @@ def trainer(
     if min(max_epochs, epoch_length) < 1:
         raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
     step = _Step(amp=amp, average=_average(network, weight_average))
-    start = 0
+    start, trained_on = 0, dataset.trained_on()
     if resume:
         check_run(folder, resume=resume, overwrite=overwrite)
-        start = _restore(folder / "last.pt", network, optimizer, lr_scheduler, step)
+        content = _restore(folder / "last.pt", network, optimizer, lr_scheduler, step)
+        start, trained_on = content["iteration"], _both(content["trained_on"], trained_on)
         if start >= iterations:
             raise InputError(
                 f"{folder / 'last.pt'} has {start} iterations, no fewer than the {iterations} asked for: "
@@ -131,10 +126,10 @@ def trainer(
 
     def save(engine: Engine) -> None:
         with step.averaged(network):
-            weights = {"model": network.state_dict(), "trained_on": dataset.trained_on()}
+            weights = {"model": network.state_dict(), "trained_on": trained_on}
             save_checkpoint(folder / "model.pt", {**weights, "iteration": engine.state.iteration})
         state = _state(engine, network, optimizer, lr_scheduler, step)
-        save_checkpoint(folder / "last.pt", state)
+        save_checkpoint(folder / "last.pt", {**state, "trained_on": trained_on})
 
     if evaluator is not None and val_interval > 0:
 
@@ -150,17 +145,6 @@ def trainer(
         )
         engine.add_event_handler(due, validate)
     engine.add_event_handler(Events.EPOCH_COMPLETED, save)
-    if calibrate and evaluator is not None:
-
-        def finish(engine: Engine) -> None:
-            with step.averaged(network):
-                shift = _calibrate(network, dataset, evaluator)
-                weights = {"model": network.state_dict(), "trained_on": dataset.trained_on()}
-                content = {**weights, "iteration": engine.state.iteration, "shift": shift}
-                save_checkpoint(folder / "model.pt", content)
-                add_to_bias(network, [-value for value in shift])
-
-        engine.add_event_handler(Events.COMPLETED, finish)
     StopOnSignal(save).attach(engine)
     engine.add_event_handler(Events.COMPLETED, _say_done, folder, step)
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
@@ -244,22 +228,6 @@ def _picture(image: Tensor, target: Tensor, logits: Tensor) -> Any:
     return panel(image.cpu(), target.cpu(), prediction.cpu(), None, len(logits), annotated=True)
 
 
-def _calibrate(network: nn.Module, dataset: TrainingPatches, evaluator: SupervisedEvaluator) -> list[float]:
-    """Fit the shift of the logits on the annotation of all cases, and put it into the network."""
-    parts = []
-    for item in dataset.cases:
-        logits = segment(item["image"], network, evaluator.inferer, evaluator.state.device)[0]
-        parts.append(gather(logits, item["label"]))
-    foreground = [i for i, name in enumerate(dataset.labels.names) if name != BACKGROUND]
-    shift = [float(value) for value in fit_shift(parts, foreground)]
-    add_to_bias(network, shift)
-    named = zip(dataset.labels.names, shift, strict=True)
-    logger.info(
-        "Calibrated on annotated slices; logits shifted by: %s.", ", ".join(f"{n} {v:+.1f}" for n, v in named)
-    )
-    return shift
-
-
 def _average(network: nn.Module, decay: float) -> AveragedModel | None:
     if not 0 <= decay < 1:
         raise ValueError(
@@ -328,8 +296,8 @@ def _state(
 
 def _restore(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, lr_scheduler: Any, step: _Step
-) -> int:
-    """Put everything back as it was; the number of iterations already done is returned."""
+) -> dict[str, Any]:
+    """Put everything back as it was; the checkpoint's content is returned."""
     content = load_checkpoint(path)
     try:
         network.load_state_dict(content["model"])
@@ -343,4 +311,14 @@ def _restore(
             f"{path} belongs to a run with another network or optimiser ({error}). "
             "Resume with the settings of that run; they stand in config.json beside it."
         ) from error
-    return int(content["iteration"])
+    return content
+
+
+def _both(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What two parts of a run were trained on: held out is only what both held out."""
+    trained_on = {**before, **now}
+    for label in set(before) & set(now):
+        first, second = before[label]["held_out"], now[label]["held_out"]
+        held_out = {axis: sorted(set(first[axis]) & set(second[axis])) for axis in set(first) & set(second)}
+        trained_on[label] = {**now[label], "held_out": held_out}
+    return trained_on

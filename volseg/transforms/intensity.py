@@ -106,6 +106,11 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
 
 
 def _factors(value: Sequence[float], name: str) -> tuple[float, ...]:
+    if not isinstance(value, Sequence):
+        raise ValueError(
+            f"{name} = {value!r} is one number, but the smallest and the largest factor are needed, "
+            "such as [0.8, 1.25]; one number would change every image by the same factor."
+        )
     factors = numbers_per_axis(value, 2, name)
     if not 0 < factors[0] <= factors[1]:
         raise ValueError(f"{name} = {value!r} must be two positive factors, the smaller one first.")

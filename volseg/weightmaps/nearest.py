@@ -24,7 +24,7 @@ __all__ = ["two_nearest"]
 Floats = npt.NDArray[np.float32]
 
 _NOBODY = 0
-_LINES_AT_ONCE = 16  # neighbours in memory: a cache line of float32
+_LANES = 64  # lines that go in step, neighbours in memory: several of the processor's vectors
 _LINES_PER_THREAD = 512  # fewer are not worth a thread
 
 
@@ -57,9 +57,9 @@ def _search(labels: npt.NDArray[Any], squares: Floats, spacing: float, reach: fl
     count = min(n - 1, int(reach / spacing) + 1)
     steps = ((np.arange(count + 2) * spacing) ** 2).astype(np.float32)
     steps[-1] = np.inf
-    blocks = outer * -(-inner // _LINES_AT_ONCE)
-    total = np.float32(together)
-    _in_threads(blocks, lambda a, b: _search_lines(labels, squares, steps, total, a, b), _LINES_AT_ONCE)
+    blocks = outer * -(-inner // _LANES)
+    limits = np.float32(reach**2), np.float32(together)
+    _in_threads(blocks, lambda a, b: _search_lines(labels, squares, steps, *limits, _LANES, a, b), _LANES)
 
 
 def _in_threads(count: int, loop: Callable[[int, int], None], lines: int = 1) -> None:
@@ -128,46 +128,88 @@ def _offer(a, a_square, b, b_square, candidate, square):  # type: ignore[no-unty
 
 
 @numba.njit(nogil=True, cache=True)
-def _search_lines(labels, squares, steps, together, first, last):  # type: ignore[no-untyped-def]
+def _search_lines(labels, squares, steps, limit, together, lanes, first, last):  # type: ignore[no-untyped-def]
     """Search from each voxel outwards. ``steps`` holds the squared lengths of 0, 1, 2, ... voxels, then inf.
 
-    A block is some lines side by side. They are copied with a margin that nobody is in, so that the
-    search need not look where a line ends.
+    Lines side by side go in step, in lanes, so that vectors of the processor can look whether anything is to
+    be won (their number is an argument: the compiler would unroll a constant, and then not use vectors).
+    They are copied with a margin that nobody is in: no line ends before the search does. First the nearest
+    object is found; then, where both distances are at most ``together``, the nearest of the others.
     """
     n, inner = labels.shape[2], labels.shape[3]
     margin = steps.shape[0] - 2
-    per_slab = (inner + _LINES_AT_ONCE - 1) // _LINES_AT_ONCE
-    ids = np.zeros((2, _LINES_AT_ONCE, n + 2 * margin), labels.dtype)
-    old = np.full((2, _LINES_AT_ONCE, n + 2 * margin), np.inf, np.float32)
+    per_slab = (inner + lanes - 1) // lanes
+    near = np.zeros((n + 2 * margin, lanes), labels.dtype)
+    far = np.zeros((n + 2 * margin, lanes), labels.dtype)
+    near_square = np.full((n + 2 * margin, lanes), np.inf, np.float32)
+    far_square = np.full((n + 2 * margin, lanes), np.inf, np.float32)
+    a, b = np.zeros(lanes, labels.dtype), np.zeros(lanes, labels.dtype)
+    a_square, b_square = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
     half = np.float32(0.25) * together * together
     for block in range(first, last):
-        slab, start = block // per_slab, (block % per_slab) * _LINES_AT_ONCE
-        width = min(_LINES_AT_ONCE, inner - start)
-        empty = True
+        slab, start = block // per_slab, (block % per_slab) * lanes
+        width = min(lanes, inner - start)
+        a_square[width:], b_square[width:] = 0, 0  # idle lanes have nothing to win
         for i in range(n):
             for j in range(width):
-                for rank in range(2):
-                    ids[rank, j, margin + i] = labels[rank, slab, i, start + j]
-                    old[rank, j, margin + i] = squares[rank, slab, i, start + j]
-                empty &= ids[0, j, margin + i] == _NOBODY
-        if empty:
-            continue
-        for j in range(width):
-            near, near_square, far, far_square = ids[0, j], old[0, j], ids[1, j], old[1, j]
-            for i in range(n):
-                at = margin + i
-                a, b, a_square, b_square = near[at], far[at], near_square[at], far_square[at]
-                k = 1
-                while steps[k] < b_square:
-                    away = steps[k]
-                    if away > half and np.sqrt(away) + np.sqrt(a_square) > together:
-                        break  # a is final, and any other b too far
-                    for other in (np.uint64(at - k), np.uint64(at + k)):
-                        square = away + near_square[other]
-                        if square < b_square:
-                            a, a_square, b, b_square = _offer(a, a_square, b, b_square, near[other], square)
-                            square = away + far_square[other]
-                            a, a_square, b, b_square = _offer(a, a_square, b, b_square, far[other], square)
-                    k += 1
-                labels[0, slab, i, start + j], labels[1, slab, i, start + j] = a, b
-                squares[0, slab, i, start + j], squares[1, slab, i, start + j] = a_square, b_square
+                near[margin + i, j] = labels[0, slab, i, start + j]
+                far[margin + i, j] = labels[1, slab, i, start + j]
+                near_square[margin + i, j] = squares[0, slab, i, start + j]
+                far_square[margin + i, j] = squares[1, slab, i, start + j]
+        for i in range(n):
+            at = margin + i
+            a[:width], a_square[:width] = near[at, :width], np.minimum(near_square[at, :width], half)
+            k, farthest = 1, _largest(a_square)
+            while steps[k] < farthest:
+                for other in (np.uint64(at - k), np.uint64(at + k)):
+                    if _is_nearer(near_square, other, steps[k], a_square):
+                        for j in range(width):
+                            square = steps[k] + near_square[other, j]
+                            if square < a_square[j]:
+                                a[j], a_square[j] = near[other, j], square
+                        farthest = _largest(a_square)
+                k += 1
+            for j in range(width):
+                b[j], b_square[j] = _NOBODY, min(limit, (together - np.sqrt(a_square[j])) ** 2)
+            k, farthest = 0, _largest(b_square)
+            while steps[k] < farthest:
+                for other in (np.uint64(at - k), np.uint64(at + k)):
+                    if _is_second(near, near_square, far_square, other, steps[k], a, b_square):
+                        for j in range(width):
+                            is_a = near[other, j] == a[j]
+                            square = steps[k] + (far_square[other, j] if is_a else near_square[other, j])
+                            if square < b_square[j]:
+                                b[j], b_square[j] = far[other, j] if is_a else near[other, j], square
+                        farthest = _largest(b_square)
+                k += 1
+            for j in range(width):
+                labels[0, slab, i, start + j], labels[1, slab, i, start + j] = a[j], b[j]
+                squares[0, slab, i, start + j], squares[1, slab, i, start + j] = a_square[j], b_square[j]
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_nearer(near_square, at, step, a_square):  # type: ignore[no-untyped-def]
+    """Whether any lane finds a nearer object at ``at``."""
+    hits = np.int32(0)
+    for j in range(near_square.shape[1]):
+        hits |= np.int32(step + near_square[at, j] < a_square[j])
+    return hits != 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_second(near, near_square, far_square, at, step, a, b_square):  # type: ignore[no-untyped-def]
+    """Whether any lane finds a nearer second object at ``at``."""
+    hits = np.int32(0)
+    for j in range(near_square.shape[1]):
+        square = far_square[at, j] if near[at, j] == a[j] else near_square[at, j]
+        hits |= np.int32(step + square < b_square[j])
+    return hits != 0
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _largest(squares):  # type: ignore[no-untyped-def]
+    """As ``squares.max()``, which would take care of NaN one by one."""
+    largest = np.float32(0)
+    for j in range(squares.shape[0]):
+        largest = max(largest, squares[j])
+    return largest

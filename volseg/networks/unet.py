@@ -1,7 +1,6 @@
-"""U-Nets of unpadded convolutions for images and volumes, and the two published plans.
+"""U-Nets of unpadded convolutions for images and volumes.
 
-One class, :class:`UNet`, describes both networks of the papers and what lies between;
-:func:`unet_2015` and :func:`unet3d_2016` are the published ones, parameter for parameter.
+One class, :class:`UNet`, describes both networks of the papers and what lies between.
 
 Two words, in voxels, one number per spatial axis:
 
@@ -11,26 +10,21 @@ Two words, in voxels, one number per spatial axis:
 A level is one resolution: level 0 is the finest, the last is the bottom of the U.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from math import gcd, sqrt
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from volseg.geometry import legal_sizes, per_axis
+from volseg.networks.layers import Block, CropAndPool, Norm, crop, initialise, is_scripting, normalisation
 
-__all__ = ["UNet", "unet3d_2016", "unet_2015"]
+__all__ = ["Padding", "UNet"]
 
 Padding = Literal["valid", "same"]
-Norm = Literal["batch", "instance", "group"]
 UpChannels = Literal["keep", "halve"]
 PerLevel = int | Sequence[int | Sequence[int]]
 
-_is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 _is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 # Convolution, up-convolution, pooling.
@@ -38,9 +32,6 @@ _LAYERS: dict[int, tuple[Any, Any, Any]] = {
     2: (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d),
     3: (nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d),
 }
-_BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_GROUPS = 8
 
 
 class UNet(nn.Module):
@@ -117,7 +108,7 @@ class UNet(nn.Module):
 
         convolution, up_convolution, max_pool = _LAYERS[spatial_dims]
 
-        def block(level: int, inputs: int, widths: Sequence[int], block_dropout: float = 0.0) -> _Block:
+        def block(level: int, inputs: int, widths: Sequence[int], block_dropout: float = 0.0) -> Block:
             layers: list[nn.Module] = []
             pad: tuple[int, ...] = (0,) * spatial_dims
             if padding == "same":
@@ -125,12 +116,12 @@ class UNet(nn.Module):
             for width in widths:
                 layers.append(convolution(inputs, width, kernels[level], padding=pad, bias=conv_bias))
                 if norm is not None:
-                    layers.append(_normalisation(norm, spatial_dims, width))
+                    layers.append(normalisation(norm, spatial_dims, width))
                 layers.append(nn.ReLU(inplace=True))
                 inputs = width
             if block_dropout > 0:
                 layers.append(nn.Dropout(block_dropout))
-            return _Block(layers, checkpointing)
+            return Block(layers, checkpointing)
 
         entering = [in_channels, *(pair[1] for pair in pairs[:-1])]
         down = [
@@ -149,16 +140,20 @@ class UNet(nn.Module):
             width = pairs[level][1]
             self.synthesis.append(block(level, ups[level] + width, (width, width)))
         self.head = convolution(pairs[0][1], out_channels, 1)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _is_scripting():
+        if not is_scripting():
             self._check_input(x)
         skips: list[Tensor] = []
         for block, pool in zip(self.analysis, self.pools, strict=True):
             x = block(x)
-            skips.append(_crop(x, self._margins[len(skips)]))
-            x = pool(x)
+            margin = self._margins[len(skips)]
+            if not is_scripting() and x.requires_grad:
+                skip, x = self._crop_and_pool(x, margin, pool)
+            else:
+                skip, x = crop(x, margin), pool(x)
+            skips.append(skip)
         x = self.bottom(x)
         for up, block in zip(self.ups, self.synthesis, strict=True):
             x = block(torch.cat([up(x), skips.pop()], dim=1))
@@ -173,6 +168,10 @@ class UNet(nn.Module):
         return self._sizes.input_size(output_size)
 
     @torch.jit.unused
+    def _crop_and_pool(self, x: Tensor, margin: list[int], pool: nn.Module) -> tuple[Tensor, Tensor]:
+        return CropAndPool.apply(x, margin, pool.kernel_size)
+
+    @torch.jit.unused
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -181,136 +180,6 @@ class UNet(nn.Module):
             )
         if not _is_tracing() and not torch.compiler.is_compiling():
             self.output_size(tuple(x.shape[2:]))
-
-
-def unet_2015(
-    in_channels: int = 1,
-    out_channels: int = 2,
-    *,
-    width: float = 1.0,
-    padding: Padding = "valid",
-    norm: Norm | None = None,
-    dropout: float = 0.5,
-    released: bool = False,
-    checkpointing: bool = False,
-) -> UNet:
-    """The 2D network of Ronneberger et al. 2015, Fig. 1: 31,030,658 parameters, 572 x 572 to 388 x 388.
-
-    Args:
-        width: factor on all channels; a narrower network has even numbers of them.
-        released: the variant of the authors' released code (31,100,354 parameters): the last
-            up-convolution keeps its 128 channels, and a ReLU follows every up-convolution.
-    """
-    return UNet(
-        2,
-        in_channels,
-        out_channels,
-        channels=_scaled([(64, 64), (128, 128), (256, 256), (512, 512), (1024, 1024)], width),
-        padding=padding,
-        norm=norm,
-        dropout=dropout,
-        up_channels=["keep" if released else "halve", "halve", "halve", "halve"],
-        up_activation=released,
-        checkpointing=checkpointing,
-    )
-
-
-def unet3d_2016(
-    in_channels: int = 3,
-    out_channels: int = 3,
-    *,
-    norm: Norm | None = "batch",
-    width: float = 1.0,
-    padding: Padding = "valid",
-    dropout: float = 0.0,
-    checkpointing: bool = False,
-) -> UNet:
-    """The 3D network of Çiçek et al. 2016, Fig. 2: 19,069,955 parameters, 132 x 132 x 116 to 44 x 44 x 28.
-
-    The scales and shifts of the normalisation, 4,672 with ``norm="batch"``, are not in that count.
-
-    Args:
-        width: factor on all channels; a narrower network has even numbers of them.
-    """
-    return UNet(
-        3,
-        in_channels,
-        out_channels,
-        channels=_scaled([(32, 64), (64, 128), (128, 256), (256, 512)], width),
-        padding=padding,
-        norm=norm,
-        dropout=dropout,
-        up_channels="keep",
-        up_bias=False,
-        checkpointing=checkpointing,
-    )
-
-
-class _Block(nn.Module):
-    """The convolutions of one level."""
-
-    def __init__(self, layers: Sequence[nn.Module], checkpointing: bool) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.checkpointing = checkpointing
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not _is_scripting():  # noqa: SIM102 (TorchScript drops what stands under this line alone)
-            if self.checkpointing and torch.is_grad_enabled():
-                return self._checkpointed(x)
-        return self.layers(x)
-
-    @torch.jit.unused
-    def _checkpointed(self, x: Tensor) -> Tensor:
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _without_running_statistics(self.layers)
-
-        return checkpoint(self.layers, x, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def _without_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep a second pass over the same data from moving the running statistics once more."""
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    before = [(part.momentum, part.num_batches_tracked) for part in norms]
-    for part in norms:
-        part.momentum = 0.0
-        if part.num_batches_tracked is not None:
-            part.num_batches_tracked = part.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for part, (momentum, count) in zip(norms, before, strict=True):
-            part.momentum, part.num_batches_tracked = momentum, count
-
-
-def _crop(x: Tensor, margin: list[int]) -> Tensor:
-    """The middle of a map, ``margin`` voxels off each side."""
-    cropped = x
-    for axis, border in enumerate(margin):
-        cropped = cropped.narrow(axis + 2, border, cropped.shape[axis + 2] - 2 * border)
-    # A view would keep the whole map alive until the way up; autograd keeps it in any case.
-    return cropped if torch.is_grad_enabled() else cropped.clone()
-
-
-def _initialise(layer: nn.Module) -> None:
-    """Gaussian weights, standard deviation sqrt(2 / fan_in), as the authors' released code starts them.
-
-    ``fan_in`` counts the weights per entry of the first axis of the weight array: input channels
-    times kernel for a convolution, output channels times kernel for an up-convolution.
-    """
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        nn.init.normal_(layer.weight, std=sqrt(2 / layer.weight[0].numel()))
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
-def _normalisation(norm: Norm, spatial_dims: int, width: int) -> nn.Module:
-    if norm == "batch":
-        return _BATCH_NORM[spatial_dims](width)
-    if norm == "instance":
-        return _INSTANCE_NORM[spatial_dims](width, affine=True)
-    return nn.GroupNorm(gcd(_GROUPS, width), width)
 
 
 def _check_choices(
@@ -359,13 +228,3 @@ def _up_widths(up_channels: UpChannels | Sequence[UpChannels], pairs: list[tuple
     if 0 in widths:
         raise ValueError('up_channels cannot halve a single channel. Use more channels or "keep".')
     return widths
-
-
-def _scaled(channels: Sequence[tuple[int, int]], width: float) -> list[tuple[int, int]]:
-    if not width > 0:
-        raise ValueError(f"width = {width} must be positive: it is the factor on all channels.")
-    return [(_even(first * width), _even(second * width)) for first, second in channels]
-
-
-def _even(number: float) -> int:
-    return max(2, 2 * round(number / 2))
