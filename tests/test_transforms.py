@@ -725,6 +725,7 @@ def test_a_flat_image_stays_finite():
         ({"brightness": -1}, "brightness = -1 must be zero or a positive number"),
         ({"noise": float("nan")}, "noise = nan must be zero or a positive number"),
         ({"contrast": (0, 1)}, "contrast = .* two positive factors"),
+        ({"contrast": 0.2}, "contrast = 0.2 is one number"),
         ({"gamma": (2, 1)}, "gamma = .* the smaller one first"),
         ({"prob": 1.5}, "prob = 1.5 must be a probability"),
     ],

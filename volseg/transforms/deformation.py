@@ -83,8 +83,8 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         scaling: smallest and largest magnification, drawn log-uniformly.
         flip: probability of a flip, one number or one per axis.
         quarter_turns: exchange axes whose voxels are equally long, in random order. With flips of one half
-            this makes all 48 symmetries of a cubic grid (8 of a square one) equally likely; no voxel
-            is interpolated for it.
+            this makes all 48 symmetries of a cubic grid (8 of a square one) equally likely. Voxels fall on
+            voxels, so nothing is smoothed.
         keep_inside: draw the place of the voxel so that the network's output, before deformation, lies
             in the volume where it fits; otherwise anywhere, and what hangs over the border is ignored.
         prob_deform: probability of a deformation.
