@@ -243,11 +243,11 @@ def test_phantom_makes_a_dataset_once(volseg, tmp_path, monkeypatch):
     from volseg.data.phantoms import write_phantom
 
     monkeypatch.setattr(
-        "volseg.data.write_phantom", lambda folder: write_phantom(folder, sizes=[(24, 24, 16)])
+        "volseg.data.write_phantom", lambda folder, kind: write_phantom(folder, kind, sizes=[(24, 24, 16)])
     )
     code, out, _ = volseg("phantom", tmp_path / "train")  # a name that is a command, too
     assert code == 0
-    assert "a synthetic kidney (not Xenopus)" in out
+    assert "a synthetic kidney, nothing real" in out
     assert (tmp_path / "train" / "truth" / "kidney_1.tif").exists()
     code, _, err = volseg("phantom", tmp_path / "train")
     assert_one_sentence(code, err, 5, "exists already and is not overwritten")

@@ -311,7 +311,7 @@ def test_workers_draw_the_same_patches(make_dataset):
 def test_the_phantom_is_made_where_it_is_missing_and_never_overwritten(tmp_path, monkeypatch, caplog):
     sizes = [(32, 32, 16), (24, 32, 16)]
     monkeypatch.setattr(
-        "volseg.data.phantoms.write_phantom", lambda folder: write_phantom(folder, sizes=sizes)
+        "volseg.data.phantoms.write_phantom", lambda folder, kind: write_phantom(folder, kind, sizes=sizes)
     )
     folder = tmp_path / "data" / "phantom"
     with caplog.at_level(logging.INFO):

@@ -127,7 +127,7 @@ def test_scores_are_pooled_over_cases_and_counted_anew_each_time(make_dataset):
 def test_nothing_to_score_is_said(make_dataset, caplog, tmp_path):
     assert run(datasets(make_dataset(size=(20, 16), channels=1)), output_dir=tmp_path / "out") == {}
     assert "Nothing was scored: every annotated voxel was trained on" in caplog.text
-    assert (tmp_path / "out" / "picture.png").exists()
+    assert not (tmp_path / "out" / "picture.png").exists()
 
 
 def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, caplog):

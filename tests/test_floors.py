@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "labels"),
-    ("annotation", "bspline", "losses", "metrics", "networks", "phantom", "weightmaps"),
+    ("annotation", "bspline", "instances", "losses", "metrics", "networks", "phantom", "weightmaps"),
     ("inferers", "io", "transforms"),
     ("bundle", "crossval", "data", "densification", "engines", "report"),
     ("cli", "__init__", "__main__"),
@@ -27,6 +27,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SIDEWAYS: dict[tuple[str, str], str] = {
     ("geometry", "errors"): "every floor says what is wrong in the same words",
     ("labels", "errors"): "every floor says what is wrong in the same words",
+    ("weightmaps", "instances"): "both say what an id is in the same words",
     ("engines", "data"): "what is trained on, scored and segmented are cases, read and checked there",
     ("engines", "report"): "the picture of a case is drawn while its volumes are in memory",
 }
@@ -40,7 +41,7 @@ LIBRARIES: tuple[set[str], ...] = (
     {"fire"},
 )
 # Rooms that may use more than their floor does.
-EXTRA = {"networks": {"monai.networks"}, "metrics": {"skimage"}}
+EXTRA = {"networks": {"monai.networks"}, "metrics": {"skimage"}, "instances": {"skimage"}}
 ENGINES = ("ignite", "monai.engines", "monai.handlers")
 
 

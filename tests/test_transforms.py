@@ -11,6 +11,7 @@ from monai.transforms import Compose
 
 from volseg.bspline import smallest_jacobian
 from volseg.errors import InputError
+from volseg.instances import separate_touching
 from volseg.transforms import (
     BorderWeightMapd,
     RandBSplineDeformd,
@@ -18,7 +19,7 @@ from volseg.transforms import (
     RandGreyValuesd,
     annotated_voxels,
 )
-from volseg.weightmaps import border_weight_map, separate_touching
+from volseg.weightmaps import border_weight_map
 
 IGNORE = 255
 STILL = {"std": 0, "rotation": 0, "scaling": (1, 1)}

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 
 from volseg.errors import InputError
 from volseg.losses import SparseCrossEntropy
-from volseg.weightmaps import border_weight_map, class_balance, separate_touching
+from volseg.weightmaps import border_weight_map, class_balance
 from volseg.weightmaps.nearest import two_nearest
 
 # --- classes
@@ -241,31 +241,7 @@ def test_instances_are_integers():
         border_weight_map(np.zeros((4, 4)))
 
 
-# --- gaps
-
-
-def slow_separate_touching(instances):
-    out = instances.copy()
-    for voxel in np.ndindex(*instances.shape):
-        around = instances[tuple(slice(max(0, i - 1), i + 2) for i in voxel)]
-        if instances[voxel] > 0 and ((around > 0) & (around != instances[voxel])).any():
-            out[voxel] = 0
-    return out
-
-
-def test_a_gap_opens_where_objects_touch_and_nowhere_else(instances):
-    for dtype in (np.uint8, np.int64):
-        separated = separate_touching(instances.astype(dtype))
-        assert separated.dtype == dtype
-        np.testing.assert_array_equal(separated, slow_separate_touching(instances))
-    np.testing.assert_array_equal(separate_touching(separated), separated)
-    assert (separated == 0).sum() > (instances == 0).sum()
-
-
-def test_unlabelled_voxels_touch_nobody():
-    instances = np.array([[1, 1, -1, -1, 2, 2, 3, 0, 4]])
-    np.testing.assert_array_equal(separate_touching(instances), [[1, 1, -1, -1, 2, 0, 0, 0, 4]])
-    assert separate_touching(np.zeros((0, 4), np.int32)).shape == (0, 4)
+# --- real cells
 
 
 def test_real_touching_nuclei_get_their_borders(shared_data):

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from volseg.data import WholeVolumes as WholeVolumes
     from volseg.data import find_cases as find_cases
     from volseg.data import find_images as find_images
+    from volseg.engines import InstanceScores as InstanceScores
+    from volseg.engines import MembraneScores as MembraneScores
     from volseg.engines import begin as begin
     from volseg.engines import choose_scale as choose_scale
     from volseg.engines import evaluator as evaluator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from volseg.engines import use_bf16 as use_bf16
     from volseg.inferers import OverlapTileInferer as OverlapTileInferer
     from volseg.inferers import RotationAveragingInferer as RotationAveragingInferer
+    from volseg.instances import InstanceScheme as InstanceScheme
     from volseg.io import Volume as Volume
     from volseg.io import read_volume as read_volume
     from volseg.io import write_volume as write_volume
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from volseg.networks import UNet as UNet
     from volseg.networks import unet3d_2016 as unet3d_2016
     from volseg.networks import unet_2015 as unet_2015
+    from volseg.transforms import BorderWeightMapd as BorderWeightMapd
     from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
     from volseg.transforms import RandDeformedPatchd as RandDeformedPatchd
     from volseg.transforms import RandGreyValuesd as RandGreyValuesd
@@ -38,13 +42,24 @@ if TYPE_CHECKING:
 _ROOMS = {
     "bspline": ("bspline_displacement",),
     "data": ("TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
-    "engines": ("begin", "choose_scale", "evaluator", "place", "predictor", "trainer", "use_bf16"),
+    "engines": (
+        "InstanceScores",
+        "MembraneScores",
+        "begin",
+        "choose_scale",
+        "evaluator",
+        "place",
+        "predictor",
+        "trainer",
+        "use_bf16",
+    ),
     "inferers": ("OverlapTileInferer", "RotationAveragingInferer"),
+    "instances": ("InstanceScheme",),
     "io": ("Volume", "read_volume", "write_volume"),
     "labels": ("LabelScheme",),
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
     "networks": ("UNet", "unet3d_2016", "unet_2015"),
-    "transforms": ("RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd"),
+    "transforms": ("BorderWeightMapd", "RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd"),
     "weightmaps": ("border_weight_map", "class_balance"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -30,7 +30,7 @@ _HELP = {
         "volseg predict bundles/xenopus.json --images new_volume.tif --output_dir runs/mine",
     ),
     "info": ("tell what a volume, a checkpoint or a dataset folder holds", "volseg info volume.nii.gz"),
-    "phantom": ("make the synthetic kidney: images, sparse labels, truth", "volseg phantom data/phantom"),
+    "phantom": ("make a data set to try things on", "volseg phantom data/phantom_cells --kind cells"),
     "sparsify": (
         "keep a few slices of a dense label and mark the rest unlabelled",
         "volseg sparsify dense.nii.gz --slices 7,5,21 -o sparse.nii.gz",
@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("path", type=Path)
     sub = command("phantom", _phantom)
     sub.add_argument("folder", type=Path)
+    kinds = ("kidney", "membranes", "cells", "brain")
+    sub.add_argument("--kind", choices=kinds, default="kidney", help="of what (default kidney, in 3D)")
     sub = command("sparsify", _sparsify)
     sub.add_argument("labels", type=Path, help="a dense label file")
     sub.add_argument("--slices", required=True, help="how many yz, xz and xy slices to keep, such as 7,5,21")
@@ -193,7 +195,7 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
             print(f"  trained on {trained['name']}, held out {trained['held_out']}")
     elif path.is_dir():
         for case in find_cases(path):
-            print(f"{case.name}: {case.image}, {case.label}, held out {dict(case.held_out or {})}")
+            print(f"{case.name}: {case.image}, {case.label}, held out {case.held_out or 'nothing of its own'}")
     else:
         volume = read_volume(path)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
@@ -202,10 +204,10 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _phantom(given: argparse.Namespace, _: Sequence[str]) -> None:
-    from volseg.data import write_phantom
+    from volseg.data import KINDS, write_phantom
 
-    write_phantom(given.folder)
-    print(f"{given.folder}: a synthetic kidney (not Xenopus): images/, sparse labels/, dense truth/")
+    write_phantom(given.folder, given.kind)
+    print(f"{given.folder}: {KINDS[given.kind]}, nothing real")
 
 
 def _sparsify(given: argparse.Namespace, _: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 
-__all__ = ["IGNORE_INDEX", "LabelScheme"]
+__all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers"]
 
 IGNORE_INDEX = 255
 """Class index of voxels nobody annotated, in arrays and tensors."""
@@ -100,7 +100,7 @@ class LabelScheme:
         otherwise. A value that the scheme does not know is an ``InputError``, never a guess:
         ``source`` is the file to name in it.
         """
-        values = _as_integers(np.asarray(array), source)
+        values = as_integers(np.asarray(array), source)
         encoded = self._look_up(values)
         unknown = encoded == _UNKNOWN
         if unknown.any():
@@ -191,7 +191,7 @@ def _checked_integer(value: object, argument: str) -> int:
         raise ValueError(f"{argument} holds {value!r}: what label files hold are integers.") from None
 
 
-def _as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
+def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
     """The array in a native integer type; refuses floats that are not meant as integers."""
     kind = array.dtype.kind
     if kind == "b":

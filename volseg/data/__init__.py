@@ -2,10 +2,11 @@
 
 from volseg.data.cases import Case, find_cases, find_images, stem
 from volseg.data.loading import load_case
-from volseg.data.phantoms import write_phantom
+from volseg.data.phantoms import KINDS, write_phantom
 from volseg.data.sets import TrainingPatches, WholeVolumes
 
 __all__ = [
+    "KINDS",
     "Case",
     "TrainingPatches",
     "WholeVolumes",

@@ -5,17 +5,19 @@ Decathlon: ``imagesTr/``, ``labelsTr/`` and, for images without annotation, ``im
 A folder ``truth/`` may hold dense labels beside sparse ones; it is used for scoring only.
 ``dataset.json`` is optional. Two of its entries are read: ``training``, a list of
 ``{"image": ..., "label": ...}`` as the Decathlon has it, and ``held_out``, the annotated slices
-that are kept for evaluation: ``{"case": {"x": [120], "z": [10, 31]}}``.
+that are kept for evaluation: ``{"case": {"x": [120], "z": [10, 31]}}``, or ``{"case": "all"}`` for a
+case that is not trained on at all.
 """
 
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from volseg.data.phantoms import phantom_or_own
+from volseg.annotation import even_positions
+from volseg.data.phantoms import Kind, phantom_or_own
 from volseg.errors import InputError
 from volseg.io import SUFFIXES
 
@@ -23,30 +25,44 @@ __all__ = ["Case", "find_cases", "find_images", "stem"]
 
 logger = logging.getLogger(__name__)
 
+HeldOut: TypeAlias = Mapping[str, Sequence[int]] | Literal["all"]
+
 _LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image with what is known about it: paths, and the slices held out for evaluation."""
+    """One image with what is known about it: paths, and what is held out for evaluation.
+
+    ``held_out`` is slices per axis, or ``"all"`` for a case that is not trained on.
+    """
 
     name: str
     image: Path
     label: Path | None = None
     truth: Path | None = None
-    held_out: Mapping[str, Sequence[int]] | None = None
+    held_out: HeldOut | None = None
 
 
-def find_cases(dataset_dir: str | Path, *, phantom_dir: str | Path | None = None) -> list[Case]:
+def find_cases(
+    dataset_dir: str | Path,
+    *,
+    phantom_dir: str | Path | None = None,
+    phantom: Kind = "kidney",
+    held_out_cases: float = 0.0,
+) -> list[Case]:
     """The annotated cases of a dataset folder, sorted by name.
 
     Args:
         phantom_dir: if ``dataset_dir`` is this folder, it is the phantom's, which is made if missing.
+        phantom: which of :data:`~volseg.data.phantoms.KINDS`.
+        held_out_cases: fraction of the cases, evenly spread, that are not trained on but scored; for
+            images, where slices cannot be held out. Does nothing if dataset.json holds out cases.
 
     Raises:
         InputError: if the folder is missing, has none of the two layouts, or an annotation has no image.
     """
-    folder = phantom_or_own(dataset_dir, phantom_dir)
+    folder = phantom_or_own(dataset_dir, phantom_dir, phantom)
     if not folder.is_dir():
         raise InputError(
             f"dataset_dir {folder} is not a folder. It should hold images/ and labels/ "
@@ -66,16 +82,29 @@ def find_cases(dataset_dir: str | Path, *, phantom_dir: str | Path | None = None
     cases = [Case(n, image, label, truths.get(n), held_out.get(n)) for n, image, label in sorted(pairs)]
     if not cases:
         raise InputError(f"{folder} holds no pair of an image and an annotation: nothing can be trained on.")
-    return cases
+    return _hold_out_cases(cases, held_out_cases)
 
 
-def find_images(source: str | Path, *, phantom_dir: str | Path | None = None) -> list[Case]:
+def _hold_out_cases(cases: Sequence[Case], fraction: float) -> list[Case]:
+    """The same cases, some of them held out as a whole unless some are already; one at least is kept."""
+    if not 0 <= fraction < 1:
+        raise ValueError(f"held_out_cases = {fraction} is no fraction from 0 to below 1.")
+    if fraction == 0 or any(case.held_out == "all" for case in cases):
+        return list(cases)
+    count = min(max(1, round(fraction * len(cases))), len(cases) - 1)
+    chosen = set(even_positions(len(cases), count)) if count else set()
+    return [replace(case, held_out="all") if i in chosen else case for i, case in enumerate(cases)]
+
+
+def find_images(
+    source: str | Path, *, phantom_dir: str | Path | None = None, phantom: Kind = "kidney"
+) -> list[Case]:
     """The images to be segmented: one file, a folder of files, or all images of a dataset folder.
 
     Raises:
         InputError: if there is none.
     """
-    path = phantom_or_own(source, phantom_dir)
+    path = phantom_or_own(source, phantom_dir, phantom)
     if path.is_file():
         return [Case(stem(path), path)]
     if not path.is_dir():
@@ -159,14 +188,12 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     return listing
 
 
-def _held_out(
-    folder: Path, listing: Mapping[str, Any], names: set[str]
-) -> Mapping[str, Mapping[str, Sequence[int]]]:
+def _held_out(folder: Path, listing: Mapping[str, Any], names: set[str]) -> Mapping[str, HeldOut]:
     held_out = listing.get("held_out", {})
     if not (isinstance(held_out, dict) and all(map(_names_slices, held_out.values()))):
         raise InputError(
             f"{folder / 'dataset.json'}: held_out does not name slices per case and axis. "
-            'Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}.'
+            'Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}, or {"case": "all"} for a whole case.'
         )
     unknown = sorted(set(held_out) - names)
     if unknown:
@@ -177,8 +204,11 @@ def _held_out(
 
 
 def _names_slices(slices: Any) -> bool:
-    """Whether this is a list of indices per axis."""
-    return isinstance(slices, dict) and all(
-        isinstance(indices, list) and all(type(index) is int for index in indices)
-        for indices in slices.values()
+    """Whether this is a list of indices per axis, or says that everything is held out."""
+    return slices == "all" or (
+        isinstance(slices, dict)
+        and all(
+            isinstance(indices, list) and all(type(index) is int for index in indices)
+            for indices in slices.values()
+        )
     )

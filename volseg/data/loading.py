@@ -1,23 +1,26 @@
 """A case as tensors, checked: image, annotation to train on, annotation held out, dense truth."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from volseg.annotation import choose_held_out, hold_out
-from volseg.data.cases import Case
+from volseg.data.cases import Case, HeldOut
 from volseg.errors import InputError
+from volseg.instances import InstanceScheme
 from volseg.io import Volume, check_alignment, read_volume
-from volseg.labels import LabelScheme
+from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["load_case", "read_image"]
 
-Preprocessing = Callable[[dict[str, Any]], Mapping[Any, Any]]
+Preprocessing: TypeAlias = Callable[[dict[str, Any]], Mapping[Any, Any]]
+Classes: TypeAlias = npt.NDArray[np.uint8]
 
 
 def read_image(case: Case, in_channels: int) -> Volume:
@@ -48,8 +51,10 @@ def load_case(
 
     Returns:
         ``image (C, *spatial)`` float32 and, where the case has them, ``label``, ``held`` and ``truth``
-        ``(1, *spatial)`` uint8 with class indices and 255; ``name``, ``spacing``, ``volume`` (the file's
-        geometry, without its voxels), ``held_out`` (slices per axis) and ``label_hash``.
+        ``(1, *spatial)`` uint8 with class indices and 255; for an :class:`InstanceScheme` also
+        ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``name``, ``spacing``, ``volume`` (the
+        file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``) and
+        ``label_hash``.
     """
     source = read_image(case, in_channels)
     item: dict[str, Any] = {"image": torch.from_numpy(source.array.astype(np.float32))}
@@ -66,29 +71,38 @@ def load_case(
     item["name"], item["spacing"] = case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
-        annotation = _read_labels(case.label, source, labels)
-        slices: Mapping[str, Sequence[int]] = {}
-        if case.held_out is not None:
-            slices = case.held_out
-        elif held_out:
-            slices = choose_held_out(annotation, held_out)
-        try:
-            train, held = hold_out(annotation, slices)
-        except ValueError as error:
-            raise InputError(
-                f"The slices that dataset.json holds out of {case.name} do not fit {case.label}: {error}"
-            ) from error
+        array = _read_labels(case.label, source)
+        annotation = labels.encode(array, source=str(case.label))
+        if isinstance(labels, InstanceScheme):
+            item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
+        train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
-        item["held_out"] = {axis: [int(i) for i in indices] for axis, indices in slices.items()}
         item["label_hash"] = _sha256(case.label)
     if case.truth is not None:
-        item["truth"] = torch.from_numpy(_read_labels(case.truth, source, labels))[None]
+        truth = labels.encode(_read_labels(case.truth, source), source=str(case.truth))
+        item["truth"] = torch.from_numpy(truth)[None]
     return item
 
 
-def _read_labels(path: Path, image: Volume, labels: LabelScheme) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    volume = check_alignment(image, read_volume(path, labels=True))
-    return labels.encode(volume.array[0], source=str(path))
+def _split(case: Case, annotation: Classes, fraction: float) -> tuple[Classes, Classes, HeldOut]:
+    """What is trained on, what is held out, and which slices these are."""
+    if case.held_out == "all":
+        return np.full_like(annotation, IGNORE_INDEX), annotation, "all"
+    slices = case.held_out
+    if slices is None:
+        slices = choose_held_out(annotation, fraction) if fraction else {}
+    try:
+        train, held = hold_out(annotation, slices)
+    except ValueError as error:
+        raise InputError(
+            f"The slices that dataset.json holds out of {case.name} do not fit {case.label}: {error}"
+        ) from error
+    return train, held, {axis: [int(i) for i in indices] for axis, indices in slices.items()}
+
+
+def _read_labels(path: Path, image: Volume) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = check_alignment(image, read_volume(path, labels=True)).array[0]
+    return array
 
 
 def _geometry(volume: Volume) -> Volume:

@@ -19,6 +19,9 @@ __all__ = ["TrainingPatches", "WholeVolumes"]
 
 logger = logging.getLogger(__name__)
 
+_PATCH_OUTPUTS = ("image", "label", "weight")
+_PATCH_INPUTS = (*_PATCH_OUTPUTS, "instances", "spacing", "label_voxels")
+
 
 class TrainingPatches(Dataset[dict[str, Any]]):
     """Random patches around annotated voxels; patch ``i`` is a function of the seed and ``i``.
@@ -36,6 +39,9 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         length: number of patches; ``None`` for as many as anyone asks for (2**31).
         preprocessing: a MONAI transform applied to each case once.
         held_out: fraction of the annotated slices kept for evaluation in cases that list none.
+        weight_map: a MONAI transform such as :class:`~volseg.transforms.BorderWeightMapd` that makes a
+            ``weight`` for each case once. To weigh each deformed patch instead, have ``transform`` do it;
+            a patch of the instances is there if it draws one (``weight_key="instances"``).
 
     Raises:
         InputError: where a file does not fit the bundle, or nothing at all is annotated.
@@ -51,6 +57,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         length: int | None = None,
         preprocessing: Preprocessing | None = None,
         held_out: float = 0.0,
+        weight_map: Preprocessing | None = None,
         seed: int = 0,
     ) -> None:
         self.data = list(data)
@@ -60,6 +67,8 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self.length = 2**31 if length is None else length
         self.cases = []
         for case in self.data:
+            if case.held_out == "all":
+                continue
             if case.label is None:
                 raise InputError(f"{case.image} has no annotation: it cannot be trained on.")
             item = load_case(
@@ -69,11 +78,12 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             if not any(len(voxels) for voxels in item["label_voxels"]):
                 logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
                 continue
-            self.cases.append(item)
+            self.cases.append(item if weight_map is None else dict(weight_map(item)))
         if not self.cases:
             raise InputError(
-                f"None of the {len(self.data)} label file(s) has an annotated voxel to train on. Paint some "
-                f"slices, and check that the value of unlabelled voxels is {labels.unlabelled} in the files."
+                f"None of the {len(self.data)} label file(s) has an annotated voxel to train on, those held out "
+                "left aside. Paint some slices, and check that the value of unlabelled voxels is "
+                f"{labels.unlabelled} in the files."
             )
         self._say()
 
@@ -111,9 +121,8 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
         item = self.cases[random.randint(len(self.cases))]
         self.transform.set_random_state(state=random)
-        keys = ("image", "label", "spacing", "label_voxels")
-        patch = self.transform({key: item[key] for key in keys})
-        return {key: patch[key] for key in patch if key not in ("spacing", "label_voxels")}
+        patch = self.transform({key: item[key] for key in _PATCH_INPUTS if key in item})
+        return {key: patch[key] for key in _PATCH_OUTPUTS if key in patch}
 
 
 class WholeVolumes(Dataset[dict[str, Any]]):

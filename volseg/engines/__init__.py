@@ -1,8 +1,19 @@
 """Training, evaluating and predicting, as functions that a bundle calls."""
 
 from volseg.engines.evaluator import evaluator, predictor
+from volseg.engines.measures import InstanceScores, MembraneScores
 from volseg.engines.scale import choose_scale, place, use_bf16
 from volseg.engines.session import begin
 from volseg.engines.trainer import trainer
 
-__all__ = ["begin", "choose_scale", "evaluator", "place", "predictor", "trainer", "use_bf16"]
+__all__ = [
+    "InstanceScores",
+    "MembraneScores",
+    "begin",
+    "choose_scale",
+    "evaluator",
+    "place",
+    "predictor",
+    "trainer",
+    "use_bf16",
+]

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from volseg.annotation import hold_out
 from volseg.data import WholeVolumes
 from volseg.engines.checkpoint import load_weights
 from volseg.engines.handlers import quiet, reraise
+from volseg.engines.measures import Measure
 from volseg.engines.run_folder import new_file, output_of
 from volseg.engines.scores import Scores
 from volseg.io import atomic_write, write_volume
@@ -39,6 +41,7 @@ def evaluator(
     checkpoint: str | Path | None = None,
     output_dir: str | Path | None = None,
     tolerance: float | None = None,
+    measures: Sequence[Measure] = (),
     overwrite: bool = False,
 ) -> SupervisedEvaluator:
     """A MONAI evaluator that segments each volume and scores it on voxels that were not trained on.
@@ -51,6 +54,8 @@ def evaluator(
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset.
         output_dir: where ``metrics.json``, ``metrics.csv`` and ``picture.png`` go; ``None`` for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
+        measures: what else to measure on the voxels that were held out, such as
+            :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
     """
     folder = None if output_dir is None else Path(output_dir)
     scores = Scores(dataset.labels, tolerance=tolerance)
@@ -58,23 +63,24 @@ def evaluator(
 
     def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
-        prediction = (
-            segment(item["image"], engine.network, engine.inferer, engine.state.device)
-            .argmax(1, keepdim=True)[0]
-            .to(torch.uint8)
-            .cpu()
-        )
-        if "label" in item:
-            train, held = (item["label"], item["held"]) if checkpoint is None else _split(item, content)
-            scores.add(item["name"], "held out", prediction, held)
-            truth = item.get("truth")
-            if truth is not None:
-                untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX)
-                scores.add(item["name"], "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
-            if not engine.state.pictures:
-                annotation = torch.where(held == IGNORE_INDEX, train, held)
-                picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
-                engine.state.pictures[item["name"]] = picture
+        train, held = item["label"], item["held"]
+        if checkpoint is not None:
+            train, held = _split(item, content)
+        truth = item.get("truth")
+        if truth is None and not bool((held != IGNORE_INDEX).any()):
+            return {}  # all of it was trained on
+        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0].cpu()
+        prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
+        scores.add(item["name"], "held out", prediction, held)
+        for measure in measures:
+            measure.add(item["name"], logits.softmax(0), held[0], item.get("instances"), dataset.labels)
+        if truth is not None:
+            untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX)
+            scores.add(item["name"], "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
+        if not engine.state.pictures:
+            annotation = torch.where(held == IGNORE_INDEX, train, held)
+            picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
+            engine.state.pictures[item["name"]] = picture
         return {}
 
     engine = _engine(device, dataset, network, inferer, score, "evaluating")
@@ -88,11 +94,15 @@ def evaluator(
             content.update(load_weights(network, checkpoint))
         engine.state.pictures = {}
         scores.clear()
+        for measure in measures:
+            measure.clear()
 
     @engine.on(Events.COMPLETED)
     def finish(engine: Engine) -> None:
         engine.state.metrics = scores.summary()
-        for line in scores.table():
+        reports = [measure.report() for measure in measures]
+        tables = [measure.table(found) for measure, found in zip(measures, reports, strict=True)]
+        for line in chain(scores.table(), *tables):
             logger.info(line)
         if not scores.matrices:
             logger.warning(
@@ -100,8 +110,10 @@ def evaluator(
                 "evaluate on other cases."
             )
         if folder is not None:
-            report = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
-            _write_metrics(folder, report | scores.report(), list(scores.rows()))
+            report: dict[str, Any] = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
+            for found in (*reports, scores.report()):
+                report |= found
+            _write_metrics(folder, report, list(scores.rows()))
             for picture in engine.state.pictures.values():
                 save_picture(folder / "picture.png", picture, dataset.labels)
             logger.info("Figures and a picture are in %s.", folder)

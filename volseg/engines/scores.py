@@ -9,7 +9,7 @@ from torch import Tensor
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import boundary_f1, confusion_matrix, dice, iou, mean_score
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "plain"]
 
 BACKGROUND = "background"
 
@@ -74,16 +74,16 @@ class Scores:
         means = [mean_score(scores[foreground]) for scores in per_case.values()]  # NaN: no foreground at all
         found: dict[str, Any] = {
             "voxels": int(pooled.sum()),
-            "mean IoU": _plain(mean_score(iou(pooled))),
+            "mean IoU": plain(mean_score(iou(pooled))),
             "IoU": self._named(iou(pooled)),
             "Dice": self._named(dice(pooled)),
-            "mean foreground Dice": _plain(mean_score(dice(pooled)[foreground])),
-            "mean foreground Dice over cases": _plain(mean_score(means)),
+            "mean foreground Dice": plain(mean_score(dice(pooled)[foreground])),
+            "mean foreground Dice over cases": plain(mean_score(means)),
             "Dice by case": {case: self._named(scores) for case, scores in per_case.items()},
         }
         if kind in self.tolerant:
             found[f"precision, recall, F1 within {self.tolerance:g} voxel(s)"] = {
-                case: {name: [_plain(score) for score in scores] for name, scores in by_name.items()}
+                case: {name: [plain(score) for score in scores] for name, scores in by_name.items()}
                 for case, by_name in self.tolerant[kind].items()
             }
         return found
@@ -108,9 +108,9 @@ class Scores:
                 yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."
 
     def _named(self, values: Any) -> dict[str, float | None]:
-        return {name: _plain(value) for name, value in zip(self.labels.names, values, strict=True)}
+        return {name: plain(value) for name, value in zip(self.labels.names, values, strict=True)}
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
     """A score for JSON, which knows no NaN."""
     return round(float(value), 5) if np.isfinite(value) else None

@@ -9,9 +9,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from volseg.bspline.field import numbers_per_axis
+from volseg.instances import separate_touching
 from volseg.labels import IGNORE_INDEX
 from volseg.transforms.arrays import entry, like, plain_tensor
-from volseg.weightmaps import border_weight_map, separate_touching
+from volseg.weightmaps import border_weight_map
 
 __all__ = ["BorderWeightMapd"]
 
@@ -31,7 +32,7 @@ class BorderWeightMapd(MapTransform):
         weight_key: where the weight goes; 0 where unlabelled.
         w0, sigma, class_weight: see :func:`~volseg.weightmaps.border_weight_map`.
         separate: open a gap of background where objects touch, without which nothing tells a network
-            to part them (:func:`~volseg.weightmaps.separate_touching`).
+            to part them (:func:`~volseg.instances.separate_touching`).
         spacing_key: entry with the voxel size per axis, else that of a MetaTensor; sigma is then in
             world units. Without a key it is in voxels.
 

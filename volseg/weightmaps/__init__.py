@@ -6,6 +6,6 @@ it merges them. Both feed the losses of :mod:`volseg.losses`, as ``class_weight`
 """
 
 from volseg.weightmaps.balance import class_balance
-from volseg.weightmaps.border import border_weight_map, separate_touching
+from volseg.weightmaps.border import border_weight_map
 
-__all__ = ["border_weight_map", "class_balance", "separate_touching"]
+__all__ = ["border_weight_map", "class_balance"]

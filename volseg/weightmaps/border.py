@@ -6,14 +6,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-__all__ = ["border_weight_map", "separate_touching"]
+from volseg.instances import checked_ids, numbered
+
+__all__ = ["border_weight_map"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _NEGLIGIBLE = 2.0**-24  # below this a border term does not change a float32 weight of 1
-_DENSE_IDS = 4  # ids up to this many times the number of voxels are used as they are
 
 
 def border_weight_map(
@@ -51,13 +51,13 @@ def border_weight_map(
         raise ValueError(f"w0 = {w0} is no weight: give a number, 0 or more.")
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma = {sigma} is no distance: give a number above 0.")
-    instances = _checked_instances(instances)
+    instances = checked_ids(instances)
     voxel_size = _checked_spacing(spacing, instances.ndim)
 
     unlabelled = instances < 0
     if ignore is not None:
         unlabelled |= instances == ignore
-    objects = _numbered(np.where(unlabelled, np.zeros((), instances.dtype), instances))
+    objects = numbered(np.where(unlabelled, np.zeros((), instances.dtype), instances))
     weight = np.where(objects > 0, np.float32(inside), np.float32(background))
     if w0 > _NEGLIGIBLE and objects.any():
         from volseg.weightmaps.nearest import two_nearest  # here: its compiler takes a second to import
@@ -72,38 +72,6 @@ def border_weight_map(
         weight += term
     weight[unlabelled] = 0
     return weight
-
-
-def separate_touching(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same objects with background between those that touched, also diagonally.
-
-    In a class label, objects that touch are one, and no network can learn to part them. As in the
-    2015 training data, where a border was drawn between cells, every voxel with a voxel of another object
-    among its neighbours becomes background. Negative ids (unlabelled) stay and are nobody's neighbour.
-    """
-    instances = _checked_instances(instances)
-    if instances.size == 0:
-        return instances.copy()
-    objects = _numbered(np.where(instances > 0, instances, np.zeros((), instances.dtype)))
-    others = np.where(objects > 0, objects, objects.max() + 1)
-    largest, smallest = ndimage.maximum_filter(objects, 3), ndimage.minimum_filter(others, 3)
-    touching = (objects > 0) & (smallest != largest)
-    return np.where(touching, np.zeros((), instances.dtype), instances)
-
-
-def _checked_instances(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    instances = np.asarray(instances)
-    if instances.dtype.kind not in "iub":
-        raise ValueError(f"instances are of type {instances.dtype}; ids of objects are integers.")
-    return instances
-
-
-def _numbered(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Small positive ids for the same objects; 0 stays 0."""
-    if instances.size == 0 or int(instances.max()) <= max(_DENSE_IDS * instances.size, 255):
-        return instances.astype(np.int32 if instances.size < 2**28 else np.int64)
-    ids, numbered = np.unique(instances, return_inverse=True)
-    return numbered.reshape(instances.shape) + (ids[0] != 0)
 
 
 def _checked_class_weight(class_weight: Sequence[float] | None) -> tuple[float, float]:
