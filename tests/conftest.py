@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def make_dataset(tmp_path):
         suffix: str = ".tif",
         folders: Sequence[str] = ("images", "labels"),
         truth: bool = False,
-        held_out: Mapping[str, Sequence[int]] | None = None,
+        held_out: Mapping[str, Sequence[int]] | str | None = None,
     ) -> Path:
         folder = tmp_path / name
         random = np.random.default_rng(0)
@@ -87,5 +88,47 @@ def make_dataset(tmp_path):
             listing = {"held_out": dict.fromkeys(cases, held_out)}
             (folder / "dataset.json").write_text(json.dumps(listing))
         return folder
+
+    return make
+
+
+@pytest.fixture
+def make_run(make_dataset, tmp_path):
+    """Everything a training needs, made anew from the same seeds: a tiny 2D network on a tiny image."""
+    import torch
+
+    from volseg.data import TrainingPatches, find_cases
+    from volseg.engines import trainer
+    from volseg.labels import LabelScheme
+    from volseg.losses import SparseCrossEntropy
+    from volseg.networks import UNet
+    from volseg.transforms import RandDeformedPatchd
+
+    scheme = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
+    folder = make_dataset(size=(32, 32), channels=1, cases=("a", "b"))
+
+    def make(output="run", *, decay=0.9, channels=((2, 4), (4, 8)), loss=None, **settings):
+        torch.manual_seed(7)
+        network = UNet(2, 1, 3, channels=channels, norm="batch", dropout=0.2)
+        transform = RandDeformedPatchd(patch_size=(24, 24), context=network.context, std=1.0, flip=0.5)
+        dataset = TrainingPatches(
+            find_cases(folder), labels=scheme, in_channels=1, transform=transform, held_out=0.2
+        )
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        parts = {
+            "device": "cpu",
+            "max_epochs": 3,
+            "epoch_length": 2,
+            "dataset": dataset,
+            "network": network,
+            "loss": loss or SparseCrossEntropy(),
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+            "output_dir": tmp_path / output,
+            "weight_average": decay,
+        } | settings
+        return SimpleNamespace(
+            engine=trainer(**parts), folder=tmp_path / output, cases=find_cases(folder), **parts
+        )
 
     return make

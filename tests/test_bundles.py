@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle import run as run_bundle
 
 from volseg.bundle import check_bundle
+from volseg.data import write_phantom
 from volseg.engines.checkpoint import load_checkpoint
 from volseg.io import read_volume
 
+VOLUME, IMAGE = (24, 24, 24), (24, 24)
 BUNDLES = {
     "xenopus.json": {},
     "medulla.json": {"channels": 1, "values": (0, 1), "unlabelled": 255},
@@ -28,6 +30,9 @@ BUNDLES = {
         "suffix": ".nii.gz",
         "folders": ("imagesTr", "labelsTr"),
     },
+    "isbi2012.json": {"size": IMAGE, "channels": 1, "values": (0, 255), "unlabelled": 128},
+    "cells.json": {"size": IMAGE, "channels": 1, "values": (0, 1, 2), "unlabelled": 0},
+    "brain_mri.json": {"size": IMAGE, "channels": 1, "values": (0, 1), "unlabelled": 255},
 }
 SMOKE = "configs/smoke.json"
 
@@ -69,8 +74,12 @@ def test_monai_finds_every_property_it_looks_for(make_dataset, tmp_path, workflo
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_bundle_trains_evaluates_and_segments(make_dataset, tmp_path, name):
-    settings = BUNDLES[name]
-    folder, out = make_dataset(truth=True, held_out={"z": [5, 13]}, **settings), tmp_path / "run"
+    settings = {"size": VOLUME, "values": (0, 1, 2)} | BUNDLES[name]
+    is_volume = settings["size"] == VOLUME
+    folder = make_dataset(cases="a" if is_volume else "ab", truth=True, **settings)
+    held_out = {"a": {"z": [5, 13]}} if is_volume else {"b": "all"}
+    (folder / "dataset.json").write_text(json.dumps({"held_out": held_out}))
+    out = tmp_path / "run"
     given = {
         "config_file": [f"bundles/{name}", SMOKE],
         "dataset_dir": str(folder),
@@ -82,15 +91,52 @@ def test_a_bundle_trains_evaluates_and_segments(make_dataset, tmp_path, name):
     run_bundle(run_id="evaluating", **given)
     report = json.loads((out / "metrics.json").read_text())
     assert report["iteration"] == 4
-    assert report["held out"]["voxels"] == 2 * 24 * 24
-    assert report["never annotated"]["voxels"] == 18 * 24 * 24
+    held_out = 2 * 24 * 24 if is_volume else 24 * (24 if name == "cells.json" else 6)  # cells: all have an id
+    assert report["held out"]["voxels"] == held_out
+    if name != "cells.json":
+        assert report["never annotated"]["voxels"] == (18 * 24 * 24 if is_volume else 2 * 18 * 24)
     run_bundle(run_id="predicting", **given)
     suffix = settings.get("suffix", ".tif")
     result = read_volume(out / "segmentations" / f"a{suffix}", labels=True)
-    assert result.spatial_shape == (24, 24, 24)
-    assert set(np.unique(result.array)) <= set(settings.get("values", (0, 1, 2)))
+    assert result.spatial_shape == settings["size"]
+    if name != "cells.json":
+        assert set(np.unique(result.array)) <= set(settings["values"])
     config = json.loads((out / "config.json").read_text())
     assert (config["epochs"], config["dataset_dir"]) == (2, str(folder))
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLES if name not in ("medulla.json", "hippocampus.json")])
+def test_without_data_a_bundle_makes_its_phantom(tmp_path, name, monkeypatch):
+    size = BUNDLES[name].get("size", VOLUME)
+    monkeypatch.setattr(
+        "volseg.data.phantoms.write_phantom",
+        lambda folder, kind: write_phantom(folder, kind, sizes=[tuple(2 * n for n in size)] * 5),
+    )
+    phantom = tmp_path / "phantom"
+    run_bundle(
+        run_id="training",
+        config_file=[f"bundles/{name}", SMOKE],
+        phantom_dir=str(phantom),
+        output_dir=str(tmp_path / "run"),
+        logging_file=False,
+    )
+    assert (phantom / "dataset.json").is_file()
+    assert load_checkpoint(tmp_path / "run" / "model.pt")["iteration"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("xenopus.json", 19_069_955 + 4_672), ("isbi2012.json", 31_030_658), ("cells.json", 31_030_658)],
+)
+def test_at_the_papers_scale_the_network_is_the_papers(name, parameters):
+    parser = ConfigParser(json.loads(Path(f"bundles/{name}").read_text()))
+    parser.update({"scale": "paper"})
+    network = parser.get_parsed_content("network_def")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    released_biases = 512 + 256 + 128 if name == "xenopus.json" else 0  # the up-convolutions have none there
+    assert count - released_biases == parameters
+    size = parser.get_parsed_content("patch_size")
+    assert tuple(network.output_size(size)) == ((388, 388) if len(size) == 2 else (44, 44, 28))
 
 
 # --- from outside ----------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from volseg.data import (
+    KINDS,
     TrainingPatches,
     WholeVolumes,
     find_cases,
@@ -18,9 +20,10 @@ from volseg.data import (
     write_phantom,
 )
 from volseg.errors import InputError, RefusedError
+from volseg.instances import InstanceScheme
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.transforms import RandDeformedPatchd
+from volseg.transforms import BorderWeightMapd, RandDeformedPatchd
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 
@@ -121,6 +124,7 @@ LISTED = {"image": "images/a.tif", "label": "labels/a.tif"}
         ({"held_out": {"a": [1]}}, "held_out does not name slices"),
         ({"held_out": {"a": {"x": 1}}}, "held_out does not name slices"),
         ({"held_out": {"a": {"x": [1.5]}}}, "held_out does not name slices"),
+        ({"held_out": {"a": "some"}}, "held_out does not name slices"),
         ({"held_out": {"c": {"x": [1]}}}, "held_out names the case 'c', which is not in the dataset"),
     ],
 )
@@ -185,6 +189,8 @@ def test_a_wrong_number_of_channels_is_refused(make_dataset):
 def test_a_dataset_without_annotation_is_refused(make_dataset):
     with pytest.raises(InputError, match=r"None of the 1 label file\(s\) has an annotated voxel.*is 3 in"):
         patches(make_dataset(values=(3, 3, 3)))
+    with pytest.raises(InputError, match="those held out left aside"):
+        patches(make_dataset("held", held_out="all"))
     images = find_images(make_dataset("other"))
     with pytest.raises(InputError, match="has no annotation: it cannot be trained on"):
         TrainingPatches(images, labels=SCHEME, in_channels=3, transform=as_they_are((8, 8, 8)))
@@ -273,8 +279,99 @@ def test_evaluation_and_training_hold_out_the_same_slices(make_dataset):
     whole = WholeVolumes(find_cases(folder), **settings)[0]
     assert len(WholeVolumes(find_cases(folder), **settings)) == 1
     assert trained["held_out"] == whole["held_out"]
-    assert trained["label_hash"] == whole["label_hash"]
+    assert trained["hash"] == whole["hash"]
     torch.testing.assert_close(trained["held"], whole["held"])
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 24, 24)], ids=["2d", "3d"])
+def test_a_case_that_is_held_out_as_a_whole_is_scored_and_not_trained_on(make_dataset, size):
+    folder = make_dataset(cases=("a", "b"), size=size, channels=1)
+    (folder / "dataset.json").write_text(json.dumps({"held_out": {"a": "all"}}))
+    cases = find_cases(folder, held_out_cases=0.5)  # which the list overrules
+    assert [case.held_out for case in cases] == ["all", None]
+    dataset = TrainingPatches(
+        cases, labels=SCHEME, in_channels=1, transform=as_they_are((8,) * len(size)), length=3
+    )
+    assert [item["name"] for item in dataset.cases] == ["b"]
+    assert [entry["name"] for entry in dataset.trained_on().values()] == ["b"]
+    held = WholeVolumes(cases, labels=SCHEME, in_channels=1)[0]
+    assert (held["label"] == IGNORE_INDEX).all()
+    np.testing.assert_array_equal(held["held"][0], SCHEME.encode(read_volume(cases[0].label).array[0]))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held"), [(0.0, []), (0.2, [2]), (0.5, [1, 3]), (0.01, [2]), (0.99, [0, 1, 3, 4])]
+)
+def test_a_fraction_of_the_cases_is_held_out_evenly_spread(make_dataset, fraction, held):
+    folder = make_dataset(cases="abcde", size=(8, 8), channels=1)
+    cases = find_cases(folder, held_out_cases=fraction)
+    assert [index for index, case in enumerate(cases) if case.held_out == "all"] == held
+
+
+def test_a_single_case_is_not_held_out(make_dataset):
+    folder = make_dataset(size=(8, 8))
+    assert [case.held_out for case in find_cases(folder, held_out_cases=0.9)] == [None]
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"held_out_cases = {wrong} is no fraction"):
+            find_cases(folder, held_out_cases=wrong)
+
+
+# --- objects told apart --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(24, 20), (16, 16, 14)], ids=["2d", "3d"])
+def touching(request, make_dataset):
+    """A dataset whose labels are ids: slabs that touch, and what nobody annotated at the end."""
+    size = request.param
+    folder = make_dataset(size=size, channels=1)
+    label = folder / "labels" / "a.tif"
+    ids = np.zeros((1, *size), np.int16)
+    ids[:, 2:7], ids[:, 7:12] = 4, 9
+    ids[:, -3:] = -1
+    write_volume(label, ids, read_volume(label, labels=True), overwrite=True)
+    return folder, ids
+
+
+OBJECTS = InstanceScheme(("background", "cell"), unlabelled=-1)
+
+
+def test_labels_of_objects_are_classes_and_ids(touching):
+    folder, ids = touching
+    item = load_case(find_cases(folder)[0], labels=OBJECTS, in_channels=1)
+    np.testing.assert_array_equal(item["instances"], ids)
+    np.testing.assert_array_equal(item["label"], OBJECTS.encode(ids))
+    assert (item["label"][:, 6:8] == 0).all()  # the gap between the two
+
+
+@pytest.mark.parametrize("on_patches", [False, True], ids=["once", "per patch"])
+def test_patches_carry_the_border_weight(touching, on_patches):
+    folder, ids = touching
+    dims = ids.ndim - 1
+    weigh = BorderWeightMapd("instances", w0=10.0, sigma=2.0)
+    cut = RandDeformedPatchd(
+        patch_size=ids.shape[1:],
+        std=0,
+        rotation=0,
+        scaling=(1, 1),
+        weight_key="instances" if on_patches else "weight",
+    )
+    dataset = TrainingPatches(
+        find_cases(folder),
+        labels=OBJECTS,
+        in_channels=1,
+        transform=Compose([cut, weigh]) if on_patches else cut,
+        weight_map=None if on_patches else weigh,
+        length=1,
+    )
+    patch = dataset[0]  # the only one of its size that fits is the whole case
+    assert set(patch) == {"image", "label", "weight"}
+    expected = weigh({"instances": torch.from_numpy(ids.astype(np.int32))})
+    torch.testing.assert_close(patch["label"], expected["label"])
+    torch.testing.assert_close(patch["weight"], expected["weight"])
+    assert patch["weight"].shape == (1, *ids.shape[1:])
+    middle = (0, 6, *[5] * (dims - 1))
+    assert patch["weight"][middle] == pytest.approx(1 + 10 * np.exp(-((1 + 2) ** 2) / 8))
+    assert (patch["weight"][:, -3:] == 0).all()
 
 
 # --- a patch is a function of the seed and its number ----------------------------------------------
@@ -330,6 +427,33 @@ def test_the_phantom_is_made_where_it_is_missing_and_never_overwritten(tmp_path,
     assert (item["held"] != IGNORE_INDEX).any()
     with pytest.raises(RefusedError, match="exists already and is not overwritten"):
         write_phantom(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("membranes", LabelScheme(["membrane", "inside"], [0, 255])),
+        ("cells", InstanceScheme()),
+        ("brain", LabelScheme(["background", "tumour"], [0, 1])),
+    ],
+)
+def test_the_phantoms_of_images_are_annotated_and_every_fifth_is_held_out(tmp_path, kind, labels):
+    folder = tmp_path / "phantom"
+    write_phantom(folder, kind, sizes=[(64, 64)] * 5)
+    cases = find_cases(folder, phantom_dir=folder, phantom=kind)
+    assert [case.held_out for case in cases] == [None] * 4 + ["all"]
+    for case in cases:
+        item = load_case(case, labels=labels, in_channels=1)
+        assert item["image"].shape == item["label"].shape == (1, 64, 64)
+        assert item["volume"].unit in ("um", "mm")
+        annotation = torch.where(item["held"] == IGNORE_INDEX, item["label"], item["held"])
+        assert set(annotation.unique().tolist()) == {0, 1}
+
+
+def test_an_unknown_phantom_is_refused(tmp_path):
+    assert set(KINDS) == {"kidney", "membranes", "cells", "brain"}
+    with pytest.raises(ValueError, match="kind = 'heart' is no phantom. There are: kidney, membranes"):
+        write_phantom(tmp_path / "phantom", "heart")
 
 
 def test_a_phantom_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_exactly_the_voxels_that_were_not_trained_on_are_scored(make_dataset, si
     image, truth = item["image"].numpy(), item["truth"][0].numpy()
     annotation = np.where(item["held"][0] == IGNORE_INDEX, item["label"][0], item["held"][0])
     # The dataset says slice 5; the checkpoint was trained with slice 9 held out, and that is what counts.
-    weights = checkpoint(tmp_path, {item["label_hash"]: {"name": "a", "held_out": {last: [9]}}})
+    weights = checkpoint(tmp_path, {item["hash"]: {"name": "a", "held_out": {last: [9]}}})
     metrics = run(datasets(folder), checkpoint=weights)
     _, held = hold_out(annotation, {last: [9]})
     assert (held != IGNORE_INDEX).sum() == np.prod(size[:-1])
@@ -99,6 +99,16 @@ def test_labels_that_were_not_trained_on_are_scored_entirely(make_dataset, tmp_p
     annotation = np.where(item["held"][0] == IGNORE_INDEX, item["label"][0], item["held"][0])
     metrics = run(datasets(folder), checkpoint=checkpoint(tmp_path, {}))
     expect(metrics, "held out", by_hand(item["image"].numpy(), annotation))
+
+
+def test_a_case_is_known_by_its_image_too(make_dataset, tmp_path):
+    """Labels of two images can be the same file, as where neither shows anything."""
+    folder = make_dataset(size=(20, 16), channels=1, cases=("a", "b"))
+    items = [load_case(case, labels=SCHEME, in_channels=1) for case in find_cases(folder)]
+    assert torch.equal(items[0]["label"], items[1]["label"])
+    weights = checkpoint(tmp_path, {items[0]["hash"]: {"name": "a", "held_out": {}}})
+    metrics = run(datasets(folder), checkpoint=weights)
+    expect(metrics, "held out", by_hand(items[1]["image"].numpy(), items[1]["label"][0].numpy()))
 
 
 def test_labels_changed_since_training_are_pointed_out(make_dataset, tmp_path, caplog):

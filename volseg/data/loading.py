@@ -54,7 +54,7 @@ def load_case(
         ``(1, *spatial)`` uint8 with class indices and 255; for an :class:`InstanceScheme` also
         ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``name``, ``spacing``, ``volume`` (the
         file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``) and
-        ``label_hash``.
+        ``hash`` (of both files).
     """
     source = read_image(case, in_channels)
     item: dict[str, Any] = {"image": torch.from_numpy(source.array.astype(np.float32))}
@@ -77,7 +77,7 @@ def load_case(
             item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
-        item["label_hash"] = _sha256(case.label)
+        item["hash"] = _sha256(case.label, case.image)
     if case.truth is not None:
         truth = labels.encode(_read_labels(case.truth, source), source=str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
@@ -110,6 +110,10 @@ def _geometry(volume: Volume) -> Volume:
     return replace(volume, array=np.broadcast_to(np.zeros((), volume.array.dtype), volume.array.shape))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(*paths: Path) -> str:
+    """Of the files together: labels alone would not tell two images apart that show nothing."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -109,9 +109,9 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         )
 
     def trained_on(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint remembers: per label file (by its hash) the slices that were held out."""
+        """What a checkpoint remembers: per case (by its hash) the slices that were held out."""
         return {
-            item["label_hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases
+            item["hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases
         }
 
     def __len__(self) -> int:

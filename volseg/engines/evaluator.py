@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes
+from volseg.engines import processes
 from volseg.engines.checkpoint import load_weights
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
@@ -42,6 +43,7 @@ def evaluator(
     output_dir: str | Path | None = None,
     tolerance: float | None = None,
     measures: Sequence[Measure] = (),
+    val_handlers: Sequence[Any] = (),
     overwrite: bool = False,
 ) -> SupervisedEvaluator:
     """A MONAI evaluator that segments each volume and scores it on voxels that were not trained on.
@@ -56,6 +58,7 @@ def evaluator(
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
             :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
+        val_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
     """
     folder = None if output_dir is None else Path(output_dir)
     scores = Scores(dataset.labels, tolerance=tolerance)
@@ -83,7 +86,9 @@ def evaluator(
             engine.state.pictures[item["name"]] = picture
         return {}
 
-    engine = _engine(device, dataset, network, inferer, score, "evaluating")
+    # Of several processes each scores a part of the volumes, as far as parts can be put together.
+    part = range(len(dataset)) if measures else processes.share(len(dataset))
+    engine = _engine(device, dataset, network, inferer, score, "evaluating", part)
 
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
@@ -97,8 +102,10 @@ def evaluator(
         for measure in measures:
             measure.clear()
 
-    @engine.on(Events.COMPLETED)
+    @engine.on(Events.EPOCH_COMPLETED)
     def finish(engine: Engine) -> None:
+        for matrices, tolerant in processes.gather((scores.matrices, scores.tolerant)):
+            scores.merge(matrices, tolerant)
         engine.state.metrics = scores.summary()
         reports = [measure.report() for measure in measures]
         tables = [measure.table(found) for measure, found in zip(measures, reports, strict=True)]
@@ -109,7 +116,7 @@ def evaluator(
                 "Nothing was scored: every annotated voxel was trained on. Set held_out before training, or "
                 "evaluate on other cases."
             )
-        if folder is not None:
+        if folder is not None and processes.rank() == 0:
             report: dict[str, Any] = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
             for found in (*reports, scores.report()):
                 report |= found
@@ -118,6 +125,8 @@ def evaluator(
                 save_picture(folder / "picture.png", picture, dataset.labels)
             logger.info("Figures and a picture are in %s.", folder)
 
+    for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
+        handler.attach(engine)
     return engine
 
 
@@ -130,6 +139,7 @@ def predictor(
     checkpoint: str | Path,
     output_dir: str | Path,
     probabilities: bool = False,
+    val_handlers: Sequence[Any] = (),
     overwrite: bool = False,
 ) -> SupervisedEvaluator:
     """A MONAI evaluator that writes a segmentation beside each image's name, in the image's geometry.
@@ -137,6 +147,7 @@ def predictor(
     Args:
         output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
         probabilities: write ``NAME_probabilities`` too: one channel per class, float32.
+        val_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
     """
     folder = Path(output_dir)
     outputs = {case.image: output_of(case, folder) for case in dataset.data}
@@ -154,7 +165,9 @@ def predictor(
         logger.info("Segmented %s.", path)
         return {}
 
-    engine = _engine(device, dataset, network, inferer, segment_and_write, "segmenting")
+    engine = _engine(
+        device, dataset, network, inferer, segment_and_write, "segmenting", range(len(dataset))
+    )
 
     @engine.on(Events.STARTED)
     def start(_: Engine) -> None:
@@ -163,6 +176,8 @@ def predictor(
                 new_file(path, overwrite=overwrite, source=case.image)
         load_weights(network, checkpoint)
 
+    for handler in val_handlers:
+        handler.attach(engine)
     return engine
 
 
@@ -173,10 +188,11 @@ def _engine(
     inferer: Inferer,
     update: Any,
     verb: str,
+    part: Sequence[int],
 ) -> SupervisedEvaluator:
     engine = SupervisedEvaluator(
         device=torch.device(device),
-        val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=list),
+        val_data_loader=DataLoader(dataset, batch_size=1, sampler=part, collate_fn=list),
         network=network,
         inferer=inferer,
         iteration_update=update,
@@ -185,10 +201,10 @@ def _engine(
     quiet(engine)
     bars: list[tqdm[Any]] = []
     engine.add_event_handler(
-        Events.STARTED, lambda _: bars.append(tqdm(total=len(dataset), desc=verb, unit="case", leave=False))
+        Events.STARTED, lambda _: bars.append(tqdm(total=len(part), desc=verb, unit="case", leave=False))
     )
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: bars[-1].update())
-    for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+    for event in (Events.EPOCH_COMPLETED, Events.EXCEPTION_RAISED):
         engine.add_event_handler(event, lambda *_: [bar.close() for bar in bars])
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
@@ -209,7 +225,7 @@ def _split(item: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Tensor,
     """Annotation that was trained on, and annotation that was not, as the checkpoint has it."""
     train, held = item["label"], item["held"]
     annotation = torch.where(held == IGNORE_INDEX, train, held)
-    known = content.get("trained_on", {}).get(item["label_hash"])
+    known = content.get("trained_on", {}).get(item["hash"])
     if known is None:
         if item["name"] in {trained["name"] for trained in content.get("trained_on", {}).values()}:
             logger.warning(

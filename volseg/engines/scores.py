@@ -1,6 +1,6 @@
 """Adding up scores over cases: pooled over voxels, and averaged over cases as medicine does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,12 @@ class Scores:
                 for index, name in enumerate(self.labels.names)
                 if name != BACKGROUND
             }
+
+    def merge(self, matrices: Mapping[str, Mapping[str, Any]], tolerant: Mapping[str, Any]) -> None:
+        """Take over the cases that another process has scored."""
+        for own, other in ((self.matrices, matrices), (self.tolerant, tolerant)):
+            for kind, cases in other.items():
+                own.setdefault(kind, {}).update(cases)
 
     def summary(self) -> dict[str, float]:
         """One line of figures: mean IoU by kind, IoU of each class by kind."""
