@@ -1,4 +1,4 @@
-"""Where a training patch lies and which way round: window kept inside, axes exchanged."""
+"""Where a training patch lies and which way round: window kept inside, axes exchanged and mirrored."""
 
 import numpy as np
 import pytest
@@ -7,95 +7,110 @@ import torch
 from volseg.labels import IGNORE_INDEX
 from volseg.transforms import RandDeformedPatchd
 
-
-@pytest.fixture(params=[(14, 20), (13, 20, 15)], ids=["2d", "3d"])
-def sample(request):
-    """An image whose channels are the coordinates, and a label with one annotated slice per axis."""
-    shape = request.param
-    coordinates = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")).astype(np.float32)
-    label = np.full((1, *shape), IGNORE_INDEX, np.uint8)
-    for axis, n in enumerate(shape):
-        label[(0, *[slice(None)] * axis, n // 3)] = axis % 2
-    return {"image": coordinates, "label": label, "spacing": (1.0,) * len(shape)}
+STILL = {"std": 0, "rotation": 0, "scaling": (1, 1)}
 
 
-def exact(patch_size, **settings) -> RandDeformedPatchd:
+@pytest.fixture(params=[(25, 19), (17, 14, 21)], ids=["2d", "3d"])
+def shape(request):
+    return request.param
+
+
+def coordinate_volume(shape):
+    """Channels hold each voxel's own position; the label numbers the voxels."""
+    image = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")).astype(np.float32)
+    return {"image": image, "label": np.arange(np.prod(shape)).reshape(1, *shape)}
+
+
+def patches(shape, seed=0, **options):
     """Patches that are cut out, turned and mirrored, but never resampled."""
-    given = {"context": 2, "std": 0.0, "rotation": 0.0, "scaling": (1.0, 1.0)} | settings
-    return RandDeformedPatchd(patch_size=patch_size, **given).set_random_state(0)
+    transform = RandDeformedPatchd(patch_size=(9, 11, 10)[: len(shape)], **STILL | options)
+    return transform.set_random_state(seed)
 
 
-def test_quarter_turns_and_flips_reach_every_symmetry_of_the_grid_and_nothing_else(sample):
-    dims = len(sample["spacing"])
-    transform = exact((9,) * dims, flip=0.5, quarter_turns=True)
-    seen = set()
-    for _ in range(80 if dims == 2 else 700):
-        image = transform(sample)["image"].numpy()
-        centre = image[(slice(None), *[slice(4, 6)] * dims)]
-        steps = [np.take(centre, 1, axis + 1) - np.take(centre, 0, axis + 1) for axis in range(dims)]
-        matrix = np.stack([step.reshape(dims, -1)[:, 0] for step in steps], axis=1)
-        matrix = np.rint(matrix)
-        if np.abs(matrix).sum() == dims:  # else the centre is mirrored at the border
-            seen.add(tuple(matrix.ravel().astype(int)))
-    assert len(seen) == {2: 8, 3: 48}[dims]
+def inner(patch, context):
+    return patch[(slice(None), *(slice(context, -context or None),) * (patch.ndim - 1))]
 
 
-def test_axes_of_other_spacing_keep_their_place(sample):
-    dims = len(sample["spacing"])
-    coarse = sample | {"spacing": (*[1.0] * (dims - 1), 2.0)}
-    transform = exact((9,) * dims, quarter_turns=True)
-    for _ in range(30):
-        image = transform(coarse)["image"].numpy()
-        along_last = np.take(image, 5, dims) - np.take(image, 4, dims)
-        np.testing.assert_allclose(along_last[: dims - 1], 0, atol=1e-4)
+def test_flips_follow_their_probability_per_axis():
+    data = coordinate_volume((9, 9, 9))
+    transform = patches((0, 0, 0), flip=(0, 1, 0.5))
+    signs = np.array([np.diag(transform.sample(data).matrix) for _ in range(200)])
+    assert (signs[:, 0] == 1).all()
+    assert (signs[:, 1] == -1).all()
+    assert 70 < (signs[:, 2] == 1).sum() < 130
 
 
-def test_image_and_label_are_turned_together(sample):
-    dims = len(sample["spacing"])
-    transform = exact((9,) * dims, flip=0.5, quarter_turns=True)
-    for _ in range(30):
-        patch = transform(sample)
-        inner = patch["image"][(slice(None), *[slice(2, -2)] * dims)].round().long().numpy()
-        known = patch["label"][0].numpy() != IGNORE_INDEX
-        source = sample["label"][0][tuple(inner)]
-        np.testing.assert_array_equal(patch["label"][0].numpy()[known], source[known])
+@pytest.mark.parametrize(
+    ("spacing", "count"), [((1, 1), 8), ((1, 2), 4), ((1, 1, 1), 48), ((1, 1, 3), 16), ((3, 1, 1.005), 16)]
+)
+def test_quarter_turns_and_flips_make_every_symmetry_of_the_grid(spacing, count):
+    dims = len(spacing)
+    blank = np.zeros((1, *(9, 9, 9)[:dims]), np.uint8)
+    data = {"image": blank, "label": blank, "spacing": spacing, "label_voxels": [np.array([0])]}
+    transform = patches((0,) * dims, flip=0.5, quarter_turns=True)
+    matrices = [np.rint(transform.sample(data).matrix).astype(int) for _ in range(20 * count)]
+    found, times = np.unique([matrix.ravel() for matrix in matrices], axis=0, return_counts=True)
+    assert len(found) == count
+    assert 4 < times.min() <= times.max() < 45
+    assert (np.abs(np.linalg.det(matrices)).round(6) == 1).all()
 
 
-def outside(transform: RandDeformedPatchd, sample) -> float:
-    """The fraction of the output window that lies beyond the volume."""
-    full = sample | {"label": np.zeros_like(sample["label"])}
-    return float(np.mean([(transform(full)["label"] == IGNORE_INDEX).float().mean() for _ in range(60)]))
+def test_a_quarter_turn_reads_voxels_as_they_are(shape):
+    data = coordinate_volume(shape)
+    for seed in range(6):
+        image = patches(shape, seed, flip=0.5, quarter_turns=True)(data)["image"]
+        np.testing.assert_allclose(image, image.round(), atol=1e-5)
 
 
-@pytest.mark.parametrize("flip", [0.0, 0.5])
-def test_a_window_that_fits_stays_inside_the_volume(sample, flip):
-    size = (12,) * len(sample["spacing"])
-    assert outside(exact(size, flip=flip, quarter_turns=True), sample) == 0.0
-    assert outside(exact(size, flip=flip, quarter_turns=True, keep_inside=False), sample) > 0.1
+def test_the_output_stays_inside_where_it_fits(shape):
+    """Whatever the turn, a dense label leaves nothing to ignore; nor is any place of it left out."""
+    label = np.zeros((1, *shape), np.uint8)
+    seen = np.zeros(shape, bool)
+    for seed in range(120):
+        size = (9, 11, 10)[: len(shape)]
+        transform = patches(shape, seed, context=2, flip=0.5, quarter_turns=True)
+        mapping = transform.sample({"image": label, "label": label})
+        out = transform.apply(coordinate_volume(shape), mapping)
+        places = inner(out["image"], 2).reshape(len(shape), -1).round().long()
+        assert places.shape[1] == np.prod([n - 4 for n in size])
+        assert (transform.apply({"image": label, "label": label}, mapping)["label"] == 0).all()
+        seen[tuple(places)] = True
+    assert seen.mean() > 0.9  # corners are rare
 
 
-def test_a_window_larger_than_the_volume_covers_all_of_it(sample):
-    size = tuple(n + 4 + 3 for n in sample["label"].shape[1:])
-    annotated = int((sample["label"] != IGNORE_INDEX).sum())
-    transform = exact(size, flip=0.5)
-    for _ in range(20):
-        assert int((transform(sample)["label"] != IGNORE_INDEX).sum()) == annotated
+def test_an_output_larger_than_the_volume_holds_all_of_it():
+    label = np.zeros((1, 5, 4), np.uint8)
+    for seed in range(10):
+        out = patches((0, 0), seed, flip=0.5, quarter_turns=True)({"image": label, "label": label})
+        assert (out["label"] == 0).sum() == 20
 
 
-def test_every_place_of_the_window_is_reached(sample):
+def test_a_window_may_hang_over_the_border_if_it_need_not_stay_inside(shape):
+    label = np.zeros((1, *shape), np.uint8)
+    data = {"image": label, "label": label}
+    transform = patches(shape, flip=0.5, keep_inside=False)
+    outside = [(transform(data)["label"] == IGNORE_INDEX).float().mean() for _ in range(60)]
+    assert np.mean(outside) > 0.1
+
+
+def test_every_place_of_the_window_is_reached(shape):
     """The drawn voxel may lie anywhere in the output that keeps the window inside."""
-    dims = len(sample["spacing"])
-    only = np.full_like(sample["label"], IGNORE_INDEX)
-    only[(0, *[7] * dims)] = 1
-    transform = exact((9,) * dims)
+    dims = len(shape)
+    label = np.full((1, *shape), IGNORE_INDEX, np.uint8)
+    label[(0, *[7] * dims)] = 1
+    transform = RandDeformedPatchd(patch_size=(9,) * dims, context=2, **STILL).set_random_state(0)
+    data = {"image": label, "label": label}
     places = {
-        tuple(int(i) for i in (transform(sample | {"label": only})["label"][0] == 1).nonzero()[0])
+        tuple(int(i) for i in (transform(data)["label"][0] == 1).nonzero()[0])
         for _ in range(200 if dims == 2 else 1500)
     }
     assert len(places) == 5**dims
 
 
-def test_placement_is_reproducible(sample):
-    size = (9,) * len(sample["spacing"])
-    first, second = (exact(size, flip=0.5, quarter_turns=True)(sample)["image"] for _ in range(2))
-    torch.testing.assert_close(first, second)
+def test_image_and_label_are_turned_together(shape):
+    transform = patches(shape, flip=0.5, quarter_turns=True, context=2)
+    data = coordinate_volume(shape)
+    for _ in range(30):
+        patch = transform(data)
+        places = inner(patch["image"], 2).round().long()
+        torch.testing.assert_close(patch["label"][0], torch.from_numpy(data["label"][0])[tuple(places)])

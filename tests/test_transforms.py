@@ -195,60 +195,6 @@ def test_scaling_magnifies(shape):
     np.testing.assert_allclose(mapping.matrix, np.eye(len(shape)) / 2)
 
 
-def test_flips_follow_their_probability_per_axis():
-    data = coordinate_volume((9, 9, 9))
-    transform = patches((0, 0, 0), std=0, rotation=0, scaling=(1, 1), flip=(0, 1, 0.5))
-    signs = np.array([np.diag(transform.sample(data).matrix) for _ in range(200)])
-    assert (signs[:, 0] == 1).all()
-    assert (signs[:, 1] == -1).all()
-    assert 70 < (signs[:, 2] == 1).sum() < 130
-
-
-@pytest.mark.parametrize(
-    ("spacing", "count"), [((1, 1), 8), ((1, 2), 4), ((1, 1, 1), 48), ((1, 1, 3), 16), ((3, 1, 1.005), 16)]
-)
-def test_quarter_turns_and_flips_make_every_symmetry_of_the_grid(spacing, count):
-    dims = len(spacing)
-    blank = np.zeros((1, *(9, 9, 9)[:dims]), np.uint8)
-    data = {"image": blank, "label": blank, "spacing": spacing, "label_voxels": [np.array([0])]}
-    transform = patches((0,) * dims, flip=0.5, quarter_turns=True, **STILL)
-    matrices = [np.rint(transform.sample(data).matrix).astype(int) for _ in range(20 * count)]
-    found, times = np.unique([matrix.ravel() for matrix in matrices], axis=0, return_counts=True)
-    assert len(found) == count
-    assert 4 < times.min() <= times.max() < 45
-    assert (np.abs(np.linalg.det(matrices)).round(6) == 1).all()
-
-
-def test_a_quarter_turn_reads_voxels_as_they_are(shape):
-    data = coordinate_volume(shape)
-    for seed in range(6):
-        image = patches(shape, seed, flip=0.5, quarter_turns=True, **STILL)(data)["image"]
-        np.testing.assert_allclose(image, image.round(), atol=1e-5)
-
-
-def test_the_output_stays_inside_where_it_fits(shape):
-    """Whatever the turn, a dense label leaves nothing to ignore; nor is any place of it left out."""
-    label = np.zeros((1, *shape), np.uint8)
-    seen = np.zeros(shape, bool)
-    for seed in range(120):
-        size = (9, 11, 10)[: len(shape)]
-        transform = patches(shape, seed, context=2, flip=0.5, quarter_turns=True, **STILL)
-        mapping = transform.sample({"image": label, "label": label})
-        out = transform.apply(coordinate_volume(shape), mapping)
-        places = inner(out["image"], 2).reshape(len(shape), -1).round().long()
-        assert places.shape[1] == np.prod([n - 4 for n in size])
-        assert (transform.apply({"image": label, "label": label}, mapping)["label"] == 0).all()
-        seen[tuple(places)] = True
-    assert seen.mean() > 0.9  # corners are rare
-
-
-def test_an_output_larger_than_the_volume_holds_all_of_it():
-    label = np.zeros((1, 5, 4), np.uint8)
-    for seed in range(10):
-        out = patches((0, 0), seed, flip=0.5, quarter_turns=True, **STILL)({"image": label, "label": label})
-        assert (out["label"] == 0).sum() == 20
-
-
 def test_deformation_follows_its_probability(volume, shape):
     transform = patches(shape, prob_deform=0.25)
     deformed = [transform.sample(volume).displacement is not None for _ in range(200)]
