@@ -449,9 +449,12 @@ def test_instances_become_a_class_target_and_a_weight(cells, shape):
     assert not out["weight"][0][instances < 0].any()
     assert out["weight"].max() > 5
     assert out["image"] is cells["image"]
-    together = BorderWeightMapd("label", separate=False, w0=3, sigma=2, class_weight=(1, 2))(cells)
+    together = BorderWeightMapd(
+        "label", separate=False, w0=3, sigma=2, class_weight=(1, 2), background_only=True
+    )(cells)
     np.testing.assert_array_equal(
-        together["weight"][0], border_weight_map(instances, w0=3, sigma=2, class_weight=(1, 2))
+        together["weight"][0],
+        border_weight_map(instances, w0=3, sigma=2, class_weight=(1, 2), background_only=True),
     )
     np.testing.assert_array_equal(together["label"][0] == 1, instances > 0)
 

@@ -112,6 +112,16 @@ def test_the_map_is_that_of_one_distance_transform_per_object(instances, options
     np.testing.assert_allclose(weight, slow_border_weight_map(instances, **options), rtol=2e-6, atol=1e-6)
 
 
+def test_the_border_term_can_be_left_out_inside_objects(instances):
+    options = {"class_weight": (0.5, 2.0), "sigma": 3.0}
+    weight, everywhere = (
+        border_weight_map(instances, background_only=only, **options) for only in (True, False)
+    )
+    np.testing.assert_array_equal(weight[instances > 0], 2.0)
+    np.testing.assert_array_equal(weight[instances <= 0], everywhere[instances <= 0])
+    assert (everywhere[instances > 0] > 2.5).any()
+
+
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 def test_spacing_turns_distances_into_world_units(instances, sigma):
     spacing = (0.2, 0.5, 1.7)[: instances.ndim]

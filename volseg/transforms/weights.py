@@ -30,7 +30,7 @@ class BorderWeightMapd(MapTransform):
         label_key: where the class target goes: 0 background, 1 object, ``ignore_index``
             unlabelled. If a label is there already, its ignored voxels stay ignored.
         weight_key: where the weight goes; 0 where unlabelled.
-        w0, sigma, class_weight: see :func:`~volseg.weightmaps.border_weight_map`.
+        w0, sigma, class_weight, background_only: see :func:`~volseg.weightmaps.border_weight_map`.
         separate: open a gap of background where objects touch, without which nothing tells a network
             to part them (:func:`~volseg.instances.separate_touching`).
         spacing_key: entry with the voxel size per axis, else that of a MetaTensor; sigma is then in
@@ -50,6 +50,7 @@ class BorderWeightMapd(MapTransform):
         w0: float = 10.0,
         sigma: float = 5.0,
         class_weight: Sequence[float] | None = None,
+        background_only: bool = False,
         separate: bool = True,
         spacing_key: str | None = None,
         ignore_index: int = IGNORE_INDEX,
@@ -62,6 +63,7 @@ class BorderWeightMapd(MapTransform):
         self.w0 = w0
         self.sigma = sigma
         self.class_weight = class_weight
+        self.background_only = background_only
         self.separate = separate
         self.spacing_key = spacing_key
         self.ignore_index = ignore_index
@@ -95,7 +97,12 @@ class BorderWeightMapd(MapTransform):
 
     def _weigh(self, instances: Any, spacing: Sequence[float] | None) -> Any:
         return border_weight_map(
-            instances, w0=self.w0, sigma=self.sigma, class_weight=self.class_weight, spacing=spacing
+            instances,
+            w0=self.w0,
+            sigma=self.sigma,
+            class_weight=self.class_weight,
+            spacing=spacing,
+            background_only=self.background_only,
         )
 
     def _spacing(self, data: Mapping[Hashable, Any], dims: int) -> tuple[float, ...] | None:
