@@ -477,3 +477,14 @@ def test_real_files(shared_data, tmp_path):
         back = read_volume(tmp_path / "a.tif")
         np.testing.assert_array_equal(back.array, source.array)
         np.testing.assert_array_equal(back.affine, source.affine)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1), (1, 4, 3), (1, 1, 3), (4, 1, 3)])
+def test_an_image_one_pixel_wide_is_written(tmp_path, shape, channels):
+    array = np.arange(channels * np.prod(shape), dtype=np.uint8).reshape(channels, *shape)
+    write_volume(tmp_path / "a.tif", array, Volume(array, np.diag([0.5] * len(shape) + [1.0]), "um"))
+    axes = "ZCYX" if len(shape) == 3 else "CYX"
+    back = read_volume(tmp_path / "a.tif", axes=axes if channels > 1 else axes.replace("C", ""))
+    np.testing.assert_array_equal(back.array, array)
+    np.testing.assert_allclose(back.spacing, 0.5)

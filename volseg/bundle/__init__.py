@@ -3,5 +3,6 @@
 from volseg.bundle.check import check_bundle
 from volseg.bundle.files import check_overrides, read_bundle
 from volseg.bundle.names import nearest
+from volseg.bundle.trust import runnable
 
-__all__ = ["check_bundle", "check_overrides", "nearest", "read_bundle"]
+__all__ = ["check_bundle", "check_overrides", "nearest", "read_bundle", "runnable"]

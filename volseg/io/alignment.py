@@ -18,7 +18,9 @@ TOLERANCE = 0.01  # of the smallest voxel edge, at every corner
 _FACTORS = {"um": 1e-3, "mm": 1.0, "m": 1e3}
 
 
-def check_alignment(image: Volume, label: Volume, name: str = "", *, assume_aligned: bool = False) -> Volume:
+def check_alignment(
+    image: Volume, label: Volume, name: str = "", *, assume_aligned: bool = False, what: str = "label"
+) -> Volume:
     """The label on the image's grid, or an `InputError` that says what differs and what to do.
 
     They agree if they have the same shape and every corner lies within 1 % of a voxel of its twin. A label
@@ -28,12 +30,13 @@ def check_alignment(image: Volume, label: Volume, name: str = "", *, assume_alig
     Args:
         name: the case, for messages.
         assume_aligned: compare the shapes only.
+        what: what ``label`` is, for messages.
     """
     case = f"{name}: " if name else ""
     if image.spatial_dims != label.spatial_dims:
         raise InputError(
-            f"{case}the image {image.name} has {image.spatial_dims} spatial axes, the label {label.name} has "
-            f"{label.spatial_dims}. Pair each image with the label that was drawn on it."
+            f"{case}the image {image.name} has {image.spatial_dims} spatial axes, the {what} {label.name} "
+            f"has {label.spatial_dims}. Pair each image with the {what} that belongs to it."
         )
     same_shape = image.spatial_shape == label.spatial_shape
     affine = _in_unit_of(image, label)
@@ -48,18 +51,18 @@ def check_alignment(image: Volume, label: Volume, name: str = "", *, assume_alig
     turned = _turn(image, label, affine)
     if turned is not None and not assume_aligned:
         logger.warning(
-            "%sthe label %s stores the grid of %s in another orientation; it was turned to fit.",
-            case, label.name, image.name,
+            "%sthe %s %s stores the grid of %s in another orientation; it was turned to fit.",
+            case, what, label.name, image.name,
         )  # fmt: skip
         return turned
     if not same_shape:
         raise InputError(
-            f"{case}the image {image.name} has {_times(image)} voxels, the label {label.name} has "
-            f"{_times(label)}. They cannot belong together; export the label again on the image's grid "
+            f"{case}the image {image.name} has {_times(image)} voxels, the {what} {label.name} has "
+            f"{_times(label)}. They cannot belong together; export the {what} again on the image's grid "
             "(in 3D Slicer: with the image as reference volume)."
         )
     raise InputError(
-        f"{case}the label {label.name} has the image's size, but its corners lie up to "
+        f"{case}the {what} {label.name} has the image's size, but its corners lie up to "
         f"{_apart(image.affine, affine, image):.3g} voxels from those of {image.name}. "
         "If it was drawn on this image, write the image's position into it "
         "(volseg.write_volume(path, label.array, like=image)); "

@@ -130,9 +130,20 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def _trouble_with_more(path: Path) -> int | None:
+    """The error number of writing a little more to a file, if that fails: torch, for one, gives none."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+    except OSError as error:
+        return error.errno
+    return None
+
+
 def _disk_trouble(error: Exception, temporary: Path, target: Path) -> ResourceError | None:
     """The error in the user's words if the disk is to blame; some libraries hide ENOSPC in others."""
-    number = error.errno if isinstance(error, OSError) else None
+    number = error.errno if isinstance(error, OSError) else _trouble_with_more(temporary)
     try:
         free = shutil.disk_usage(target.parent).free
     except OSError:

@@ -6,17 +6,28 @@ A new format is one more module with ``read`` and ``write``, and one more line i
 import difflib
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from volseg.errors import InputError, ResourceError
-from volseg.io import nifti, tiff
+from volseg.io import (
+    metaimage,
+    nifti,
+    nifti_affine,
+    nrrd,
+    pictures,
+    stored,
+    tiff,
+    tiff_axes,
+    tiff_geometry,
+)
 from volseg.io.atomic import atomic_write
 from volseg.io.volume import Volume, as_labels, replace_nonfinite, require_finite
 
-__all__ = ["SUFFIXES", "read_volume", "write_volume"]
+__all__ = ["SUFFIXES", "output_suffix", "read_volume", "write_volume"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +43,38 @@ class _Writer(Protocol):
 class _Format(NamedTuple):
     suffixes: tuple[str, ...]
     read: _Reader
-    write: _Writer
+    write: _Writer | None
+    results: str = ""  # suffix of a segmentation of such a file, where it cannot be the file's own
+    fractions: str = ""  # suffix of its probabilities, where that cannot be the segmentation's
 
 
 _FORMATS = (
     _Format((".nii", ".nii.gz"), nifti.read, nifti.write),
     _Format((".tif", ".tiff"), tiff.read, tiff.write),
+    _Format((".nrrd", ".seg.nrrd"), nrrd.read, nrrd.write),
+    _Format((".nhdr",), nrrd.read, None, ".nrrd"),
+    _Format((".mha",), metaimage.read, metaimage.write),
+    _Format((".mhd",), metaimage.read, None, ".mha"),
+    _Format((".png",), pictures.read_png, pictures.write_png, fractions=".tif"),
+    _Format((".jpg", ".jpeg"), pictures.read_jpeg, None, ".png", ".tif"),
 )
 SUFFIXES = tuple(suffix for format_ in _FORMATS for suffix in format_.suffixes)
+
+
+class _Mute(logging.Filter):
+    """Keeps a thread's readers from saying again, of what was just written, what they said of its source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or not getattr(self.local, "on", False)
+
+
+_MUTE = _Mute()
+for _room in (nifti, nifti_affine, nrrd, pictures, stored, tiff, tiff_axes, tiff_geometry):
+    logging.getLogger(_room.__name__).addFilter(_MUTE)
 
 
 def read_volume(
@@ -85,6 +120,12 @@ def write_volume(path: str | os.PathLike[str], array: Any, like: Volume, *, over
     """
     path = Path(path)
     format_ = _format_of(path)
+    to_file = format_.write
+    if to_file is None:
+        raise ValueError(
+            f"{path} cannot be written: {path.suffix} is read only, as it takes two files or changes the "
+            f"numbers. Write {path.with_suffix(format_.results).name} instead."
+        )
     array = np.asarray(array)
     if array.ndim == like.spatial_dims:
         array = array[None]
@@ -100,12 +141,28 @@ def write_volume(path: str | os.PathLike[str], array: Any, like: Volume, *, over
     axes = ""
 
     def verify(temporary: Path) -> None:
-        back = _read(format_, temporary, False, axes)
+        _MUTE.local.on = True
+        try:
+            back = _read(format_, temporary, False, axes)
+        finally:
+            _MUTE.local.on = False
         if not np.array_equal(back.array, array, equal_nan=array.dtype.kind == "f"):
             raise ResourceError(f"{path} was written, but reading it back gave other voxels. Check the disk.")
 
     with atomic_write(path, overwrite=overwrite, verify=verify) as temporary:
-        axes = format_.write(temporary, array, like)
+        axes = to_file(temporary, array, like)
+
+
+def output_suffix(path: str | os.PathLike[str], *, fractions: bool = False) -> str:
+    """The suffix of a result that belongs to an image: the image's own where such a file can hold it.
+
+    Args:
+        fractions: the result are probabilities, not classes.
+    """
+    name = Path(path).name.lower()
+    format_ = _format_of(Path(path))
+    own = max((s for s in format_.suffixes if name.endswith(s)), key=len)
+    return (format_.fractions if fractions else "") or format_.results or own
 
 
 def _read(format_: _Format, path: Path, labels: bool, axes: str | None) -> Volume:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import gzip_stream
-from volseg.io.nifti_affine import affine_of, embed, in_plane, is_sheared
+from volseg.io.affines import embed, in_plane, is_sheared
+from volseg.io.nifti_affine import affine_of
 from volseg.io.volume import Volume, contiguous
 
 __all__ = ["NiftiHeader", "read", "write"]

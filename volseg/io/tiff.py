@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError, VolsegError
 from volseg.io.tiff_axes import chosen_axes, clear_axes, times
-from volseg.io.tiff_geometry import affine_of, common_unit
+from volseg.io.tiff_geometry import affine_of
 from volseg.io.tiff_structure import count_pages
+from volseg.io.units import common_unit
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["TiffHeader", "read", "write"]
+__all__ = ["TiffHeader", "as_stored", "read", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,15 @@ def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     """Write ``(C, *spatial)`` with the axes and voxel size of ``like``; return the axes to read it with."""
+    data, meaning, options = as_stored(path, array, like)
+    compression = "zlib" if data.dtype.kind in "biu" else None
+    with _strict(path):
+        tifffile.imwrite(path, np.ascontiguousarray(data), compression=compression, **options)
+    return meaning
+
+
+def as_stored(path: Path, array: NDArray[Any], like: Volume) -> tuple[NDArray[Any], str, dict[str, Any]]:
+    """The array in the file's order, what its axes mean, and what tifffile has to know about it."""
     channels, dims = array.shape[0], array.ndim - 1
     header = like.header if isinstance(like.header, TiffHeader) else _new_header(like)
     meaning = header.meaning.replace("C", "")
@@ -113,12 +123,11 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     stored = meaning.replace("Z", "T") if "T" in header.axes else meaning  # opens over the source in Fiji
     source = array if channels > 1 else array[0]
     names = "CXYZ" if channels > 1 else "XYZ"
-    data = np.ascontiguousarray(source.transpose([names.index(a) for a in meaning]))
+    data = source.transpose([names.index(a) for a in meaning])
     if data.dtype.kind not in "biuf":
         raise ValueError(f"TIFF cannot hold {data.dtype} voxels: convert them to float32 or an integer.")
     kind = _kind(path, data, stored, header)
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": stored}}
-    options["compression"] = "zlib" if data.dtype.kind in "biu" else None
     if kind == "ome":
         if like.unit:
             for axis, size in zip("XYZ"[:dims], like.spacing, strict=True):
@@ -128,11 +137,8 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
         options["metadata"] |= sizes.imagej
         if sizes.resolution is not None:
             options |= {"resolution": sizes.resolution, "resolutionunit": sizes.resolution_unit}
-    with _strict(path):
-        tifffile.imwrite(
-            path, data, imagej=kind == "imagej", ome=kind == "ome", bigtiff=data.nbytes > _BIG, **options
-        )
-    return meaning
+    options |= {"imagej": kind == "imagej", "ome": kind == "ome", "bigtiff": data.nbytes > _BIG}
+    return data, meaning, options
 
 
 @contextlib.contextmanager
@@ -246,4 +252,6 @@ def _kind(path: Path, data: NDArray[Any], stored: str, header: TiffHeader) -> st
     if (header.kind == "ome" or ".ome." in path.name.lower()) and data.dtype.char in _OME:
         return "ome"
     in_order = list(stored) == sorted(stored, key="TZCYX".index)
-    return "imagej" if data.dtype.char in _IMAGEJ and in_order and data.nbytes <= _BIG else "plain"
+    wide = data.shape[stored.index("X")] > 1  # tifffile takes a row of one pixel for a sample
+    fits = data.dtype.char in _IMAGEJ and in_order and wide and data.nbytes <= _BIG
+    return "imagej" if fits else "plain"

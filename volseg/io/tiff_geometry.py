@@ -10,17 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io.units import common_unit
 
-__all__ = ["affine_of", "common_unit"]
+__all__ = ["affine_of"]
 
 logger = logging.getLogger(__name__)
 
-_UNITS = {
-    "um": (1.0, "um"), "µm": (1.0, "um"), "μm": (1.0, "um"), "micron": (1.0, "um"), "microns": (1.0, "um"),
-    "micrometer": (1.0, "um"), "micrometre": (1.0, "um"), "nm": (1e-3, "um"), "nanometer": (1e-3, "um"),
-    "å": (1e-4, "um"), "mm": (1.0, "mm"), "millimeter": (1.0, "mm"), "cm": (10.0, "mm"), "m": (1e3, "mm"),
-    "inch": (25.4, "mm"), "in": (25.4, "mm"),
-}  # fmt: skip
 _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per inch of printers and screens
 
 
@@ -37,12 +32,6 @@ def affine_of(tif: Any, spatial_dims: int, path: Path) -> tuple[NDArray[np.float
         logger.warning("%s gives no distance between slices; 1 is assumed.", path)
     factor, unit = common_unit(unit)
     return np.diag([factor * (s or 1.0) if known else 1.0 for s in sizes[:spatial_dims]] + [1.0]), unit
-
-
-def common_unit(name: str) -> tuple[float, str]:
-    """Factor to, and name of, the unit volseg uses instead: ``"nm"`` becomes ``(0.001, "um")``."""
-    name = name.replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip().lower()
-    return _UNITS.get(name, (1.0, ""))
 
 
 def _sizes(tif: Any) -> tuple[tuple[float | None, float | None, float | None], str]:

@@ -1,0 +1,177 @@
+"""The checks of one case, and the facts about it that are compared with those of the other cases."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from volseg.annotation import hold_out
+from volseg.data.cases import Case
+from volseg.data.verification.expectations import Expectations
+from volseg.data.verification.findings import Finding, finding
+from volseg.errors import VolsegError
+from volseg.io import Volume, check_alignment, read_volume
+from volseg.labels import IGNORE_INDEX
+
+__all__ = ["Facts", "check_case", "files_of", "listening", "sha256"]
+
+_FLAT = 20.0  # a voxel so much longer than wide is more often a slip of the unit than a microscope
+
+
+class Facts(TypedDict, total=False):
+    """What the cases of a data set should have in common; empty where the image could not be read."""
+
+    channels: int
+    spatial_dims: int
+    spacing: list[float]
+    unit: str
+    shape: list[int]
+
+
+class _Listener(logging.Handler):
+    """Keeps what the readers say in each thread, instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.local = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard().append(record.getMessage())
+
+    def heard(self) -> list[str]:
+        """What was said in this thread since it was last cleared."""
+        if not hasattr(self.local, "messages"):
+            self.local.messages = []
+        messages: list[str] = self.local.messages
+        return messages
+
+
+_LISTENER = _Listener()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """What the readers say becomes findings, for as long as the block lasts."""
+    logger = logging.getLogger("volseg.io")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(_LISTENER)
+    try:
+        yield
+    finally:
+        logger.removeHandler(_LISTENER)
+        logger.propagate = propagate
+
+
+def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts]:
+    """What is wrong with the files of one case, and its facts."""
+    found: list[Finding] = []
+    image = _read(case.image, found, labels=False)
+    if image is None:
+        for path in (case.label, case.truth):
+            if path is not None:
+                _read(path, found, labels=True)
+        return found, {}
+    found += _image_findings(image, case.image, expected)
+    for path in (case.label, case.truth):
+        if path is not None:
+            found += _label_findings(path, image, case, expected)
+    facts: Facts = {
+        "channels": image.channels,
+        "spatial_dims": image.spatial_dims,
+        "spacing": list(image.spacing),
+        "unit": image.unit,
+        "shape": list(image.spatial_shape),
+    }
+    return found, facts
+
+
+def files_of(case: Case) -> list[Path]:
+    """The files of a case."""
+    return [path for path in (case.image, case.label, case.truth) if path is not None]
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content; ``""`` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _read(path: Path, found: list[Finding], *, labels: bool) -> Volume | None:
+    """The volume, or ``None``; what the reader said goes to ``found``."""
+    heard = _LISTENER.heard()
+    heard.clear()
+    volume = None
+    try:
+        volume = read_volume(path, labels=labels)
+    except VolsegError as error:
+        found.append(finding("error", path, str(error)))
+    found += [finding("warning", path, message) for message in heard]
+    return volume
+
+
+def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterator[Finding]:
+    if expected.in_channels not in (None, image.channels):
+        yield Finding(
+            "error",
+            str(path),
+            f"it has {image.channels} channel(s), the bundle expects {expected.in_channels}",
+            "Set in_channels in the bundle to what the images have.",
+        )
+    if expected.spatial_dims not in (None, image.spatial_dims):
+        yield Finding(
+            "error",
+            str(path),
+            f"it is {image.spatial_dims}D, the bundle's network is {expected.spatial_dims}D",
+            "Use a bundle for such images; a volume of one slice counts as an image.",
+        )
+    for number, channel in enumerate(image.array):
+        if channel.min() == channel.max():
+            which = f"channel {number}" if image.channels > 1 else "the image"
+            yield Finding(
+                "warning",
+                str(path),
+                f"{which} is {channel.min():g} everywhere",
+                "Check that the right thing was exported; nothing can be learnt from it.",
+            )
+    longest, shortest = max(image.spacing), min(image.spacing)
+    if longest > _FLAT * shortest:
+        sizes = " x ".join(f"{s:.3g}" for s in image.spacing)
+        yield Finding(
+            "warning",
+            str(path),
+            f"a voxel is {sizes} {image.unit}".rstrip() + f": {longest / shortest:.3g} times as long as wide",
+            "Check the voxel size and its unit.",
+        )
+
+
+def _label_findings(path: Path, image: Volume, case: Case, expected: Expectations) -> list[Finding]:
+    found: list[Finding] = []
+    label = _read(path, found, labels=True)
+    if label is None:
+        return found
+    _LISTENER.heard().clear()
+    try:
+        label = check_alignment(image, label)
+        found += [finding("warning", path, message) for message in _LISTENER.heard()]
+        if expected.labels is None:
+            return found
+        classes = expected.labels.encode(label.array[0], source=str(path))
+        if path == case.label and case.held_out not in (None, "all"):
+            hold_out(classes, case.held_out)  # type: ignore[arg-type]
+    except ValueError as error:
+        return [*found, finding("error", path, str(error))]
+    if not np.any(classes != IGNORE_INDEX):
+        found.append(
+            Finding(
+                "warning", str(path), "no voxel is annotated", "Paint some slices, or leave the case out."
+            )
+        )
+    return found

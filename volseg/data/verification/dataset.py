@@ -1,0 +1,202 @@
+"""All cases of a data set in one pass, in parallel, each remembered by the content of its files."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from volseg.data.cases import Case, find_cases, stem
+from volseg.data.verification.cases import Facts, check_case, files_of, listening, sha256
+from volseg.data.verification.expectations import Expectations
+from volseg.data.verification.findings import Finding, finding
+from volseg.errors import InputError
+from volseg.io import SUFFIXES, atomic_write
+
+__all__ = ["default_cache", "require_sound", "verify"]
+
+logger = logging.getLogger(__name__)
+
+RULES = 1  # goes up when the checks change, so that what was remembered is forgotten
+_IMAGES = ("images", "imagesTr", "imagesTs")
+_LABELS = ("labels", "labelsTr", "truth")
+_BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")
+_ODD_SPACING = 4.0  # a voxel size so many times that of the other cases
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    expected: Expectations | None = None,
+    jobs: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Everything that is wrong with a data set, a folder of files or a file; empty if all is well.
+
+    Every file is read to its end and checked as a training would; then the cases are compared.
+
+    Args:
+        expected: what a bundle expects of it.
+        jobs: files that are read at the same time; ``None`` for as many as there are processors, at most 8.
+        cache: folder in which the findings of each case are kept under the hash of its files, so that an
+            unchanged case is not read again; ``None`` for none.
+        progress: called with the number of cases done, and of all.
+
+    Raises:
+        InputError: if there is nothing at ``path``.
+    """
+    path, expected = Path(path), expected or Expectations()
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Name a data set, a folder of images or an image.")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs = {jobs}: at least one file has to be read at a time.")
+    found, cases = _cases(path)
+    return sorted(found + _check(cases, expected, jobs, cache, progress))
+
+
+def require_sound(
+    cases: Sequence[Case], expected: Expectations, *, cache: str | os.PathLike[str] | None = None
+) -> None:
+    """Stop what would be done with these cases if there is an error in them; log the warnings.
+
+    Raises:
+        InputError: with the first error and the number of the others.
+    """
+    found = sorted(_check(cases, expected, None, cache, None))
+    errors = [one for one in found if one.level == "error"]
+    for one in found:
+        if one.level == "warning":
+            logger.warning("%s", one.message)
+    if errors:
+        more = f" ({len(errors) - 1} more: see 'volseg verify')" if len(errors) > 1 else ""
+        raise InputError(errors[0].message + more)
+
+
+def default_cache() -> Path:
+    """Where findings are remembered: a folder of volseg's own among the user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volseg" / "verified"
+
+
+def _check(
+    cases: Sequence[Case],
+    expected: Expectations,
+    jobs: int | None,
+    cache: str | os.PathLike[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[Finding]:
+    """The findings of all cases, and of their comparison."""
+    found: list[Finding] = []
+    results: list[tuple[list[Finding], Facts, str]] = []
+    keep = None if cache is None else Path(cache)
+    with listening(), ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+        for result in pool.map(lambda case: _one(case, expected, keep), cases):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(cases))
+    for findings, _, _ in results:
+        found += findings
+    found += _compare(cases, [facts for _, facts, _ in results], [key for _, _, key in results])
+    return found
+
+
+def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
+    """What there is to read; what cannot be paired is read all the same."""
+    if path.is_file():
+        return [], [Case(path.name, path)]
+    found: list[Finding] = []
+    cases: list[Case] = []
+    is_dataset = (
+        any((path / name).is_dir() for name in (*_IMAGES, *_LABELS)) or (path / "dataset.json").exists()
+    )
+    if is_dataset:
+        try:
+            cases = find_cases(path)
+        except InputError as error:
+            found.append(finding("error", path, str(error)))
+    known = {file.resolve() for case in cases for file in files_of(case)}
+    for file in sorted(path.rglob("*")):
+        parts = file.relative_to(path).parts
+        if not file.is_file() or any(part.startswith(".") for part in parts) or file.resolve() in known:
+            continue
+        if file.name.lower().endswith(SUFFIXES):
+            cases.append(Case(stem(file), file))
+        elif is_dataset and parts[0] in (*_IMAGES, *_LABELS) and file.suffix.lower() not in _BESIDE:
+            known_suffixes = ", ".join(SUFFIXES)
+            found.append(
+                Finding(
+                    "warning", str(file), "the format is not read", f"Convert it to one of {known_suffixes}."
+                )
+            )
+    if not cases:
+        found.append(Finding("error", str(path), "there is no image", f"Known are {', '.join(SUFFIXES)}."))
+    return found, cases
+
+
+def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[Finding], Facts, str]:
+    """The findings and facts of one case, remembered or new, and the hash of its image."""
+    hashes = {str(path): sha256(path) for path in files_of(case)}
+    image = hashes[str(case.image)]
+    if cache is None or not all(hashes.values()):
+        return *check_case(case, expected), image
+    told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out)])
+    place = cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made anew
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        return [Finding(*one) for one in kept["findings"]], kept["facts"], image
+    findings, facts = check_case(case, expected)
+    if {str(path): sha256(path) for path in files_of(case)} == hashes:  # nobody wrote meanwhile
+        with suppress(OSError, ValueError):  # a cache that cannot be written is none
+            cache.mkdir(parents=True, exist_ok=True)
+            with atomic_write(place, overwrite=True) as temporary:
+                temporary.write_text(json.dumps({"findings": findings, "facts": facts}), encoding="utf-8")
+    return findings, facts, image
+
+
+def _compare(cases: Sequence[Case], facts: Sequence[Facts], hashes: Sequence[str]) -> Iterator[Finding]:
+    """What is only wrong beside the others."""
+    annotated = [(case, fact) for case, fact in zip(cases, facts, strict=True) if fact and case.label]
+    for key, noun in (("channels", "channel(s)"), ("spatial_dims", "spatial axes"), ("unit", "as unit")):
+        values = Counter[Any](_fact(fact, key) for _, fact in annotated)
+        if len(values) < 2:
+            continue
+        usual = values.most_common(1)[0][0]
+        level: Literal["error", "warning"] = "warning" if key == "unit" else "error"
+        for case, fact in annotated:
+            if (value := _fact(fact, key)) != usual:
+                yield Finding(
+                    level,
+                    str(case.image),
+                    f"it has {value or 'nothing'} {noun}, most of the others {usual or 'nothing'}",
+                    "Export all images of a data set in the same way.",
+                )
+    for case, fact in annotated:
+        others = [f["spacing"] for _, f in annotated if len(f["spacing"]) == len(fact["spacing"])]
+        for axis, size in enumerate(fact["spacing"]):
+            usual_size = sorted(other[axis] for other in others)[len(others) // 2]
+            if not 1 / _ODD_SPACING <= size / usual_size <= _ODD_SPACING:
+                yield Finding(
+                    "warning",
+                    str(case.image),
+                    f"a voxel is {size:.3g} long along {'xyz'[axis]}, in most others {usual_size:.3g}",
+                    "Check the voxel size and its unit.",
+                )
+    first: dict[str, Case] = {}
+    for case, key in zip(cases, hashes, strict=True):
+        if key and first.setdefault(key, case) is not case:
+            yield Finding(
+                "warning",
+                str(case.image),
+                f"it is the same file as {first[key].image}",
+                "Remove one, or scores on one will be those of what the other was trained on.",
+            )
+
+
+def _fact(fact: Facts, key: str) -> Any:
+    as_mapping: Mapping[str, Any] = fact
+    return as_mapping[key]

@@ -1,0 +1,207 @@
+"""Volumes that stay in their files: blocks are read and written where they lie.
+
+Possible where voxels lie uncompressed one after another: NIfTI (``.nii``) and uncompressed TIFF. Nothing is
+kept open or in memory between two blocks, so the size of a volume does not matter.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from volseg.errors import InputError, ResourceError
+from volseg.io import nifti, tiff
+from volseg.io.affines import in_plane
+from volseg.io.nifti_affine import affine_of
+from volseg.io.tiff_axes import clear_axes
+from volseg.io.tiff_geometry import affine_of as tiff_affine_of
+from volseg.io.tiff_structure import count_pages
+from volseg.io.volume import Volume
+
+__all__ = ["MappedVolume", "create_mapped", "map_volume"]
+
+
+@dataclass(frozen=True)
+class MappedVolume:
+    """An image ``(C, *spatial)`` in a file, read and written block by block.
+
+    Args:
+        like: where it lies and what its header says; its array has the right size and no content.
+        order: which axis of the file each axis of the image is; ``None`` for a channel axis that it lacks.
+        slope, intercept: what stored numbers are multiplied by, and what is added then.
+    """
+
+    path: Path
+    offset: int
+    stored: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int | None, ...]
+    like: Volume
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(1 if axis is None else self.stored[axis] for axis in self.order)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        """A block, in memory, in the byte order of this machine."""
+        block = self._view("r")[index]
+        array: NDArray[Any] = np.array(block, dtype=self.dtype.newbyteorder("="))
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return array
+        scaled: NDArray[Any] = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+        scaled *= self.slope
+        scaled += self.intercept
+        return scaled
+
+    def __setitem__(self, index: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Write a block; it is on the disk when this returns."""
+        view = self._view("r+")
+        view[index] = block
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            del view
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _view(self, mode: Any) -> NDArray[Any]:
+        """Mapped anew each time: what was read then no longer counts as this process's memory."""
+        mapped = np.memmap(self.path, self.dtype, mode, self.offset, self.stored)
+        there = [axis for axis in self.order if axis is not None]
+        view = mapped.transpose(there)
+        return view if None not in self.order else view[None]
+
+
+def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
+    """Open an uncompressed NIfTI or TIFF file without reading its voxels.
+
+    Raises:
+        InputError: if the voxels are compressed or scattered, or the file is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}. Check the spelling and the folder.")
+    name = path.name.lower()
+    if name.endswith(".nii"):
+        return _map_nifti(path)
+    if name.endswith((".tif", ".tiff")):
+        return _map_tiff(path)
+    raise InputError(
+        f"{path} cannot be read block by block: that takes an uncompressed .nii or .tif. Unpack it."
+    )
+
+
+def create_mapped(
+    path: Path, shape: Sequence[int], dtype: np.dtype[Any], like: Volume, *, anew: bool = True
+) -> MappedVolume:
+    """A file of zeros with the geometry of ``like``, ready to be filled; ``shape`` is ``(C, *spatial)``.
+
+    Args:
+        anew: ``False`` opens the file that an earlier call with the same arguments made.
+
+    Raises:
+        ResourceError: if the disk has no room for it.
+    """
+    blank = np.broadcast_to(np.zeros((), dtype), tuple(shape))  # the size, in one byte of memory
+    is_nifti = path.name.lower().endswith(".nii")
+    data, meaning, options = (blank, "", {}) if is_nifti else tiff.as_stored(path, blank, like)
+    if anew:
+        try:
+            if is_nifti:
+                nifti.write(path, blank, like)
+            else:
+                tifffile.imwrite(path, shape=data.shape, dtype=data.dtype, **options)
+            _reserve(path)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot make {path}, which needs {blank.nbytes / 1e9:.1f} GB: {error.strerror or error}. "
+                "Free some space or choose another folder."
+            ) from error
+    found = _map_nifti(path, like.spatial_dims, shape[0]) if is_nifti else _map_tiff(path, meaning)
+    if found.shape != tuple(shape):
+        raise InputError(f"{path}: a volume of {tuple(shape)[1:]} voxels cannot be written block by block.")
+    return found
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk set the space aside: a mapped write to a full disk would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        handle = os.open(path, os.O_RDWR)
+        try:
+            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+        finally:
+            os.close(handle)
+
+
+def _map_nifti(path: Path, spatial_dims: int | None = None, channels: int = 1) -> MappedVolume:
+    with path.open("rb") as file:
+        fields = nifti._parse(file.read(540), path)
+    shape, dtype = nifti._layout(fields, path)
+    if dtype.subdtype is not None:
+        raise InputError(
+            f"{path} holds colours, which cannot be read block by block. Save it as grey values."
+        )
+    axes = None
+    if spatial_dims is not None and channels > 1 and len(shape) < 5:
+        axes = "XYZ"[:spatial_dims] + "C"
+    letters = nifti._letters(shape, axes, path)
+    offset = nifti._offset(fields, path)
+    need = offset + prod(shape) * dtype.itemsize
+    if need > path.stat().st_size:
+        raise InputError(
+            f"{path}: the header needs {need} bytes, but the file has {path.stat().st_size}. It was cut."
+        )
+    dims = sum(letter in "XYZ" for letter in letters)
+    affine = affine_of(fields, dims, path)
+    stored = tuple(reversed([n for n, letter in zip(shape, letters, strict=False) if letter != "1"]))
+    reverse = letters.replace("1", "")[::-1]  # C order, the last axis fastest
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if not (isfinite(slope) and isfinite(intercept)) or slope == 0:
+        slope, intercept = 1.0, 0.0
+    unit = nifti._UNITS.get(int(fields["xyzt_units"]) & 7, "")
+    found = MappedVolume(path, offset, stored, dtype, _order(reverse), _NOTHING, slope, intercept)
+    header = nifti.NiftiHeader(fields, letters)
+    return _placed(found, affine if dims == 3 else in_plane(affine), unit, header)
+
+
+def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
+    pages = count_pages(path)
+    with tiff._strict(path), tifffile.TiffFile(path, _multifile=False) as tif:
+        series = tiff._only_series(tif, path)
+        tiff._check_complete(tif, series, pages, path)
+        if series.dataoffset is None or series.keyframe.compression != 1:
+            raise InputError(
+                f"{path} is compressed or scattered, so it cannot be read block by block. Save it without "
+                "compression, as one stack."
+            )
+        pairs = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "XY"]
+        letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
+        meaning = meaning or clear_axes(letters, stored, series.kind, path)
+        dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
+        affine, unit = tiff_affine_of(tif, 3 if "Z" in meaning else 2, path)
+        header = tiff._header(tif, letters, meaning)
+        found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
+    return _placed(found, affine, unit, header)
+
+
+_NOTHING = Volume(np.zeros((1, 1, 1), np.uint8), np.eye(3))
+
+
+def _order(letters: str) -> tuple[int | None, ...]:
+    dims = "XYZ" if "Z" in letters else "XY"
+    return tuple(letters.index(a) if a in letters else None for a in "C" + dims)
+
+
+def _placed(found: MappedVolume, affine: NDArray[np.float64], unit: str, header: object) -> MappedVolume:
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"{found.path}: {found.dtype} voxels are not supported. Save it as float32 instead.")
+    blank = np.broadcast_to(np.zeros((), found.dtype.newbyteorder("=")), found.shape)
+    return replace(found, like=Volume(blank, affine, unit, found.path, header))

@@ -1,0 +1,282 @@
+"""PNG and JPEG: 2D images as cameras, viewers and challenges have them.
+
+A decoder fills what is missing with grey or black, so the structure of the file is checked first: every
+checksum of a PNG, every segment of a JPEG up to its end mark. Neither format says how large a pixel is
+in a way that programs keep to, so there is no voxel size.
+
+Numbers come back as stored: a PNG with a colour table gives, as a label, the numbers of its colours, and
+one of 1, 2 or 4 bits those bits. JPEG is read only, because it changes numbers, and never as a label.
+"""
+
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import InputError
+from volseg.io.gzip_stream import MAX_RATIO
+from volseg.io.stored import require_memory
+from volseg.io.volume import Volume, contiguous
+
+__all__ = ["PngHeader", "read_jpeg", "read_png", "write_png"]
+
+logger = logging.getLogger(__name__)
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _RGB, _TABLE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_SAMPLES = {_GREY: 1, _RGB: 3, _TABLE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
+_DEPTHS = {
+    _GREY: (1, 2, 4, 8, 16),
+    _RGB: (8, 16),
+    _TABLE: (1, 2, 4, 8),
+    _GREY_ALPHA: (8, 16),
+    _RGB_ALPHA: (8, 16),
+}
+_JPEG_RATIO = 2000
+_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
+_BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG marks without a length
+
+
+@dataclass(frozen=True)
+class PngHeader:
+    """The pixel size a PNG names (its ``pHYs`` chunk), to be written back as it is."""
+
+    resolution: bytes = b""
+
+
+def read_png(path: Path, *, labels: bool, axes: str | None) -> Volume:
+    """Read a PNG; see `volseg.io.read_volume`."""
+    _only_2d(path, axes)
+    data = path.read_bytes()
+    chunks = _chunks(data, path)
+    width, height, depth, colour, _, _, _ = struct.unpack(">IIBBBBB", chunks[0][1])
+    if (
+        colour not in _SAMPLES
+        or depth not in _DEPTHS[colour]
+        or not (0 < width < 2**31 and 0 < height < 2**31)
+    ):
+        raise InputError(
+            f"{path}: {width} x {height} pixels of {depth} bits in colour type {colour} are no PNG image. "
+            "The file is damaged; export it again."
+        )
+    pixels = b"".join(content for name, content in chunks if name == b"IDAT")
+    need = height * ((width * _SAMPLES[colour] * depth + 7) // 8)
+    if need > len(pixels) * MAX_RATIO:
+        raise _too_small(path, (width, height), need, len(data))
+    require_memory(need * max(1, 8 // depth), path)
+    table = next((content for name, content in chunks if name == b"PLTE"), b"")
+    _check_stream(pixels, path)
+    # Only what defines the numbers is handed on; with its table taken away, the table's entries are grey.
+    plain = struct.pack(
+        ">IIBBBBB", width, height, depth, _GREY if colour == _TABLE else colour, *chunks[0][1][10:]
+    )
+    try:
+        array = imagecodecs.png_decode(
+            _SIGNATURE + b"".join(_chunk(*c) for c in ((b"IHDR", plain), (b"IDAT", pixels), (b"IEND", b"")))
+        )
+    except Exception as error:  # the decoder has exceptions of its own
+        raise InputError(f"{path}: the PNG data are damaged ({error}). Export the image again.") from error
+    if depth < 8:  # the decoder spreads few bits over 0..255
+        array = array // (255 // (2**depth - 1))
+    array = _channels_first(array)
+    if colour == _TABLE and not labels:
+        array = _coloured(array[0], table, path)
+    if colour in (_GREY_ALPHA, _RGB_ALPHA) and (array[-1] == np.iinfo(array.dtype).max).all():
+        logger.info("%s is opaque everywhere; its transparency is left out.", path)
+        array = array[:-1]
+    resolution = next((content for name, content in chunks if name == b"pHYs"), b"")
+    return Volume(contiguous(array), np.eye(3), "", path, PngHeader(resolution))
+
+
+def write_png(path: Path, array: NDArray[Any], like: Volume) -> str:
+    """Write ``(C, X, Y)``; return the axes to read it back with."""
+    if array.ndim != 3 or array.dtype not in (np.uint8, np.uint16) or array.shape[0] not in (1, 3):
+        raise ValueError(
+            f"PNG holds 2D images of one or three channels in 8 or 16 bits, not {array.dtype} of shape "
+            f"{array.shape}: write a .tif instead."
+        )
+    stored = np.ascontiguousarray(array[0].T if array.shape[0] == 1 else array.transpose(2, 1, 0))
+    data = imagecodecs.png_encode(stored, level=6)
+    resolution = like.header.resolution if isinstance(like.header, PngHeader) else b""
+    after = 8 + 25  # the signature and the chunk that gives the size
+    path.write_bytes(data[:after] + (_chunk(b"pHYs", resolution) if resolution else b"") + data[after:])
+    return "XY"
+
+
+def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
+    """Read a JPEG; see `volseg.io.read_volume`."""
+    if labels:
+        raise InputError(
+            f"{path}: JPEG changes the numbers it stores, so it cannot hold labels. Save them as PNG or TIFF."
+        )
+    _only_2d(path, axes)
+    data = path.read_bytes()
+    height, width, samples = _frame(data, path)
+    need = height * width * samples
+    if need > len(data) * _JPEG_RATIO:
+        raise _too_small(path, (width, height), need, len(data))
+    require_memory(need, path)
+    try:
+        array = imagecodecs.jpeg8_decode(data)
+    except Exception as error:  # the decoder has exceptions of its own
+        raise InputError(f"{path}: the JPEG data are damaged ({error}). Export the image again.") from error
+    if array.shape[:2] != (height, width):
+        raise InputError(
+            f"{path}: the JPEG promises {width} x {height} pixels and holds others. Export it again."
+        )
+    return Volume(contiguous(_channels_first(array)), np.eye(3), "", path)
+
+
+def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
+    """The parts of a PNG, with their checksums checked; the first gives the size."""
+    if not data:
+        raise InputError(f"{path}: the file is empty. Fetch or export it again.")
+    if not data.startswith(_SIGNATURE):
+        raise InputError(
+            f"{path}: this is not a PNG file: its first bytes are {data[:8]!r}. Export it again."
+        )
+    found: list[tuple[bytes, bytes]] = []
+    place = len(_SIGNATURE)
+    while not found or found[-1][0] != b"IEND":
+        if place + 12 > len(data):
+            raise _cut(path, "PNG")
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            raise _cut(path, "PNG")
+        content = data[place + 8 : end - 4]
+        if zlib.crc32(name + content) != struct.unpack_from(">I", data, end - 4)[0]:
+            raise InputError(
+                f"{path}: the checksum of the PNG's part {name!r} is wrong. The file was altered on its way; "
+                "fetch it again."
+            )
+        found.append((name, content))
+        place = end
+    if found[0][0] != b"IHDR" or len(found[0][1]) != 13:
+        raise InputError(f"{path}: the PNG does not begin with its size. The file is damaged.")
+    if any(name == b"acTL" for name, _ in found):
+        raise InputError(f"{path} is an animation. Save the wanted moment as an image of its own.")
+    return found
+
+
+def _check_stream(pixels: bytes, path: Path) -> None:
+    """The compressed pixels are one whole stream whose checksum is right."""
+    decoder = zlib.decompressobj()
+    data = pixels
+    try:
+        while data and not decoder.eof:
+            decoder.decompress(data, 1 << 20)
+            data = decoder.unconsumed_tail
+    except zlib.error as error:
+        raise InputError(f"{path}: the PNG data are damaged ({error}). Export the image again.") from error
+    if not decoder.eof:
+        raise _cut(path, "PNG")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _coloured(indices: NDArray[Any], table: bytes, path: Path) -> NDArray[Any]:
+    """The colours that a table gives to its numbers."""
+    colours = np.frombuffer(table[: len(table) // 3 * 3], np.uint8).reshape(-1, 3)
+    if indices.max() >= len(colours):
+        raise InputError(
+            f"{path}: the colour table has {len(colours)} entries, but a pixel has number {indices.max()}. "
+            "The file is damaged; export it again."
+        )
+    return colours[indices].transpose(2, 0, 1)
+
+
+def _frame(data: bytes, path: Path) -> tuple[int, int, int]:
+    """Height, width and samples of a JPEG that is whole from its first mark to its last."""
+    if not data:
+        raise InputError(f"{path}: the file is empty. Fetch or export it again.")
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise InputError(
+            f"{path}: this is not a JPEG file: its first bytes are {data[:4]!r}. Export it again."
+        )
+    frame: tuple[int, int, int] | None = None
+    scans = 0
+    for mark, content in _segments(data, path):
+        if mark in _FRAMES and len(content) >= 6:
+            if frame is not None:
+                raise InputError(f"{path}: the JPEG gives its size twice. The file is damaged.")
+            bits, height, width, samples = struct.unpack_from(">BHHB", content)
+            frame = (height, width, samples)
+            if bits != 8 or samples not in (1, 3) or not (height and width):
+                raise InputError(
+                    f"{path}: a JPEG of {width} x {height} pixels with {samples} samples of {bits} bits is "
+                    "not read. Save it as PNG or TIFF."
+                )
+        elif 0xC3 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):
+            raise InputError(f"{path}: this kind of JPEG (0x{mark:02x}) is not read. Save it as PNG or TIFF.")
+        scans += mark == 0xDA
+    if frame is None or not scans:
+        raise InputError(f"{path}: the JPEG holds no picture. The file is damaged; export it again.")
+    return frame
+
+
+def _segments(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every mark with its content, up to the end mark."""
+    place = 2
+    while True:
+        if place + 2 > len(data):
+            raise _cut(path, "JPEG")
+        if data[place] != 0xFF:
+            raise InputError(
+                f"{path}: the JPEG has no mark at byte {place}. The file is damaged; fetch it again."
+            )
+        mark = data[place + 1]
+        if mark == 0xFF:  # filling
+            place += 1
+            continue
+        if mark == 0xD9:
+            return
+        if mark in _BARE:
+            place += 2
+            continue
+        if place + 4 > len(data):
+            raise _cut(path, "JPEG")
+        length = struct.unpack_from(">H", data, place + 2)[0]
+        content = data[place + 4 : place + 2 + length]
+        if length < 2 or len(content) < length - 2:
+            raise _cut(path, "JPEG")
+        yield mark, content
+        place += 2 + length
+        if mark == 0xDA:  # compressed pixels follow, in which 0xFF stands before 0 or a restart mark only
+            while True:
+                place = data.find(b"\xff", place)
+                if place < 0 or place + 1 >= len(data):
+                    raise _cut(path, "JPEG")
+                if data[place + 1] != 0 and not 0xD0 <= data[place + 1] <= 0xD7:
+                    break
+                place += 2
+
+
+def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    """From rows of pixels to ``(C, X, Y)``."""
+    return array.T[None] if array.ndim == 2 else array.transpose(2, 1, 0)
+
+
+def _only_2d(path: Path, axes: str | None) -> None:
+    if axes not in (None, "XY", "YX", "XYC", "YXC", "YXS"):
+        raise ValueError(f"axes={axes!r} cannot be those of {path}: a picture is 2D, with channels at most.")
+
+
+def _cut(path: Path, kind: str) -> InputError:
+    return InputError(f"{path}: the {kind} file ends early. It was cut or is damaged; fetch it again.")
+
+
+def _too_small(path: Path, size: tuple[int, int], need: int, have: int) -> InputError:
+    return InputError(
+        f"{path}: {size[0]} x {size[1]} pixels need {need} bytes, more than its {have} bytes can hold. "
+        "It was cut or is damaged; fetch it again."
+    )
