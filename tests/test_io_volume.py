@@ -120,11 +120,11 @@ def test_a_missing_file_is_named_with_a_guess(tmp_path):
 def test_folders_and_unknown_formats_are_named(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         read_volume(tmp_path)
-    (tmp_path / "a.png").touch()
+    (tmp_path / "a.gif").touch()
     with pytest.raises(
         InputError, match="format cannot be told from the name. Known are .nii, .nii.gz, .tif, .tiff"
     ):
-        read_volume(tmp_path / "a.png")
+        read_volume(tmp_path / "a.gif")
     with pytest.raises(InputError, match="not a regular file"):
         read_volume("/dev/null")
 

@@ -1,0 +1,143 @@
+"""The folder of an experiment: what it was asked, its cells one after the other, and what they come to."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from typing import Any, TypeAlias
+
+from volseg.errors import RefusedError
+from volseg.experiments.cells import Cell, Result, finished, run_cell
+from volseg.io import atomic_write
+
+__all__ = ["Results", "open_campaign", "run_cells", "write_text"]
+
+logger = logging.getLogger(__name__)
+
+Results: TypeAlias = Mapping[str, Result]
+
+_FILE = "experiment.json"
+
+
+def open_campaign(folder: Path, settings: Mapping[str, Any], *, may_grow: str = "") -> None:
+    """Make the folder, or go on in it if it holds the same experiment.
+
+    Args:
+        settings: everything that the figures depend on, as plain values.
+        may_grow: the entry that may hold more, or other, parts than before; those it had are kept.
+
+    Raises:
+        RefusedError: if the folder holds an experiment with other settings, or something else.
+    """
+    asked = json.loads(json.dumps(settings, default=str))
+    path = folder / _FILE
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if may_grow:
+            asked[may_grow] = {**before.get(may_grow, {}), **asked[may_grow]}
+            before[may_grow] = {**asked[may_grow], **before.get(may_grow, {})}
+        changes = _differences(before, asked)
+        if changes:
+            more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+            raise RefusedError(
+                f"{folder} holds an experiment with other settings: {changes[0]}{more}. Its cells would not "
+                "be comparable with new ones. Name another folder (-o), or go back to the old settings."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RefusedError(f"{folder} exists and holds no experiment. Name another folder (-o).")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asked, sort_keys=True)
+    content = {"hash": sha256(text.encode()).hexdigest(), "settings": asked}
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def run_cells(
+    folder: Path,
+    cells: Sequence[Cell],
+    report: Callable[[Results], None],
+    *,
+    before: Callable[[Cell], None] = lambda cell: None,
+    after: Callable[[Cell, Result], None] = lambda cell, result: None,
+) -> dict[str, Result]:
+    """Run the cells that are not finished, with the table written anew after each.
+
+    Args:
+        report: writes table and plot of what there is.
+        before: called with each cell that is to be run.
+        after: called with each cell that is finished, whether now or long ago.
+    """
+    results: dict[str, Result] = {}
+    for cell in cells:
+        found = finished(folder / "runs" / cell.name)
+        if found is not None:
+            results[cell.name] = found
+            after(cell, found)
+    left = [cell for cell in cells if cell.name not in results]
+    if results:
+        logger.info("%d of %d cells are finished already.", len(results), len(cells))
+    report(results)
+    for number, cell in enumerate(left):
+        logger.info(
+            "Cell %d of %d: %s%s.",
+            len(results) + 1,
+            len(cells),
+            cell.title,
+            _time_left(left[number:], cells, results),
+        )
+        before(cell)
+        try:
+            result = run_cell(cell, folder / "runs" / cell.name)
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning("Stopped during %s. The same command goes on from there.", cell.title)
+            raise
+        results[cell.name] = result
+        after(cell, result)
+        report(results)
+        score = "no figure" if result.score is None else f"mean IoU {result.score:.3f}"
+        logger.info("%s: %s, %s.", cell.title, score, _minutes(result.seconds))
+    logger.info("All %d cells are finished; see %s.", len(cells), folder / "table.md")
+    return results
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    with atomic_write(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _time_left(left: Sequence[Cell], cells: Sequence[Cell], results: Results) -> str:
+    """How long the rest will take, judged by finished cells of the same column, else by all."""
+    if not results:
+        return ""
+    times: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.name in results:
+            times.setdefault(cell.column, []).append(results[cell.name].seconds)
+    overall = mean(seconds for column in times.values() for seconds in column)
+    return f", {_minutes(sum(mean(times.get(cell.column, [overall])) for cell in left))} left"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _differences(before: Any, now: Any, entry: str = "") -> list[str]:
+    """What differs between two configurations, one sentence part per entry."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            text
+            for key in keys
+            for text in _differences(before.get(key), now.get(key), f"{entry}#{key}" if entry else str(key))
+        ]
+    if before == now:
+        return []
+    name = entry.split("#", 2)[2] if entry.startswith("bundle#") else entry  # bundle#VARIANT#ENTRY
+    return [f"{name} was {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

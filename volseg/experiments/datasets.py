@@ -1,0 +1,276 @@
+"""The data of an experiment: the annotated cases it starts from, and the folders derived from them.
+
+A derived dataset is an ordinary dataset folder: ``labels/`` hold what this cell trains on, or is tested
+on, and nothing else; ``images/`` are links. It gets its name when it is complete.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.data import Case, load_case
+from volseg.errors import InputError
+from volseg.experiments.division import AXES, Labels, Slices, annotated
+from volseg.io import SUFFIXES, Volume, read_volume, write_volume
+from volseg.io.tiff import TiffHeader
+from volseg.labels import IGNORE_INDEX, LabelScheme
+
+__all__ = [
+    "Annotated",
+    "Flat",
+    "Part",
+    "Sample",
+    "derive",
+    "fingerprint",
+    "link_images",
+    "read_annotated",
+    "volumes",
+]
+
+_TEST = "_test"  # ends the names of cases to test on: their labels are not the file that was trained on
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A case of the experiment: all that is annotated, as class indices, and the truth if there is one."""
+
+    case: Case
+    label: Labels
+    truth: Labels | None  # where nobody annotated, else unlabelled
+    volume: Volume  # the image's geometry, without its voxels
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        return self.case.name
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one side of an experiment has: some cases, what is annotated there, and on which slices."""
+
+    cases: Sequence[Annotated]
+    labels: Mapping[str, Labels]
+    slices: Mapping[str, Slices]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a derived dataset."""
+
+    name: str
+    image: Path
+    label: Labels
+    like: Volume
+    truth: Labels | None = None
+
+
+def read_annotated(cases: Sequence[Case], scheme: LabelScheme, in_channels: int) -> list[Annotated]:
+    """Labels and truth of all cases, checked as a training would."""
+    if scheme.unlabelled is None:
+        raise InputError(
+            "The bundle's labels have no value for unlabelled voxels, but slices are to be left out. "
+            "Set labels#unlabelled to a value that is no class."
+        )
+    found = []
+    for case in cases:
+        if case.label is None:
+            raise InputError(f"{case.image} has no annotation: an experiment needs cases with labels.")
+        item = load_case(replace(case, held_out={}), labels=scheme, in_channels=in_channels)
+        label = item["label"][0].numpy()
+        truth = item["truth"][0].numpy() if "truth" in item else None
+        if truth is not None:
+            truth = np.where(annotated(label), np.uint8(IGNORE_INDEX), truth)
+        found.append(Annotated(case, label, truth, item["volume"]))
+    return found
+
+
+def fingerprint(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
+    """What the files of each case hold, as SHA-256."""
+    return {
+        case.name: {
+            part: _sha256(path)
+            for part, path in (("image", case.image), ("label", case.label), ("truth", case.truth))
+            if path is not None
+        }
+        for case in cases
+    }
+
+
+def derive(folder: Path, samples: Iterable[Sample], scheme: LabelScheme) -> Path:
+    """Write a dataset, unless it is there already.
+
+    Args:
+        samples: asked for only where they are written.
+    """
+    if folder.is_dir():
+        return folder
+    with _appearing(folder) as draft:
+        names = []
+        for sample in samples:
+            names.append(sample.name)
+            file = sample.name + _suffix(sample.image)
+            parts = {"labels": sample.label} | ({} if sample.truth is None else {"truth": sample.truth})
+            for part in ("images", *parts):
+                (draft / part).mkdir(exist_ok=True)
+            _link(sample.image, draft / "images" / file)
+            for part, array in parts.items():
+                write_volume(draft / part / file, scheme.decode(array), sample.like)
+        listing = {"name": f"derived: {folder.name}", "held_out": {name: {} for name in names}}
+        (draft / "dataset.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def link_images(folder: Path, cases: Sequence[Case]) -> Path:
+    """A folder with the images of some cases, unless it is there already."""
+    if not folder.is_dir():
+        with _appearing(folder) as draft:
+            for case in cases:
+                _link(case.image, draft / f"{case.name}{_suffix(case.image)}")
+    return folder
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def volumes(part: Part, *, test: bool = False) -> Iterator[Sample]:
+    """The cases as they are, with the part's labels; one without annotation in this part is left out.
+
+    Args:
+        test: it is for scoring: the truth comes along.
+    """
+    for case in part.cases:
+        label = part.labels[case.name]
+        if annotated(label).any():
+            name = f"{case.name}{_TEST}" if test else case.name
+            yield Sample(name, case.case.image, label, case.volume, case.truth if test else None)
+
+
+class Flat:
+    """Slices of volumes as 2D images: each is cut once, whatever number of datasets it is in.
+
+    Args:
+        folder: where the images go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: tuple[str, npt.NDArray[Any]] | None = None
+
+    def train(self, part: Part) -> Iterator[Sample]:
+        """The part's slices, each with its annotation."""
+        for case in part.cases:
+            for axis, index in _each(part.slices[case.name]):
+                plane = _plane(part.labels[case.name], axis, index)
+                if annotated(plane).any():
+                    yield self._sample(case, axis, index, plane, "")
+
+    def test(self, part: Part) -> Iterator[Sample]:
+        """The part's slices; a voxel on two of them counts in the first only.
+
+        With a truth, all slices along the last axis come along, so that the whole volume is scored as it
+        would be segmented: slice by slice.
+        """
+        for case in part.cases:
+            rest = part.labels[case.name].copy()
+            last = AXES[rest.ndim - 1]
+            slices = {axis: list(indices) for axis, indices in part.slices[case.name].items()}
+            if case.truth is not None:
+                slices[last] = list(range(rest.shape[-1]))
+            for axis, index in _each(slices):
+                plane = _plane(rest, axis, index).copy()
+                _plane(rest, axis, index)[...] = IGNORE_INDEX
+                truth = None if case.truth is None or axis != last else _plane(case.truth, axis, index)
+                if annotated(plane).any() or (truth is not None and annotated(truth).any()):
+                    yield self._sample(case, axis, index, plane, _TEST, truth)
+
+    def _sample(
+        self, case: Annotated, axis: str, index: int, label: Labels, ending: str, truth: Labels | None = None
+    ) -> Sample:
+        name = f"{case.name}_{axis}{index:03d}"
+        like = _plane_like(case.volume, axis, f"{name}{ending}")
+        path = self.folder / f"{name}.tif"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_volume(path, np.take(self._image(case), index, axis=1 + AXES.index(axis)), like)
+        return Sample(f"{name}{ending}", path, label, like, truth)
+
+    def _image(self, case: Annotated) -> npt.NDArray[Any]:
+        if self._open is None or self._open[0] != case.name:
+            self._open = case.name, read_volume(case.case.image).array
+        return self._open[1]
+
+
+def _each(slices: Slices) -> Iterator[tuple[str, int]]:
+    for axis, indices in slices.items():
+        for index in indices:
+            yield axis, index
+
+
+def _plane(array: npt.NDArray[Any], axis: str, index: int) -> npt.NDArray[Any]:
+    """A slice of a volume, as a view."""
+    where: tuple[Any, ...] = (*[slice(None)] * AXES.index(axis), index)
+    return array[where]
+
+
+def _plane_like(volume: Volume, axis: str, name: str) -> Volume:
+    """The geometry of a slice: its pixel size. The name goes into the file.
+
+    So no two label files are the same, even if both show nothing but background: a checkpoint knows
+    what was trained on by the content of the label files.
+    """
+    kept = [i for i in range(volume.spatial_dims) if AXES[i] != axis]
+    size = [volume.spatial_shape[i] for i in kept]
+    spacing = [volume.spacing[i] for i in kept]
+    resolution = [(round(2**20 / step), 2**20) for step in spacing]
+    own = {"Info": name} | ({"unit": volume.unit} if volume.unit else {})
+    return Volume(
+        np.broadcast_to(np.zeros((), np.uint8), (1, *size)),
+        np.diag([*spacing, 1.0]),
+        volume.unit,
+        header=TiffHeader("imagej", "YX", "YX", (resolution[0], resolution[1]), 1, own),
+    )
+
+
+def _suffix(path: Path) -> str:
+    return max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, without a copy where the file system allows."""
+    source = source.resolve()
+    for attempt in (os.link, os.symlink, shutil.copyfile):
+        try:
+            attempt(source, target)
+            return
+        except OSError:
+            if attempt is shutil.copyfile:
+                raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,155 @@
+"""What the command ``volseg experiment`` can be told, beside the entries of the bundle."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_options", "run", "set_apart"]
+
+_KINDS = {
+    "semi": "k-fold cross-validation over annotated slices, 3D and 2D (Table 1 of 2016)",
+    "budget": "more and more slices of one case (Table 2)",
+    "auto": "one case left out (Table 3)",
+    "sweep": "entries of the bundle varied",
+}
+_OVERLAY_2D = Path("configs", "slices_2d.json")
+_OVERLAY_BARE = Path("configs", "without_norm.json")
+# Flags with one value each; all others are entries of the bundle.
+_FLAGS = (
+    "-o",
+    "--output",
+    "--folds",
+    "--budgets",
+    "--variants",
+    "--cases",
+    "--overlay_2d",
+    "--overlay_3d",
+    "--vary",
+    "--examples",
+)
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """Tell argparse."""
+    kinds = "; ".join(f"{kind}: {what}" for kind, what in _KINDS.items())
+    sub.add_argument("kind", choices=_KINDS, help=kinds)
+    sub.add_argument("bundle", nargs="*", type=Path, help="bundle, then overlays")
+    sub.add_argument("-o", "--output", type=Path, help="folder of the experiment (default runs/KIND)")
+    sub.add_argument("--folds", type=int, default=3, help="semi: number of test subsets (default 3)")
+    sub.add_argument(
+        "--budgets", help='budget: slices per direction, yz,xz,xy (default "1,1,1 2,2,1 3,3,2 5,5,3")'
+    )
+    sub.add_argument("--variants", help="semi, auto: some of 3d,3d-bn,2d-bn (default all)")
+    sub.add_argument("--cases", help="budget, auto: names of cases, joined by commas (default all)")
+    sub.add_argument(
+        "--overlay_2d",
+        type=Path,
+        help="semi, auto: makes the bundle a 2D one (default configs/slices_2d.json)",
+    )
+    sub.add_argument(
+        "--overlay_3d",
+        type=Path,
+        help="semi, auto: what the bundle needs without batch norm (default configs/without_norm.json)",
+    )
+    sub.add_argument(
+        "--vary", action="append", metavar="ENTRY=V1,V2", help="sweep: values of one entry; may be repeated"
+    )
+    sub.add_argument(
+        "--examples", type=int, default=4, help="sweep: cases to show predictions of (default 4)"
+    )
+    sub.add_argument(
+        "--trust-bundle", action="store_true", help="run whatever the bundle says; read it before"
+    )
+    sub.usage = "volseg experiment {semi,budget,auto,sweep} BUNDLE [OVERLAY ...] [-o OUT] [--ENTRY VALUE ...]"
+
+
+def set_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for argparse, positional ones first, and the settings of the bundle."""
+    positional: list[str] = []
+    own: list[str] = []
+    settings: list[str] = []
+    left = iter(words)
+    for word in left:
+        name, equals, _ = word.partition("=")
+        if not word.startswith("-"):
+            positional.append(word)
+        else:
+            (own if name in _FLAGS else settings).extend([word] if equals else [word, *islice(left, 1)])
+    return [*positional, *own], settings
+
+
+def run(
+    given: argparse.Namespace,
+    paths: Sequence[Path],
+    settings: Mapping[str, Any],
+    typed: Callable[[str, str], Any],
+) -> None:
+    """Run the experiment that was asked for.
+
+    Args:
+        paths: of the bundle and its overlays.
+        settings: new values for entries of the bundle.
+        typed: what the text of a setting stands for, given its entry.
+    """
+    from volseg.bundle import runnable
+    from volseg.experiments import protocols
+    from volseg.experiments.sweep import sweep
+
+    folder = given.output or Path("runs", given.kind)
+    vary = _vary(given.vary or [], typed)
+    variants = tuple(given.variants.split(",")) if given.variants else protocols.EVERY_VARIANT
+    cases = given.cases.split(",") if given.cases else None
+    moot = {*settings, *vary}
+    with ExitStack() as open_files:
+        files = open_files.enter_context(runnable(paths, moot, trust=given.trust_bundle))
+        overlays = {
+            "files_2d": ("2d-bn", given.overlay_2d or _beside(paths[0], _OVERLAY_2D)),
+            "files_bare": ("3d", given.overlay_3d or _beside(paths[0], _OVERLAY_BARE)),
+        }
+        overlaid = {
+            argument: open_files.enter_context(runnable([*paths, overlay], moot, trust=given.trust_bundle))
+            for argument, (variant, overlay) in overlays.items()
+            if given.kind in ("semi", "auto") and variant in variants
+        }
+        if given.kind == "semi":
+            protocols.semi(files, settings, folder, folds=given.folds, variants=variants, **overlaid)
+        elif given.kind == "auto":
+            protocols.auto(files, settings, folder, cases=cases, variants=variants, **overlaid)
+        elif given.kind == "budget":
+            budgets = _budgets(given.budgets) if given.budgets else protocols.BUDGETS
+            protocols.budget(files, settings, folder, budgets=budgets, cases=cases)
+        else:
+            sweep(files, settings, folder, vary=vary, examples=given.examples)
+
+
+def _beside(bundle: Path, overlay: Path) -> Path:
+    """An overlay: where the bundle's repository has them, else where we are."""
+    there = bundle.resolve().parent.parent / overlay
+    return there if there.is_file() else overlay
+
+
+def _budgets(text: str) -> list[tuple[int, ...]]:
+    try:
+        return [tuple(int(n) for n in budget.split(",")) for budget in text.split()]
+    except ValueError:
+        raise ValueError(f'--budgets "{text}" is no list such as "1,1,1 3,3,2".') from None
+
+
+def _vary(texts: Sequence[str], typed: Callable[[str, str], Any]) -> dict[str, list[Any]]:
+    """``ENTRY=V1,V2``; a value with commas in it stands in brackets."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        entry, equals, values = text.partition("=")
+        if not equals or not values or entry in found:
+            raise ValueError(f"--vary {text}: write each entry once, as ENTRY=V1,V2.")
+        parts = [""]
+        for letter in values:
+            if letter == "," and all(parts[-1].count(a) == parts[-1].count(b) for a, b in ("[]", "()", "{}")):
+                parts.append("")
+            else:
+                parts[-1] += letter
+        found[entry] = [typed(entry, part.strip()) for part in parts]
+    return found

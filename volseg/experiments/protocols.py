@@ -1,0 +1,197 @@
+"""The three experiments of Çiçek et al. 2016: semi-automated, more and more slices, fully automated."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from volseg.annotation import hold_out
+from volseg.errors import InputError
+from volseg.experiments.campaign import Results, run_cells
+from volseg.experiments.cells import Cell
+from volseg.experiments.comparison import write_budgets, write_variants
+from volseg.experiments.datasets import Flat, Part, derive, volumes
+from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
+from volseg.experiments.papers import BUDGETS, TABLE_1, TABLE_3
+from volseg.experiments.start import VARIANTS, Start, Way, begin_experiment, open_start, way, ways
+
+__all__ = ["BUDGETS", "EVERY_VARIANT", "auto", "budget", "semi"]
+
+EVERY_VARIANT = tuple(VARIANTS)
+
+
+def semi(
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    folds: int = 3,
+    variants: Sequence[str] = EVERY_VARIANT,
+    files_2d: Sequence[Path] = (),
+    files_bare: Sequence[Path] = (),
+) -> None:
+    """Cross-validation over the annotated slices of all cases (Table 1).
+
+    Args:
+        files: the bundle and its overlays.
+        settings: new values for entries of the bundle.
+        folder: of the experiment.
+        variants: some of :data:`VARIANTS`.
+        files_2d: the bundle with what makes it one for slices.
+        files_bare: the bundle with what it needs without batch norm, if that is more than leaving it out.
+    """
+    start = begin_experiment(files, settings)
+    found = ways(start, variants, files_2d, files_bare)
+    divided = divide_folds(start.slices, folds)
+    open_start(folder, "semi", start, found, {"folds": folds})
+    flat = Flat(folder / "datasets" / "slices")
+    cells = []
+    for number, test in enumerate(divided, start=1):
+        both = {case.name: hold_out(case.label, test[case.name]) for case in start.cases}
+        rest = {name: without(start.slices[name], test[name]) for name in both}
+        train = Part(start.cases, {name: labels[0] for name, labels in both.items()}, rest)
+        tested = Part(start.cases, {name: labels[1] for name, labels in both.items()}, test)
+        for one in found:
+            sets = _datasets(folder / "datasets" / f"fold{number}", one, start, flat, train, tested)
+            facts = {"variant": one.title, "fold": number, **_facts(train, tested)}
+            title = f"{one.title}, fold {number}"
+            cells.append(_cell(f"{one.key}_fold{number}", title, str(number), one, sets, facts))
+    total = sum(map(count, start.slices.values()))
+    head = (
+        f"# Semi-automated segmentation: {folds}-fold cross-validation\n\n"
+        f"{total} annotated slices of {len(start.cases)} case(s) are divided into {folds} test subsets. In "
+        "training a test slice is unlabelled, also where other slices cross it. Every variant has the same "
+        "subsets and is scored on the same voxels: mean IoU over the classes, pooled over the voxels of the "
+        "test slices.\n\n"
+    )
+
+    def report(results: Results) -> None:
+        write_variants(folder, cells, results, head, "test subset", "Table 1", TABLE_1, start.data, found)
+
+    run_cells(folder, cells, report)
+
+
+def auto(
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    cases: Sequence[str] | None = None,
+    variants: Sequence[str] = EVERY_VARIANT,
+    files_2d: Sequence[Path] = (),
+    files_bare: Sequence[Path] = (),
+) -> None:
+    """Training on all cases but one, tested on the annotated slices of that one (Table 3).
+
+    Args:
+        cases: names of those that are left out in turn; all without.
+    """
+    start = begin_experiment(files, settings)
+    found = ways(start, variants, files_2d, files_bare)
+    if len(start.cases) < 2:
+        raise InputError(
+            f"There is only one case, {start.cases[0].name}: none is left to train on without it."
+        )
+    chosen = start.named(cases)
+    open_start(folder, "auto", start, found, {})
+    flat = Flat(folder / "datasets" / "slices")
+    cells = []
+    for case in chosen:
+        name = case.name
+        others = [other for other in start.cases if other is not case]
+        train = Part(others, {other.name: other.label for other in others}, start.slices)
+        tested = Part([case], {name: hold_out(case.label, start.slices[name])[1]}, start.slices)
+        for one in found:
+            sets = _datasets(folder / "datasets" / f"without_{name}", one, start, flat, train, tested)
+            facts = {"variant": one.title, "test case": name, **_facts(train, tested)}
+            title = f"{one.title}, tested on {name}"
+            cells.append(_cell(f"{one.key}_without_{name}", title, name, one, sets, facts))
+    head = (
+        "# Fully automated segmentation: one case left out\n\n"
+        f"Trained on the annotated slices of all {len(start.cases)} cases but one, tested on those of that "
+        "one: mean IoU over the classes, pooled over the voxels of the test slices.\n\n"
+    )
+
+    def report(results: Results) -> None:
+        write_variants(folder, cells, results, head, "test volume", "Table 3", TABLE_3, start.data, found)
+
+    run_cells(folder, cells, report)
+
+
+def budget(
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    budgets: Sequence[Sequence[int]] = BUDGETS,
+    cases: Sequence[str] | None = None,
+) -> None:
+    """More and more slices of one case at a time, always tested on the same voxels (Table 2).
+
+    Args:
+        budgets: slices per axis, such as ``(3, 3, 2)``.
+        cases: names of those that are done; all without.
+    """
+    start = begin_experiment(files, settings)
+    chosen = start.named(cases)
+    one = way("bundle", "", start.files, start.settings)
+    names = [",".join(map(str, numbers)) for numbers in budgets]
+    open_start(folder, "budget", start, [one], {"budgets": names})
+    cells = []
+    for case in chosen:
+        divided = divide_budgets(case.label, start.slices[case.name], budgets)
+        home = folder / "datasets" / case.name
+        test = derive(
+            home / "test", volumes(Part([case], {case.name: divided.test}, {}), test=True), start.scheme
+        )
+        for name, labels, slices in zip(names, divided.train, divided.slices, strict=True):
+            key = name.replace(",", "-")
+            train = derive(home / key, volumes(Part([case], {case.name: labels}, {})), start.scheme)
+            labelled = float(annotated(labels).mean())
+            taken = " ".join(str(len(indices)) for indices in slices.values())
+            facts = {"case": case.name, "slices": taken, "labelled": f"{labelled:.5f}"}
+            title = f"{case.name}, {name} slices, {labelled:.1%} of the voxels labelled"
+            cells.append(
+                _cell(f"{case.name}_{key}", title, name, one, (train, test), facts, column=case.name)
+            )
+
+    def report(results: Results) -> None:
+        write_budgets(folder, cells, results, start.data, one)
+
+    run_cells(folder, cells, report)
+
+
+def _datasets(home: Path, one: Way, start: Start, flat: Flat, train: Part, test: Part) -> tuple[Path, Path]:
+    """What a cell of Table 1 or 3 is trained and scored on, derived where it is not there yet."""
+    if one.flat:
+        return (
+            derive(home / "2d_train", flat.train(train), start.scheme),
+            derive(home / "2d_test", flat.test(test), start.scheme),
+        )
+    return (
+        derive(home / "3d_train", volumes(train), start.scheme),
+        derive(home / "3d_test", volumes(test, test=True), start.scheme),
+    )
+
+
+def _cell(
+    name: str,
+    title: str,
+    row: str,
+    one: Way,
+    sets: tuple[Path, Path],
+    facts: Mapping[str, Any],
+    *,
+    column: str | None = None,
+) -> Cell:
+    column = one.title if column is None else column
+    return Cell(name, title, row, column, one.files, one.settings, dataset=sets[0], test=sets[1], facts=facts)
+
+
+def _facts(train: Part, test: Part) -> dict[str, Any]:
+    """How much is annotated for the two sides, for the table."""
+    voxels = [annotated(train.labels[case.name]) for case in train.cases]
+    return {
+        "slices": sum(count(train.slices[case.name]) for case in train.cases),
+        "test slices": sum(count(test.slices[case.name]) for case in test.cases),
+        "labelled": f"{sum(int(v.sum()) for v in voxels) / sum(v.size for v in voxels):.5f}",
+    }

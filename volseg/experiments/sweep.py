@@ -1,0 +1,166 @@
+"""Any entries of a bundle varied: optimiser, learning rate, batch size, epochs and whatever else it has."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from volseg.data import Case
+from volseg.engines.run_folder import output_of
+from volseg.experiments.bookkeeping import Book
+from volseg.experiments.campaign import Results, open_campaign, run_cells, write_text
+from volseg.experiments.cells import Cell, Result, content_of
+from volseg.experiments.datasets import fingerprint, link_images
+from volseg.experiments.grid import Combination, combinations
+from volseg.experiments.pictures import draw_predictions, read_example, read_prediction
+from volseg.experiments.plots import draw_curves, save_figure
+from volseg.experiments.start import check_settings, frozen_bundle, way
+from volseg.experiments.tables import csv_of, figure, markdown
+from volseg.labels import LabelScheme
+
+__all__ = ["sweep"]
+
+_FIGURE = "mean IoU, held out"
+
+
+def sweep(
+    files: Sequence[Path],
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    vary: Mapping[str, Sequence[Any]],
+    examples: int = 4,
+) -> None:
+    """Train and score a bundle with every combination of values.
+
+    Args:
+        files: the bundle and its overlays.
+        settings: new values for entries of the bundle, the same in all cells.
+        folder: of the experiment.
+        vary: values by entry of the bundle.
+        examples: cases whose predictions are shown side by side; 0 for none.
+    """
+    bundle = check_settings(files, {**settings, **dict.fromkeys(vary)})
+    grid = combinations(bundle, settings, vary)
+    for one in grid:
+        way("", "", tuple(files), one.settings)
+    cases, scheme = content_of(files, settings, "cases", "labels")
+    choices = {name: list(dict.fromkeys(one.shown[name] for one in grid)) for name in grid[0].shown}
+    open_campaign(
+        folder,
+        {
+            "experiment": "sweep",
+            "vary": {entry: [str(value) for value in values] for entry, values in vary.items()},
+            "bundle": {"": frozen_bundle(files, settings)},
+            "data": fingerprint(cases),
+        },
+    )
+    book = Book(folder / "study.db", choices, folder / "runs")
+    shown = _examples(cases, examples) if "images" in bundle else []
+    images = link_images(folder / "datasets" / "examples", shown) if shown else None
+    by_cell = {one.name: one for one in grid}
+    cells = [
+        Cell(one.name, one.title, one.title, "", tuple(files), one.settings, images=images, facts=one.shown)
+        for one in grid
+    ]
+
+    def begin(cell: Cell) -> None:
+        book.begin(cell.name, by_cell[cell.name].shown)
+
+    def end(cell: Cell, result: Result) -> None:
+        book.end(cell.name, by_cell[cell.name].shown, result.score)
+
+    def report(results: Results) -> None:
+        _write(folder, cells, by_cell, results, shown, scheme)
+
+    run_cells(folder, cells, report, before=begin, after=end)
+
+
+def _examples(cases: Sequence[Case], number: int) -> list[Case]:
+    """Cases to show: those held out as a whole come first."""
+    known = [case for case in cases if case.label is not None or case.truth is not None]
+    return sorted(known, key=lambda case: case.held_out != "all")[:number]
+
+
+def _write(
+    folder: Path,
+    cells: Sequence[Cell],
+    grid: Mapping[str, Combination],
+    results: Results,
+    examples: Sequence[Case],
+    scheme: LabelScheme,
+) -> None:
+    """Table, learning curves and predictions of what there is."""
+    curves = {cell.name: _curves(folder / "runs" / cell.name) for cell in cells}
+    more = {name: {"last loss": found["loss"][-1][1]} for name, found in curves.items() if "loss" in found}
+    write_text(folder / "table.csv", csv_of(cells, results, more))
+    write_text(folder / "table.md", _table(cells, grid, results, more))
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for cell in cells:
+        for quantity, points in curves[cell.name].items():
+            if quantity == "loss" or ("mean IoU" in quantity and "held out" in quantity):
+                panels.setdefault(quantity, {})[cell.title] = points
+    if panels:
+        save_figure(draw_curves(panels, "Learning curves"), folder / "plot.png")
+    done = [cell for cell in _best_first(cells, results) if not results[cell.name].trouble]
+    if done and examples:
+        read = [read_example(case, scheme) for case in examples]
+        predictions = {}
+        for cell in done:
+            home = folder / "runs" / cell.name / "segmentations"
+            found = [read_prediction(one, output_of(one.case, home)[0], scheme) for one in read]
+            predictions[f"{cell.title}: {figure(results[cell.name].score)}"] = found
+        save_figure(draw_predictions(read, predictions, scheme), folder / "predictions.png")
+
+
+def _table(
+    cells: Sequence[Cell],
+    grid: Mapping[str, Combination],
+    results: Results,
+    more: Mapping[str, Mapping[str, float]],
+) -> str:
+    head = [*grid[cells[0].name].shown, _FIGURE, "last loss", "iterations", "minutes"]
+    rows = []
+    best = _best_first(cells, results)
+    for cell in cells:
+        result = results.get(cell.name)
+        row = [*grid[cell.name].shown.values()]
+        if result is None:
+            row += ["–"] * 4
+        else:
+            score = figure(result.score)
+            loss = more.get(cell.name, {}).get("last loss")
+            row += [
+                f"**{score}**" if cell is best[0] and result.score is not None else score,
+                figure(loss),
+                str(result.metrics.get("iteration", "–")),
+                f"{result.seconds / 60:.1f}",
+            ]
+        rows.append(row)
+    text = (
+        f"# Sweep over {', '.join(grid[cells[0].name].shown)}\n\n"
+        "Mean IoU over the classes, pooled over the voxels held out. The best of several was chosen on the "
+        "very voxels it is scored on, so its figure is a little too good.\n\n"
+    )
+    text += markdown(head, rows)
+    failed = [cell for cell in cells if cell.name in results and results[cell.name].trouble]
+    return text + "".join(f"\n{cell.title} failed: {results[cell.name].trouble}\n" for cell in failed)
+
+
+def _best_first(cells: Sequence[Cell], results: Results) -> list[Cell]:
+    finished = [cell for cell in cells if cell.name in results]
+    scores = {cell.name: results[cell.name].score for cell in finished}
+    return sorted(
+        finished, key=lambda cell: -1.0 if (score := scores[cell.name]) is None else score, reverse=True
+    )
+
+
+def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """What a training noted along the way, by quantity: iteration and value."""
+    path = folder / "progress.csv"
+    found: dict[str, list[tuple[float, float]]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["name"], []).append((float(row["iteration"]), float(row["value"])))
+    return found
