@@ -12,7 +12,7 @@ from torch import nn
 
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes, find_cases, find_images, load_case
-from volseg.engines import choose_scale, evaluator, place, predictor, use_bf16
+from volseg.engines import choose_scale, evaluator, place, predictor, scale, use_bf16
 from volseg.engines.checkpoint import save_checkpoint
 from volseg.engines.scores import Scores
 from volseg.errors import InputError, RefusedError
@@ -67,9 +67,9 @@ def run(dataset, **settings):
 
 
 def expect(metrics, kind, scores):
-    assert metrics[f"mean IoU, {kind}"] == pytest.approx(np.nanmean(scores))
+    assert metrics[f"mean IoU: {kind}"] == pytest.approx(np.nanmean(scores))
     for name, score in zip(SCHEME.names, scores, strict=True):
-        assert metrics.get(f"IoU of {name}, {kind}", math.nan) == pytest.approx(score, nan_ok=True)
+        assert metrics.get(f"IoU of {name}: {kind}", math.nan) == pytest.approx(score, nan_ok=True)
 
 
 # --- what is scored ----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, capl
 
     report = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=refuse)
     assert report["held out"]["voxels"] == 20
-    assert report["held out"]["mean IoU"] == pytest.approx(metrics["mean IoU, held out"], abs=1e-5)
+    assert report["held out"]["mean IoU"] == pytest.approx(metrics["mean IoU: held out"], abs=1e-5)
     assert len(report["held out"]["precision, recall, F1 within 1 voxel(s)"]["a"]["low"]) == 3
     rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
     assert rows[0] == "voxels,case,class,IoU,Dice"
@@ -265,11 +265,15 @@ def test_the_number_format_follows_the_machine_unless_one_is_asked_for(monkeypat
     flat = UNet(3, 1, 2, channels=[(2, 2)], kernel_size=[[3, 3, 1]])
     assert use_bf16(network, "cpu", precision="bfloat16")
     assert not use_bf16(network, "cpu", precision="float32")
+    monkeypatch.setattr(scale, "_is_faster", lambda *_: True)
     for able in (True, False):
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda able=able: able, raising=False)
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False, raising=False)
         assert use_bf16(network, "cpu") is able
         assert not use_bf16(flat, "cpu")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(scale, "_is_faster", lambda *_: False)
+    assert not use_bf16(network, "cpu")
     with pytest.raises(ValueError, match="precision = 'half' is not one of: auto, bfloat16, float32"):
         use_bf16(network, "cpu", precision="half")
 

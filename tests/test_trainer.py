@@ -5,59 +5,24 @@ import logging
 import math
 import os
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
 
-from volseg.data import TrainingPatches, WholeVolumes, find_cases
+from volseg.data import WholeVolumes
 from volseg.engines import evaluator, trainer
 from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from volseg.engines.trainer import _both
+from volseg.engines.run_state import both
 from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.inferers import OverlapTileInferer
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.losses import SparseCrossEntropy
-from volseg.networks import UNet
-from volseg.transforms import RandDeformedPatchd
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 
 pytestmark = pytest.mark.usefixtures("clean_process")
-
-
-@pytest.fixture
-def make_run(make_dataset, tmp_path):
-    """Everything a training needs, made anew from the same seeds: a tiny 2D network on a tiny image."""
-    folder = make_dataset(size=(32, 32), channels=1, cases=("a", "b"))
-
-    def make(output="run", *, decay=0.9, channels=((2, 4), (4, 8)), loss=None, **settings):
-        torch.manual_seed(7)
-        network = UNet(2, 1, 3, channels=channels, norm="batch", dropout=0.2)
-        transform = RandDeformedPatchd(patch_size=(24, 24), context=network.context, std=1.0, flip=0.5)
-        dataset = TrainingPatches(
-            find_cases(folder), labels=SCHEME, in_channels=1, transform=transform, held_out=0.2
-        )
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-        parts = {
-            "device": "cpu",
-            "max_epochs": 3,
-            "epoch_length": 2,
-            "dataset": dataset,
-            "network": network,
-            "loss": loss or SparseCrossEntropy(),
-            "optimizer": optimizer,
-            "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
-            "output_dir": tmp_path / output,
-            "weight_average": decay,
-        } | settings
-        return SimpleNamespace(
-            engine=trainer(**parts), folder=tmp_path / output, cases=find_cases(folder), **parts
-        )
-
-    return make
 
 
 def assert_equal(one, other):
@@ -211,7 +176,8 @@ def test_a_run_resumed_with_another_network_is_refused_and_left_as_it_is(make_ru
 def test_a_run_leaves_what_one_wants_to_know_later(make_run):
     run = make_run()
     run.engine.run()
-    names = {"last.pt", "log.txt", "model.pt", "progress.csv", "tensorboard", "versions.json"}
+    names = {"last.pt", "last_1.pt", "log.txt", "model.pt", "progress.csv", "tensorboard"}
+    names |= {"data.json", "versions.json"}
     assert {path.name for path in run.folder.iterdir()} == names
     assert json.loads((run.folder / "versions.json").read_text())["torch"] == torch.__version__
     log = (run.folder / "log.txt").read_text()
@@ -400,7 +366,7 @@ def test_validation_uses_the_averaged_weights_and_notes_its_scores(make_run, tmp
 def test_what_two_parts_of_a_run_were_trained_on_is_remembered_together():
     before = {"a": {"name": "a", "held_out": {"x": [1, 5], "z": [2]}}, "b": {"name": "b", "held_out": {}}}
     now = {"a": {"name": "a", "held_out": {"x": [5, 9], "z": []}}, "c": {"name": "c", "held_out": {"x": [3]}}}
-    assert _both(before, now) == {
+    assert both(before, now) == {
         "a": {"name": "a", "held_out": {"x": [5], "z": []}},
         "b": {"name": "b", "held_out": {}},
         "c": {"name": "c", "held_out": {"x": [3]}},

@@ -139,8 +139,9 @@ def evaluate_spline(
     values = control
     for axis, (offset, length, spacing) in enumerate(zip(start, size, grid_spacing, strict=True), start=1):
         first, weights = spline_taps(length, spacing, values.shape[axis], offset=offset)
-        taps = torch.as_tensor(weights, dtype=control.dtype, device=control.device)
-        index = torch.as_tensor(first, device=control.device)
+        # Copies that do not wait: to a GPU, every other kind would hold up the program until it is idle.
+        taps = torch.as_tensor(weights, dtype=control.dtype).to(control.device, non_blocking=True)
+        index = torch.as_tensor(first).to(control.device, non_blocking=True)
         taps = taps.reshape(4, length, *(1,) * (values.ndim - axis - 1))
         # Four products instead of one matmul: TF32, bf16 and autocast round what goes into a matmul,
         # and ten bits of mantissa would be a tenth of a voxel.

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +36,7 @@ KERNEL_DTYPES = {
     torch.float64,
 }
 Outside = Literal["mirror"] | float
+Limits = tuple[float, float]
 
 FARTHEST = 2.0**23
 
@@ -112,8 +114,10 @@ def sample_map(
 
         fill = None if outside == "mirror" else outside
         return kernel.sample(image, local, origin, start, size, spacing, nearest=mode == "nearest", fill=fill)
-    coordinates = evaluate_spline(torch.from_numpy(local).to(image.device), start, size, spacing)
-    return _warp(image, coordinates, origin.tolist(), mode, outside)
+    on_device = torch.from_numpy(local).to(image.device, non_blocking=True)
+    coordinates = evaluate_spline(on_device, start, size, spacing)
+    limits = None if image.device.type == "cpu" else _hull(local)
+    return _warp(image, coordinates, origin.tolist(), mode, outside, limits)
 
 
 def check_mode(mode: str) -> None:
@@ -167,43 +171,79 @@ def _copy(
         index = mirror_indices(int(ends[0]), int(ends[1]) + 1, length)
         places = np.arange(ends[0], ends[1] + 1)
         flip = slice(None, None, int(step))
-        out = out.index_select(axis, torch.from_numpy(index[flip].copy()).to(image.device))
-        beyond = torch.from_numpy(((places < 0) | (places >= length))[flip].copy()).to(image.device)
+        out = out.index_select(axis, torch.from_numpy(index[flip].copy()).to(image.device, non_blocking=True))
+        beyond = torch.from_numpy(((places < 0) | (places >= length))[flip].copy())
+        beyond = beyond.to(image.device, non_blocking=True)
         outer = outer | beyond.reshape(-1, *(1,) * (image.ndim - 1 - axis))
     if mode != "nearest":
         out = out.to(torch.float32)
     return out if outside == "mirror" else _fill(out, outer, outside)
 
 
-def _warp(image: Tensor, coordinates: Tensor, origin: Sequence[int], mode: Mode, outside: Outside) -> Tensor:
-    """:func:`warp` with positions counted from ``origin``."""
+def _hull(control: npt.NDArray[np.float32]) -> list[Limits]:
+    """Between which numbers a spline stays: those of its coefficients. Known without asking the device."""
+    return [(float(axis.min()), float(axis.max())) for axis in control]
+
+
+def _warp(
+    image: Tensor,
+    coordinates: Tensor,
+    origin: Sequence[int],
+    mode: Mode,
+    outside: Outside,
+    limits: Sequence[Limits] | None = None,
+) -> Tensor:
+    """:func:`warp` with positions counted from ``origin``.
+
+    Args:
+        limits: per axis, numbers that the positions lie between; looked for if not given, which on a GPU
+            waits for it.
+    """
     lower = [-o for o in origin]
     upper = [n - 1 - o for n, o in zip(image.shape[1:], origin, strict=True)]
     inside = None
-    axes = []
-    for x, lo, hi in zip(coordinates, lower, upper, strict=True):
+    axes, folded = [], []
+    for axis, (x, lo, hi) in enumerate(zip(coordinates, lower, upper, strict=True)):
+        reach = _limits(x) if limits is None else limits[axis]
         if outside != "mirror":
             within = (x >= lo - 0.5) & (x < hi + 0.5)
             inside = within if inside is None else inside & within
-        axes.append(_mirror(x, lo, hi))
+        axes.append(_mirror(x, lo, hi, reach))
+        folded.append(_limits(axes[-1]) if limits is None else _mirror_limits(reach, lo, hi))
     if mode == "nearest":
         out = _take(image, [(torch.floor(x + 0.5) - lo).long() for x, lo in zip(axes, lower, strict=True)])
     elif mode == "linear":
-        out = _linear(image, axes, origin)
+        out = _linear(image, axes, origin, folded)
     else:
         out = _cubic(image, axes, lower)
     return out if inside is None or outside == "mirror" else _fill(out, ~inside, outside)
 
 
 def _fill(out: Tensor, where: Tensor, value: float) -> Tensor:
-    return torch.where(where, torch.as_tensor(value, dtype=out.dtype, device=out.device), out)
+    return out.masked_fill(where, value)
 
 
-def _mirror(x: Tensor, lo: int, hi: int) -> Tensor:
+def _limits(x: Tensor) -> Limits:
+    smallest, largest = torch.aminmax(x)
+    return float(smallest), float(largest)
+
+
+def _mirror_limits(limits: Limits, lo: int, hi: int) -> Limits:
+    """Between which numbers positions lie after :func:`_mirror`."""
+    smallest, largest = limits
+    if lo - smallest > hi - lo or largest - hi > hi - lo:
+        return lo, hi
+    ends = [min(max(end, lo), hi) for end in (smallest, largest)]
+    ends += [min(2 * lo - smallest, hi), lo] if smallest < lo else []
+    ends += [max(2 * hi - largest, lo), hi] if largest > hi else []
+    return min(ends), max(ends)
+
+
+def _mirror(x: Tensor, lo: int, hi: int, limits: Limits) -> Tensor:
     """Fold positions into ``lo`` .. ``hi`` by reflection at both ends."""
     if lo == hi:
         return torch.full_like(x, lo)
-    smallest, largest = (float(v) for v in torch.aminmax(x))
+    smallest, largest = limits
     if (
         lo - smallest > hi - lo or largest - hi > hi - lo
     ):  # more than once: the array is smaller than the patch
@@ -221,11 +261,10 @@ def _take(image: Tensor, index: Sequence[Tensor]) -> Tensor:
     return image[every]
 
 
-def _linear(image: Tensor, axes: Sequence[Tensor], origin: Sequence[int]) -> Tensor:
+def _linear(image: Tensor, axes: Sequence[Tensor], origin: Sequence[int], limits: Sequence[Limits]) -> Tensor:
     """Linear interpolation by ``grid_sample`` on the block of the image that is needed."""
     block, grid = image, []
-    for axis, (x, o) in enumerate(zip(axes, origin, strict=True), start=1):
-        smallest, largest = (float(v) for v in torch.aminmax(x))
+    for axis, (x, o, (smallest, largest)) in enumerate(zip(axes, origin, limits, strict=True), start=1):
         first = int(np.floor(smallest)) + o
         last = min(int(np.ceil(largest)) + o, image.shape[axis] - 1)
         block = block.narrow(axis, first, last - first + 1)

@@ -104,7 +104,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
     def counts(self) -> NDArray[np.int64]:
         """Annotated voxels per class that are trained on, over all cases: shape ``(C,)``."""
         return sum(
-            (annotation_counts(item["label"].numpy(), len(self.labels)) for item in self.cases),
+            (annotation_counts(item["label"].cpu().numpy(), len(self.labels)) for item in self.cases),
             start=np.zeros(len(self.labels), np.int64),
         )
 

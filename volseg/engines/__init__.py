@@ -2,6 +2,7 @@
 
 from volseg.engines.evaluator import evaluator, predictor
 from volseg.engines.measures import InstanceScores, MembraneScores
+from volseg.engines.processes import join_processes, leave_processes, local_device
 from volseg.engines.scale import choose_scale, place, use_bf16
 from volseg.engines.session import begin
 from volseg.engines.trainer import trainer
@@ -12,6 +13,9 @@ __all__ = [
     "begin",
     "choose_scale",
     "evaluator",
+    "join_processes",
+    "leave_processes",
+    "local_device",
     "place",
     "predictor",
     "trainer",

@@ -1,41 +1,68 @@
-"""Checkpoints: written atomically, read without running code.
+"""Checkpoints: written atomically, read back before they count, loaded without running code.
 
-``last.pt`` holds everything that a resumed run needs to go on exactly where the other stopped;
-``model.pt`` holds the weights to segment with, and what they were trained on.
+``last.pt`` holds everything that a resumed run needs to go on exactly where the other stopped, and
+``last_1.pt``, ``last_2.pt`` ... are the ones before it. ``model.pt`` holds the weights to segment with,
+and what they were trained on; ``best.pt`` the same, of the best validation.
+
+Each carries the SHA-256 of its content, because neither the file format nor torch notices a flipped bit.
 """
 
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from volseg.errors import InputError
+from volseg.errors import InputError, ResourceError
 from volseg.io import atomic_write
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = ["load_checkpoint", "load_newest", "load_weights", "past_checkpoints", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+_HASH = "sha256"
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: Mapping[str, Any], *, keep: int = 1) -> None:
     """Replace ``path`` by ``content`` in one step: a reader sees the old file or the new one, whole.
+
+    Args:
+        keep: how many to keep, the new one included; the one before becomes ``NAME_1.pt``, and so on.
 
     Raises:
         ValueError: if a weight is not finite; such a checkpoint would be worthless.
+        ResourceError: if what was written cannot be read back.
     """
     for name, tensor in content["model"].items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(
                 f"{name} holds values that are not finite: {path.name} is not written, an earlier one stays."
             )
-    with atomic_write(path, overwrite=True) as temporary:
-        torch.save(content, temporary)
+
+    def accept(temporary: Path) -> None:
+        try:
+            load_checkpoint(temporary)
+        except InputError as error:
+            raise ResourceError(
+                f"{path.name} was written but cannot be read back, so an earlier one stays. "
+                f"Check the disk of {path.parent}. ({error})"
+            ) from error
+        _move_on(path, keep)
+
+    with atomic_write(path, overwrite=True, verify=accept) as temporary:
+        torch.save({**content, _HASH: _digest(content)}, temporary)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. Only tensors and plain values are accepted.
 
     Raises:
-        InputError: if there is none, or it cannot be read.
+        InputError: if there is none, it cannot be read, or its content is not what was written.
     """
     path = Path(path)
     if not path.is_file():
@@ -48,7 +75,39 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a checkpoint ({error}).") from error
     if not isinstance(content, dict) or "model" not in content:
         raise InputError(f"{path} is not a checkpoint of volseg: it holds no 'model'.")
+    noted = content.pop(_HASH, None)
+    if noted is not None and noted != _digest(content):
+        raise InputError(
+            f"{path} is damaged: its content does not have the SHA-256 that it was written with. "
+            "Take another checkpoint, or a copy of this one."
+        )
     return content
+
+
+def past_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint and the ones before it, as far as they exist, newest first."""
+    others = list(path.parent.glob(f"{path.stem}_[0-9]{path.suffix}"))
+    others += path.parent.glob(f"{path.stem}_[0-9][0-9]{path.suffix}")
+    return [p for p in (path, *sorted(others, key=lambda p: int(p.stem.rpartition("_")[2]))) if p.is_file()]
+
+
+def load_newest(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read, and its content; damaged ones are told and passed over.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = past_checkpoints(path)
+    for candidate in found:
+        try:
+            content = load_checkpoint(candidate)
+        except InputError as error:
+            logger.warning("%s", error)
+            continue
+        if candidate != found[0] or candidate != path:
+            logger.warning("Going on from %s instead, of iteration %s.", candidate, content.get("iteration"))
+        return candidate, content
+    raise InputError(f"None of the {len(found)} checkpoint(s) in {path.parent} can be read: train anew.")
 
 
 def load_weights(network: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -67,3 +126,49 @@ def load_weights(network: nn.Module, path: str | Path) -> dict[str, Any]:
             "that they were trained with; both stand in config.json beside them."
         ) from error
     return content
+
+
+def _move_on(path: Path, keep: int) -> None:
+    """``NAME.pt`` also becomes ``NAME_1.pt``, that ``NAME_2.pt`` ...; what is beyond ``keep`` goes."""
+    names = [path, *(path.with_stem(f"{path.stem}_{n}") for n in range(1, keep))]
+    for old in past_checkpoints(path):
+        if old not in names:
+            old.unlink()
+    for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
+        if not newer.exists():
+            continue
+        if newer != path:
+            os.replace(newer, older)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            older.unlink()
+        try:
+            os.link(newer, older)  # so that there is a file of this name at any moment
+        except OSError:  # a file system without links
+            os.replace(newer, older)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of names, values and tensors, whatever the file that holds them looks like."""
+    sha = hashlib.sha256()
+    for part in _parts(content):
+        sha.update(part)
+    return sha.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes | memoryview]:
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu().contiguous()
+        yield f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+    elif isinstance(value, Mapping):
+        yield f"mapping of {len(value)}".encode()
+        for key, item in value.items():
+            yield from _parts(key)
+            yield from _parts(item)
+    elif isinstance(value, list | tuple):
+        yield f"list of {len(value)}".encode()
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield f"{type(value).__name__} {value!r};".encode()

@@ -165,9 +165,7 @@ def predictor(
         logger.info("Segmented %s.", path)
         return {}
 
-    engine = _engine(
-        device, dataset, network, inferer, segment_and_write, "segmenting", range(len(dataset))
-    )
+    engine = _engine(device, dataset, network, inferer, segment_and_write, "segmenting", range(len(dataset)))
 
     @engine.on(Events.STARTED)
     def start(_: Engine) -> None:

@@ -13,7 +13,9 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-__all__ = ["ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise"]
+from volseg.engines import processes
+
+__all__ = ["ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ def quiet(engine: Engine) -> None:
 def reraise(_: Engine, error: BaseException) -> None:
     """The last handler of ``EXCEPTION_RAISED``: ignite swallows what its handlers do not raise again."""
     raise error
+
+
+def taken(engine: Engine) -> list[float]:
+    """The losses of the steps that became known at this iteration and moved the weights."""
+    return [outcome.loss for outcome in engine.state.output[0]["outcomes"] if outcome.is_taken]
 
 
 class ProgressBar:
@@ -55,8 +62,7 @@ class ProgressBar:
     def _step(self, engine: Engine) -> None:
         if self.bar is None:
             return
-        if engine.state.output["annotated"]:
-            self.recent.append(engine.state.output["loss"])
+        self.recent += taken(engine)
         if self.recent:
             self.bar.set_postfix(loss=f"{sum(self.recent) / len(self.recent):.3f}", refresh=False)
         self.bar.update()
@@ -98,16 +104,15 @@ class Tracking:
         self.writer = SummaryWriter(self.folder / "tensorboard")
 
     def _step(self, engine: Engine) -> None:
-        if engine.state.output["annotated"]:
-            self.losses.append(engine.state.output["loss"])
+        self.losses += taken(engine)
 
     def _epoch(self, engine: Any) -> None:
         if self.losses:
             self._note(engine.state.iteration, "loss", sum(self.losses) / len(self.losses))
             self.losses.clear()
         self._note(engine.state.iteration, "learning rate", engine.optimizer.param_groups[0]["lr"])
-        if "picture" in engine.state.output:
-            self.picture(engine.state.iteration, "patch", engine.state.output["picture"])
+        if "picture" in engine.state.output[0]:
+            self.picture(engine.state.iteration, "patch", engine.state.output[0]["picture"])
 
     def _note(self, iteration: int, name: str, value: float) -> None:
         self.writer.add_scalar(name, value, iteration)
@@ -124,11 +129,13 @@ class Tracking:
 class StopOnSignal:
     """Ctrl-C or SIGTERM: the step at hand is finished, a checkpoint is written, the program ends with 130.
 
-    A second signal ends the program at once.
+    A second signal ends the program at once. Of several processes all stop when one is told to, at the
+    same iteration, for which they ask one another every ``every`` iterations.
     """
 
-    def __init__(self, save: Callable[[Engine], None]) -> None:
+    def __init__(self, save: Callable[[Engine], None], *, every: int = 1) -> None:
         self.save = save
+        self.every = every
         self.stop = False
         self._before: dict[int, Any] = {}
 
@@ -152,8 +159,9 @@ class StopOnSignal:
         self.stop = True
         logger.warning("Stopping after this step; once more stops at once, without saving.")
 
-    def _check(self, engine: Engine) -> None:
-        if not self.stop:
+    def _check(self, engine: Any) -> None:
+        asks = processes.count() == 1 or engine.state.iteration % self.every == 0
+        if not (asks and processes.any_of(self.stop, engine.state.device)):
             return
         self.save(engine)
         logger.warning("Stopped at iteration %d; saved. Go on with --resume True.", engine.state.iteration)

@@ -1,9 +1,10 @@
 """The folder of a run: what it may hold before, and what a run always writes into it."""
 
+import hashlib
 import inspect
 import json
-import logging
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from volseg.data import Case, stem
+from volseg.engines.checkpoint import past_checkpoints
+from volseg.engines.run_log import open_log
 from volseg.errors import InputError, RefusedError
-from volseg.io import SUFFIXES, atomic_write
+from volseg.io import atomic_write, output_suffix
 
-__all__ = ["check_run", "close_log", "new_file", "open_run", "output_of"]
+__all__ = ["check_run", "new_file", "open_run", "output_of"]
 
 _LIBRARIES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "tifffile", "volseg")
-_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -28,11 +30,12 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         RefusedError: if it holds a trained model and neither ``resume`` nor ``overwrite`` is given.
         InputError: if there is nothing to resume.
     """
-    if resume and not (folder / "last.pt").exists():
+    checkpoints = past_checkpoints(folder / "last.pt")
+    if resume and not checkpoints:
         raise InputError(
             f"{folder} holds no last.pt: there is nothing to resume. Train without --resume first."
         )
-    trained = any((folder / name).exists() for name in ("last.pt", "model.pt"))
+    trained = checkpoints or (folder / "model.pt").exists()
     if trained and not resume and not overwrite:
         raise RefusedError(
             f"{folder} holds a trained model already. Go on with it by --resume True, train anew in another "
@@ -40,33 +43,61 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def open_run(folder: Path, *, resume: bool) -> None:
-    """Make the folder of a training run, with its log file, versions and resolved configuration.
+def open_run(folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]) -> None:
+    """Make the folder of a training run, with its log file and all that is needed to repeat the run.
 
     What an earlier run left is removed first, unless it is resumed.
+
+    Args:
+        data: the cases; ``data.json`` lists their files with the SHA-256 of each.
+        facts: what else ``versions.json`` tells beside the versions of the libraries.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
-        stale = [folder / name for name in ("last.pt", "model.pt", "progress.csv", "log.txt")]
+        stale = [folder / name for name in ("model.pt", "best.pt", "progress.csv", "log.txt")]
+        stale += past_checkpoints(folder / "last.pt")
         for path in [*stale, *(folder / "tensorboard").glob("events.out.tfevents.*")]:
             path.unlink(missing_ok=True)
-    _log_to(folder / "log.txt")
+    open_log(folder / "log.txt")
     config = _running_config()
     if config is not None:
-        with atomic_write(folder / "config.json", overwrite=True) as path:
-            path.write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
-    facts: dict[str, str | int] = {name: version(name) for name in _LIBRARIES}
-    facts |= {"python": platform.python_version(), "machine": platform.machine()}
-    facts |= {"threads": torch.get_num_threads()}
-    with atomic_write(folder / "versions.json", overwrite=True) as path:
-        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _write_json(folder / "config.json", config)
+    versions: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
+    versions |= {"python": platform.python_version(), "machine": platform.machine()}
+    versions |= {"processor": _processor(), "threads": torch.get_num_threads(), **facts}
+    _write_json(folder / "versions.json", versions)
+    _write_json(folder / "data.json", [_listed(case) for case in data])
+
+
+def _listed(case: Case) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": case.name}
+    for part in ("image", "label", "truth"):
+        path = getattr(case, part)
+        if path is not None:
+            with path.open("rb") as file:
+                entry[part] = {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return entry
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def output_of(case: Case, folder: Path) -> tuple[Path, Path]:
-    """Where the segmentation of an image goes, and its probabilities: in the image's format."""
-    suffix = max((s for s in SUFFIXES if case.image.name.lower().endswith(s)), key=len)
-    name = stem(case.image)
-    return folder / f"{name}{suffix}", folder / f"{name}_probabilities{suffix}"
+    """Where the segmentation of an image goes, and its probabilities: in the image's format if it can."""
+    name, fractions = stem(case.image), output_suffix(case.image, fractions=True)
+    return folder / f"{name}{output_suffix(case.image)}", folder / f"{name}_probabilities{fractions}"
 
 
 def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path:
@@ -83,24 +114,6 @@ def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path
             "or add --overwrite True."
         )
     return path
-
-
-def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    close_log()
-    root = logging.getLogger("volseg")
-    root.addHandler(handler)
-    if root.level == logging.NOTSET:  # nobody set up logging, as in a notebook: the file gets it all the same
-        root.setLevel(logging.INFO)
-
-
-def close_log() -> None:
-    """The run is over: what the program does afterwards is not part of its log."""
-    root = logging.getLogger("volseg")
-    for old in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(old)
-        old.close()
 
 
 def _running_config() -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """How large a training the machine at hand can bear: which scale of a bundle, which number format."""
 
+import functools
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,8 @@ __all__ = ["choose_scale", "place", "use_bf16"]
 logger = logging.getLogger(__name__)
 
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+_FASTER = 0.8  # of float32's time: so much less, or the difference is not worth the coarser numbers
+_TRIALS = 5
 
 
 def choose_scale(
@@ -37,16 +41,22 @@ def choose_scale(
 
 
 def place(network: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network on its device, in the memory layout that convolutions run fastest in."""
+    """The network on its device, in the memory layout that convolutions run fastest in.
+
+    On a CPU, networks with flat kernels such as (1, 3, 3) keep torch's ordinary layout: in channels-last
+    memory bfloat16 was seen to crash or to return NaN with them (torch 2.13).
+    """
+    if torch.device(device).type == "cpu" and _has_flat_kernels(network):
+        return network.to(device)
     dims = getattr(network, "spatial_dims", 3)
     return network.to(device).to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]
 
 
 def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str = "auto") -> bool:
-    """Whether to compute in bfloat16: where the device multiplies it natively, unless told otherwise.
+    """Whether to compute in bfloat16: where that is clearly faster, unless told otherwise.
 
-    On a CPU, ``"auto"`` keeps to float32 for networks with flat kernels such as (1, 3, 3): torch 2.13
-    was seen to crash or to return NaN there in bfloat16 with channels-last memory.
+    On a CPU that multiplies it natively a convolution of the network is timed in both formats.
+    ``"auto"`` keeps to float32 there for networks with flat kernels, see :func:`place`.
 
     Raises:
         ValueError: if ``precision`` is not ``"auto"``, ``"bfloat16"`` or ``"float32"``.
@@ -58,8 +68,43 @@ def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str =
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    kernels = {m.kernel_size for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)}
-    if any(len(set(kernel)) > 1 for kernel in kernels):
-        return False
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+    is_native = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+    convolutions = _convolutions(network)
+    if not is_native or not convolutions or _has_flat_kernels(network):
+        return False
+    layer = convolutions[min(1, len(convolutions) - 1)]  # of the finest level, where most of the time goes
+    return _is_faster(layer.in_channels, layer.out_channels, layer.kernel_size)
+
+
+@functools.cache  # asked once for the trainer and once for the inferer
+def _is_faster(inputs: int, outputs: int, kernel: tuple[int, ...]) -> bool:
+    """Whether a training step of a convolution takes clearly less time in bfloat16 than in float32."""
+    dims = len(kernel)
+    with torch.random.fork_rng(devices=()), torch.enable_grad():  # the run's own numbers stay as they are
+        layer = (nn.Conv2d if dims == 2 else nn.Conv3d)(inputs, outputs, kernel)  # type: ignore[arg-type]
+        image = torch.randn(1, inputs, *{2: (192, 192), 3: (32, 32, 32)}[dims])
+    layer = layer.to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]
+    image = image.to(memory_format=_CHANNELS_LAST[dims]).requires_grad_()
+    seconds: dict[bool, float] = {}
+    for _ in range(_TRIALS):
+        for amp in (False, True):
+            seconds[amp] = min(_seconds(layer, image, amp), seconds.get(amp, float("inf")))
+    logger.debug("A convolution takes %.4f s in float32, %.4f s in bfloat16.", seconds[False], seconds[True])
+    return seconds[True] < _FASTER * seconds[False]
+
+
+def _seconds(layer: nn.Module, image: torch.Tensor, amp: bool) -> float:
+    start = time.perf_counter()
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        output = layer(image)
+    output.backward(torch.ones_like(output))
+    return time.perf_counter() - start
+
+
+def _convolutions(network: nn.Module) -> list[Any]:
+    return [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
+
+
+def _has_flat_kernels(network: nn.Module) -> bool:
+    return any(len(set(layer.kernel_size)) > 1 for layer in _convolutions(network))

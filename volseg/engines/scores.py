@@ -1,5 +1,6 @@
 """Adding up scores over cases: pooled over voxels, and averaged over cases as medicine does."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from volseg.metrics import boundary_f1, confusion_matrix, dice, iou, mean_score
 __all__ = ["Scores", "plain"]
 
 BACKGROUND = "background"
+_NOT_IN_NAMES = re.compile(r"[^\w\-./ :]")  # of figures: MLflow refuses everything else
 
 
 class Scores:
@@ -62,10 +64,10 @@ class Scores:
         figures: dict[str, float] = {}
         for kind, cases in self.matrices.items():
             scores = iou(sum(cases.values()))
-            figures[f"mean IoU, {kind}"] = mean_score(scores)
+            figures[f"mean IoU: {kind}"] = mean_score(scores)
             for name, score in zip(self.labels.names, scores, strict=True):
                 if np.isfinite(score):
-                    figures[f"IoU of {name}, {kind}"] = float(score)
+                    figures[_NOT_IN_NAMES.sub("-", f"IoU of {name}: {kind}")] = float(score)
         return figures
 
     def report(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from monai.utils import set_determinism
 
+from volseg.engines.run_log import keep_log
 from volseg.errors import cause
 
 __all__ = ["begin"]
@@ -19,8 +20,10 @@ def begin(seed: int) -> None:
 
     MONAI reports whatever goes wrong while it builds a component as "Failed to instantiate", forty
     lines below the cause. Here the cause is what is shown, if it is one that a user can mend.
+    What is said from now on is remembered, for the log of the run.
     """
     set_determinism(seed)
+    keep_log()
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
     sys.excepthook = _show
 

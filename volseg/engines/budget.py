@@ -1,0 +1,114 @@
+"""When a training ends: after so many iterations, after so many minutes, or when it no longer improves.
+
+The learning rate follows the budget. A schedule is made for a number of iterations; where minutes are
+what limits a run, it is stepped on faster, so that it comes to its end when the minutes do.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Budget", "Improvement", "advance", "stretch"]
+
+_LENGTH = ("total_iters", "total_steps", "T_max", "_schedule_phases")  # as torch's schedules call it
+
+
+class Budget:
+    """Iterations and minutes; of a resumed run, the minutes of earlier parts that had a limit count.
+
+    Args:
+        iterations: the most there will be.
+        max_minutes: of wall-clock time, validation included; ``None`` for as many as it takes.
+    """
+
+    def __init__(self, iterations: int, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
+            raise ValueError(f"max_minutes = {max_minutes!r} is no time to train: give a number above 0.")
+        self.iterations = iterations
+        self.max_minutes = max_minutes
+        self.earlier = 0.0
+        self._began: float | None = None
+
+    def start(self) -> None:
+        """From now on time is counted."""
+        self._began = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        """Used so far."""
+        return self.earlier + (0.0 if self._began is None else (time.monotonic() - self._began) / 60)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the minutes are used up; iterations are counted by the engine."""
+        return self.max_minutes is not None and self.minutes >= self.max_minutes
+
+    def progress(self, iteration: int) -> float:
+        """From 0 to 1, in iterations or minutes, whichever is further."""
+        minutes = 0.0 if self.max_minutes is None else self.minutes / self.max_minutes
+        return min(max(iteration / self.iterations, minutes), 1.0)
+
+
+class Improvement:
+    """The best score so far, and how many validations ago that was.
+
+    Args:
+        patience: so many validations without a better score end a run; 0 for never.
+    """
+
+    def __init__(self, patience: int = 0) -> None:
+        if patience < 0:
+            raise ValueError(f"patience = {patience} is negative: 0 for never, or a number of validations.")
+        self.patience = patience
+        self.score: float | None = None
+        self.iteration = 0
+        self.since = 0
+
+    def note(self, score: float, iteration: int) -> bool:
+        """Whether this is the best score so far; NaN never is."""
+        if math.isfinite(score) and (self.score is None or score > self.score):
+            self.score, self.iteration, self.since = score, iteration, 0
+            return True
+        self.since += 1
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return 0 < self.patience <= self.since
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"score": self.score, "iteration": self.iteration, "since": self.since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As it was."""
+        self.score, self.iteration, self.since = state["score"], state["iteration"], state["since"]
+
+
+def advance(lr_scheduler: Any, budget: Budget, iteration: int) -> None:
+    """Step a schedule once, and on to where the minutes have come."""
+    lr_scheduler.step()
+    if budget.max_minutes is None:
+        return
+    wanted = min(int(budget.progress(iteration) * budget.iterations), budget.iterations)
+    while lr_scheduler.last_epoch < wanted:
+        lr_scheduler.step()
+
+
+def stretch(lr_scheduler: Any, saved: Mapping[str, Any]) -> None:
+    """Restore a schedule; if this run is to be longer or shorter than that one was, it is laid out anew.
+
+    torch would restore the old length, too, and have nothing left for the iterations beyond it.
+    """
+    new = {key: getattr(lr_scheduler, key) for key in _LENGTH if hasattr(lr_scheduler, key)}
+    lr_scheduler.load_state_dict(saved)
+    if all(saved.get(key) == value for key, value in new.items()):
+        return
+    vars(lr_scheduler).update(new)
+    closed_form = getattr(lr_scheduler, "_get_closed_form_lr", None)
+    if closed_form is None:
+        return
+    for group, rate in zip(lr_scheduler.optimizer.param_groups, closed_form(), strict=True):
+        group["lr"] = rate

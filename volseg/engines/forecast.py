@@ -1,0 +1,113 @@
+"""What segmenting a volume will take, before anybody starts: tiles, operations, memory, time."""
+
+import time
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+from monai.inferers.inferer import Inferer
+from torch import nn
+
+from volseg.engines.streaming import can_stream, plan_streamed
+from volseg.errors import InputError
+from volseg.geometry import Tile
+from volseg.inferers import OverlapTileInferer
+from volseg.inferers.planning import make_plan
+from volseg.inferers.statistics import as_for_inference
+from volseg.inferers.work import Work
+from volseg.io import read_volume
+from volseg.io.mapped import map_volume
+from volseg.networks import UNet
+from volseg.networks.costs import operations
+
+__all__ = ["forecast"]
+
+_PROBE_VOXELS = 2**20  # large enough for the speed to be that of a real tile
+
+
+@torch.no_grad()
+def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
+    """Lines for people; a short run of the network tells the speed, whatever its weights."""
+    if not isinstance(network, UNet) or not isinstance(inferer, OverlapTileInferer):
+        raise InputError(
+            f"The bundle has a {type(network).__name__} and a {type(inferer).__name__}; a forecast is "
+            "possible for volseg.UNet with volseg.OverlapTileInferer."
+        )
+    streams = can_stream(image)
+    source = map_volume(image) if streams else None
+    shape = source.shape if source is not None else read_volume(image).array.shape
+    size = shape[1:]
+    if shape[0] != network.in_channels or len(size) != network.spatial_dims:
+        raise InputError(
+            f"{image} has {shape[0]} channel(s) of {_times(size)} voxels, but the network takes "
+            f"{network.in_channels} and {network.spatial_dims} spatial axes."
+        )
+    work = Work(network, amp=inferer.amp)
+    with as_for_inference(network, inferer.batch_norm):
+        work.prepare()
+        memory = inferer.memory(work)
+        plan = make_plan(work, shape[0], size, memory)
+        seconds = plan.operations / _speed(work)
+        lines = [
+            f"{image}: {_times(size)} voxels, {shape[0]} channel(s)",
+            f"  tiles       {len(plan.tiles)} of {_times(plan.tile)}{', by rows' if plan.by_rows else ''}",
+            f"  operations  {_short(plan.operations)} multiplications, "
+            f"{plan.operations / prod(size) / 1e6:.2f} million per voxel",
+            f"  memory      {plan.bytes / 1e9:.2f} GB of {memory / 1e9:.2f} GB for a tile, and "
+            f"{4 * prod(size) * (shape[0] + network.out_channels) / 1e9:.2f} GB for input and output",
+            f"  time        about {_duration(seconds)} on {work.device.type}",
+        ]
+        if source is not None:
+            streamed = plan_streamed(source, work, inferer, written=1)
+            lines.append(
+                f"  streamed    {len(streamed.tiles)} tiles of {_times(streamed.tile)}, "
+                f"{streamed.bytes / 1e9:.2f} GB in all"
+            )
+    return lines
+
+
+def _speed(work: Work) -> float:
+    """Multiplications per second."""
+    network = work.network
+    assert isinstance(network, UNet)
+    length = max(1, round(_PROBE_VOXELS ** (1 / network.spatial_dims)))
+    halo, stride, remainder = work.demand.halo, work.demand.stride, work.demand.remainder
+    read = []
+    for border, step, rest in zip(halo, stride, remainder, strict=True):
+        wanted = max(step, length - 2 * border)
+        read.append(2 * border + wanted + (rest - wanted) % step)
+    block = torch.randn(network.in_channels, *read)
+    tile = Tile(
+        tuple(slice(0, n) for n in read),
+        tuple(slice(border, n - border) for n, border in zip(read, halo, strict=True)),
+    )
+    times = []
+    for _ in range(2):  # the first time, libraries get ready
+        start = time.perf_counter()
+        for _ in work.pieces(block, tile):
+            pass
+        if work.device.type == "cuda":
+            torch.cuda.synchronize(work.device)
+        times.append(time.perf_counter() - start)
+    return operations(network, read) / min(times)
+
+
+def _short(number: float) -> str:
+    for unit in ("", "thousand", "million", "billion"):
+        if number < 1000:
+            return f"{number:.3g} {unit}".strip()
+        number /= 1000
+    return f"{number:,.1f} trillion"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _times(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))

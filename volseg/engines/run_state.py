@@ -1,0 +1,144 @@
+"""Everything a run is at one moment: what a checkpoint holds, and how it is put back."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from volseg.engines import processes
+from volseg.engines.budget import Budget, Improvement, stretch
+from volseg.engines.checkpoint import load_newest
+from volseg.engines.step import Step
+from volseg.errors import InputError
+
+__all__ = ["RunState", "both"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunState:
+    """The parts of a training that change while it runs.
+
+    There are no states of random generators among them: patches, grey values and dropout of an iteration
+    are functions of the seed and its number.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: Any
+    step: Step
+    budget: Budget
+    best: Improvement
+    seed: int
+    trained_on: dict[str, Any]
+
+    def weights(self, iteration: int) -> dict[str, Any]:
+        """What one segments with: weights, averaged if they are, and what they were trained on."""
+        with self.step.averaged(self.network):
+            weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        return {"model": weights, "trained_on": self.trained_on, "iteration": iteration}
+
+    def content(self, iteration: int) -> dict[str, Any]:
+        """What one goes on from."""
+        average, schedule = self.step.average, self.lr_scheduler
+        return {
+            "model": self.network.state_dict(),
+            "average": None if average is None else average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": None if schedule is None else schedule.state_dict(),
+            "iteration": iteration,
+            "best": self.best.state_dict(),
+            "trained_on": self.trained_on,
+            **self._conditions(),
+        } | ({} if self.budget.max_minutes is None else {"minutes": self.budget.minutes})
+
+    def facts(self, device: torch.device) -> dict[str, Any]:
+        """For the run's folder: what, beside the configuration, its result depends on."""
+        return {"seed": self.seed, "device": str(device), "processes": processes.count()} | {
+            "precision": "bfloat16" if self.step.amp else "float32"
+        }
+
+    def restore(self, path: Path, *, precision: str) -> int:
+        """Put everything back as the newest readable checkpoint has it; the iteration is returned.
+
+        Args:
+            precision: ``"auto"`` to go on in the number format that the run was begun in.
+
+        Raises:
+            InputError: if it does not fit, or the run has come to its end already.
+        """
+        path, content = load_newest(path)
+        try:
+            self.network.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            if self.step.average is not None:
+                self.step.average.load_state_dict(content["average"])
+            if self.lr_scheduler is not None:
+                stretch(self.lr_scheduler, content["lr_scheduler"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} belongs to a run with another network or optimiser ({error}). "
+                "Resume with the settings of that run; they stand in config.json beside it."
+            ) from error
+        self.budget.earlier = content.get("minutes", 0.0)
+        self.best.load_state_dict(content.get("best", self.best.state_dict()))
+        self.trained_on = both(content["trained_on"], self.trained_on)
+        if precision == "auto":
+            self.step.amp = content.get("amp", self.step.amp)
+        self._compare(path, content)
+        iteration = int(content["iteration"])
+        self._refuse_finished(path, iteration)
+        return iteration
+
+    def _conditions(self) -> dict[str, Any]:
+        """On which the result depends, to the bit."""
+        return {
+            "amp": self.step.amp,
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "processes": processes.count(),
+        }
+
+    def _compare(self, path: Path, content: Mapping[str, Any]) -> None:
+        for name, value in self._conditions().items():
+            before = content.get(name, value)
+            if before != value:
+                logger.warning(
+                    "%s has %s = %s, now it is %s: the result is not that of an uninterrupted run.",
+                    path.name,
+                    name,
+                    before,
+                    value,
+                )
+
+    def _refuse_finished(self, path: Path, iteration: int) -> None:
+        if iteration >= self.budget.iterations:
+            raise InputError(
+                f"{path} has {iteration} iterations, no fewer than the {self.budget.iterations} asked for: "
+                "there is nothing to resume. Raise --epochs to train on."
+            )
+        if self.budget.is_spent:
+            raise InputError(
+                f"{path} has trained for {self.budget.minutes:.1f} minutes, no less than the "
+                f"{self.budget.max_minutes:g} asked for: there is nothing to resume. Raise --max_minutes."
+            )
+        if self.best.is_over:
+            raise InputError(
+                f"{path} has stopped improving: {self.best.since} validations brought no better score, and "
+                f"patience is {self.best.patience}. Raise --patience to train on."
+            )
+
+
+def both(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What two parts of a run were trained on: held out is only what both held out."""
+    trained_on = {**before, **now}
+    for label in set(before) & set(now):
+        first, second = before[label]["held_out"], now[label]["held_out"]
+        held_out = {axis: sorted(set(first[axis]) & set(second[axis])) for axis in set(first) & set(second)}
+        trained_on[label] = {**now[label], "held_out": held_out}
+    return trained_on
