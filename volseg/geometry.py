@@ -25,7 +25,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LegalSizes", "Tile", "choose_tile", "legal_sizes", "mirror_indices", "per_axis", "plan_tiles"]
+__all__ = [
+    "LegalSizes",
+    "Tile",
+    "balanced_tiles",
+    "choose_tile",
+    "halve_tile",
+    "legal_sizes",
+    "mirror_indices",
+    "per_axis",
+    "plan_tiles",
+]
 
 
 class Tile(NamedTuple):
@@ -201,17 +211,37 @@ def plan_tiles(
                 f"tile[{axis}] = {t} is not a multiple of the network stride {s}: "
                 f"tiles would not line up. Nearest that do: {nearest}."
             )
-    per_axis_blocks = []
-    for n, t, c, s, r in zip(sizes, tiles, contexts, strides, remainders, strict=True):
-        blocks = []
-        for origin in range(0, n, t):
-            stop = min(origin + t, n)
-            read = slice(origin - c, origin - c + _extent(stop - origin, c, s, r))
-            blocks.append((read, slice(origin, stop)))
-        per_axis_blocks.append(blocks)
+    origins = [
+        [slice(origin, min(origin + t, n)) for origin in range(0, n, t)]
+        for n, t in zip(sizes, tiles, strict=True)
+    ]
+    return [_reading(write, contexts, strides, remainders) for write in product(*origins)]
+
+
+def halve_tile(
+    tile: Tile,
+    context: int | Sequence[int],
+    stride: int | Sequence[int],
+    remainder: int | Sequence[int] = 0,
+    *,
+    axes: Sequence[int] | None = None,
+) -> list[Tile]:
+    """Two tiles that together write what this one does, cut across the longest of ``axes``.
+
+    The cut lies on a multiple of the stride. A tile of one stride along all of them comes back alone.
+    """
+    _, _, contexts, strides, remainders = _axes([1] * len(tile.write), 1, context, stride, remainder)
+    allowed = range(len(tile.write)) if axes is None else axes
+    steps = {a: -(-(tile.write[a].stop - tile.write[a].start) // strides[a]) for a in allowed}
+    axis = max(steps, key=lambda a: (steps[a] > 1, tile.read[a].stop - tile.read[a].start))
+    if steps[axis] < 2:
+        return [tile]
+    whole = tile.write[axis]
+    middle = whole.start + -(-steps[axis] // 2) * strides[axis]
+    halves = [slice(whole.start, middle), slice(middle, whole.stop)]
     return [
-        Tile(read=tuple(read for read, _ in blocks), write=tuple(write for _, write in blocks))
-        for blocks in product(*per_axis_blocks)
+        _reading((*tile.write[:axis], half, *tile.write[axis + 1 :]), contexts, strides, remainders)
+        for half in halves
     ]
 
 
@@ -224,22 +254,46 @@ def choose_tile(
 ) -> tuple[int, ...] | None:
     """The tile that reads the fewest voxels in total, with no block above ``max_voxels``.
 
+    ``None`` if even the smallest block is too large.
+    """
+    options = balanced_tiles(size, context, stride, remainder)
+    best: tuple[int, tuple[int, ...]] | None = None
+    for choice in product(*options):
+        total = prod(sum(reads) for _, reads in choice)
+        if prod(max(reads) for _, reads in choice) <= max_voxels and (best is None or total < best[0]):
+            best = total, tuple(tile for tile, _ in choice)
+    return None if best is None else best[1]
+
+
+def balanced_tiles(
+    size: Sequence[int],
+    context: int | Sequence[int],
+    stride: int | Sequence[int],
+    remainder: int | Sequence[int] = 0,
+) -> list[list[tuple[int, list[int]]]]:
+    """Per axis the tiles worth considering, largest first, each with what its blocks read.
+
     What is read twice grows with the number of tiles, and equal tiles need the smallest block for
-    their number, so only these are compared. ``None`` if even the smallest block is too large.
+    their number, so only these are listed.
     """
     sizes, _, contexts, strides, remainders = _axes(size, stride, context, stride, remainder)
     options = []
     for n, c, s, r in zip(sizes, contexts, strides, remainders, strict=True):
         steps = -(-n // s)
         tiles = sorted({-(-steps // count) * s for count in range(1, steps + 1)}, reverse=True)
-        reads = [[_extent(min(t, n - origin), c, s, r) for origin in range(0, n, t)] for t in tiles]
-        options.append([(t, max(read), sum(read)) for t, read in zip(tiles, reads, strict=True)])
-    best: tuple[int, tuple[int, ...]] | None = None
-    for choice in product(*options):
-        tiles_, blocks, totals = zip(*choice, strict=True)
-        if prod(blocks) <= max_voxels and (best is None or prod(totals) < best[0]):
-            best = prod(totals), tiles_
-    return None if best is None else best[1]
+        options.append([(t, [_extent(min(t, n - o), c, s, r) for o in range(0, n, t)]) for t in tiles])
+    return options
+
+
+def _reading(
+    write: tuple[slice, ...], contexts: Sequence[int], strides: Sequence[int], remainders: Sequence[int]
+) -> Tile:
+    """The tile that writes a block."""
+    read = tuple(
+        slice(w.start - c, w.start - c + _extent(w.stop - w.start, c, s, r))
+        for w, c, s, r in zip(write, contexts, strides, remainders, strict=True)
+    )
+    return Tile(read, write)
 
 
 def _extent(written: int, context: int, stride: int, remainder: int) -> int:

@@ -18,7 +18,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 
-from volseg.inferers.overlap_tile import _unwrapped
+from volseg.inferers.demand import unwrapped
 
 __all__ = ["RotationAveragingInferer", "Symmetry", "grid_symmetries"]
 
@@ -228,7 +228,7 @@ class RotationAveragingInferer(Inferer):
 
 def _check_symmetric(network: nn.Module, versions: Sequence[Symmetry]) -> None:
     """Refuse quarter turns between axes that the network treats differently."""
-    described = _unwrapped(network)
+    described = unwrapped(network)
     for version in versions:
         for name in ("context", "receptive_radius", "stride"):
             values = getattr(described, name, None)

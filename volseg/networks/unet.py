@@ -104,6 +104,7 @@ class UNet(nn.Module):
         self.context = self._sizes.context
         self.receptive_radius = self._sizes.receptive_radius
         self.stride = self._sizes.stride
+        self._pooling = pools
         self._margins = [list(margin) for margin in self._sizes.margins]
 
         convolution, up_convolution, max_pool = _LAYERS[spatial_dims]

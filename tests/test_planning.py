@@ -1,0 +1,228 @@
+"""The planner foretells memory, takes the tiles that cost least within it, and mends what it got wrong."""
+
+import copy
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from volseg.errors import ResourceError
+from volseg.geometry import balanced_tiles, plan_tiles
+from volseg.inferers import OverlapTileInferer
+from volseg.inferers.memory import Ledger
+from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.planning import make_plan
+from volseg.inferers.work import Work
+from volseg.networks import UNet, unet3d_2016
+from volseg.networks.costs import operations
+
+GIB = 2**30
+
+
+@pytest.fixture(params=[2, pytest.param(3, marks=pytest.mark.slow)], ids=["2d", "3d"])
+def dims(request):
+    return request.param
+
+
+def ready(network, **options):
+    work = Work(network.eval(), **options)
+    work.prepare()
+    return work
+
+
+def small(dims, **options):
+    torch.manual_seed(0)
+    return UNet(dims, 2, 3, **({"channels": [(8, 12), (12, 16), (16, 20)], "norm": "batch"} | options))
+
+
+@pytest.mark.parametrize("by_rows", [False, True], ids=["at once", "by rows"])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_memory_is_foretold_within_15_per_cent(dims, padding, by_rows):
+    """Measured: the bytes of all tensors alive at once, while real numbers go through."""
+    work = ready(small(dims, padding=padding))
+    size = (200, 180) if dims == 2 else (44, 40, 36)
+    found = plans(work, size)
+    foretold = {plan.tile: plan for plan in found if plan.by_rows == by_rows}
+    assert foretold
+    volume = torch.randn(2, *size)
+    for plan in foretold.values():
+        work.by_rows = by_rows
+        with Ledger() as ledger, torch.no_grad():
+            for _ in work.pieces(volume, plan.tiles[0]):
+                pass
+        weights = sum(part.numel() * part.element_size() for part in work.quick.parameters())
+        measured = 1.05 * (ledger.peak - 4 * volume.numel()) + weights  # the volume itself does not count
+        assert plan.bytes == pytest.approx(measured, rel=0.15), plan.tile
+
+
+def plans(work, size):
+    found = []
+    for limit in (10**6, 4 * 10**6, 25 * 10**6, 10**9):
+        try:
+            found.append(make_plan(work, 2, size, limit))
+        except ResourceError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_no_other_tile_that_fits_costs_less():
+    """Against every tile there is, each asked for by itself."""
+    work = ready(small(2))
+    size, limit = (60, 50), 10**6
+    plan = make_plan(work, 2, size, limit)
+    assert plan.bytes <= limit
+    demand = work.demand
+    costs = []
+    for choice in product(*balanced_tiles(size, demand.halo, demand.stride, demand.remainder)):
+        tile = tuple(step for step, _ in choice)
+        read = [max(reads) for _, reads in choice]
+        tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+        blocks = Counter(tuple(part.stop - part.start for part in one.read) for one in tiles)
+        cost = sum(count * operations(work.network, block) for block, count in blocks.items())
+        if tile == plan.tile:
+            assert cost == plan.operations
+        needs = []
+        for by_rows in (False, True):
+            work.by_rows = by_rows
+            with Ledger() as ledger, torch.no_grad():
+                for _ in work.pieces(torch.zeros(2, *size), tiles[0]):
+                    pass
+            needs.append(ledger.peak)
+        if 1.3 * min(needs) < limit:  # comfortably inside
+            costs.append((cost, tile, read))
+    assert plan.operations <= min(costs)[0]
+
+
+@pytest.mark.slow
+def test_the_aims_of_the_2016_network_at_2048_cubed():
+    """Operations against the published tiles, which write 44 x 44 x 28 voxels each."""
+    network = unet3d_2016()
+    work = ready(network)
+    size = (2048,) * 3
+    published = 47 * 47 * 74 * operations(network, (132, 132, 116))
+    for limit, aim in ((2 * 10**9, 3.5), (8 * 10**9, 4.3)):
+        plan = make_plan(work, 3, size, limit)
+        assert plan.bytes <= limit
+        assert published / plan.operations > aim
+
+
+@pytest.mark.slow
+def test_what_is_held_beside_the_network_counts():
+    work = ready(small(3))
+    alone = make_plan(work, 2, (200, 60, 60), 10**7)
+    assert alone.by_rows
+    assert alone.tile[0] == 200, "by rows a tile may be as long as the volume"
+    loaded = make_plan(work, 2, (200, 60, 60), 10**7, carried=20.0)
+    assert loaded.tile[0] < 200
+    assert loaded.bytes <= 10**7
+
+
+def test_a_volume_that_fits_is_one_tile(dims):
+    plan = make_plan(ready(small(dims)), 2, (30,) * dims, GIB)
+    assert len(plan.tiles) == 1
+    assert not plan.by_rows
+
+
+class Hungry(nn.Module):
+    """A network that cannot take blocks above a size, and says so in one of the ways there are."""
+
+    context, receptive_radius, stride = (1, 1), (1, 1), (2, 2)
+
+    def __init__(self, most, error):
+        super().__init__()
+        self.most, self.error = most, error
+        self.seen = []
+
+    def input_size(self, size):
+        if any(n % 2 for n in size):
+            raise ValueError("odd")
+        return tuple(n + 2 for n in size)
+
+    def forward(self, x):
+        self.seen.append(tuple(x.shape[2:]))
+        if x.shape[2] * x.shape[3] > self.most:
+            raise self.error
+        return 2 * x[:, :, 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
+        MemoryError(),
+    ],
+    ids=lambda error: f"{type(error).__name__} {str(error)[:12]}",
+)
+def test_a_tile_that_runs_out_of_memory_is_halved_and_the_work_goes_on(error, caplog):
+    network = Hungry(120, error)
+    x = torch.rand(1, 1, 37, 22)
+    torch.testing.assert_close(OverlapTileInferer(16)(x, network), 2 * x)
+    failed = [block[0] * block[1] for block in network.seen if block[0] * block[1] > 120]
+    assert failed[:2] == [18 * 18, 10 * 18], "half did not suffice either"
+    assert failed == sorted(set(failed), reverse=True), "nothing as large is tried again"
+    assert "Memory ran out at a tile of 16 x 16; it is halved." in caplog.text
+
+
+def test_other_errors_are_not_taken_for_a_shortage():
+    with pytest.raises(RuntimeError, match="weights are missing"):
+        OverlapTileInferer(16)(torch.rand(1, 1, 30, 30), Hungry(10, RuntimeError("weights are missing")))
+
+
+def test_when_nothing_is_left_to_halve_it_is_said():
+    with pytest.raises(ResourceError, match="ran out at the smallest possible tile, 2 x 2 voxels"):
+        OverlapTileInferer(8)(torch.rand(1, 1, 30, 30), Hungry(5, MemoryError()))
+
+
+def test_before_a_tile_is_halved_it_goes_by_rows(monkeypatch, caplog):
+    network = small(2).eval()
+    x = torch.randn(1, 2, 60, 50)
+    expected = OverlapTileInferer(32)(x, network)
+    forward = UNet.forward
+    monkeypatch.setattr(UNet, "forward", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    torch.testing.assert_close(OverlapTileInferer(32)(x, network), expected, rtol=0, atol=1e-5)
+    assert "going on by rows" in caplog.text
+    monkeypatch.setattr(UNet, "forward", forward)
+
+
+@torch.no_grad()
+def test_by_rows_tiles_are_halved_across_the_rows(monkeypatch):
+    network = small(2).eval()
+    x = torch.randn(2, 60, 50)
+    work = ready(network)
+    work.by_rows = True
+    plain, widths = work.block, []
+
+    def block(volume, read):
+        widths.append(read[1].stop - read[1].start)
+        if widths[-1] > 90:
+            raise MemoryError
+        return plain(volume, read)
+
+    monkeypatch.setattr(work, "block", block)
+    demand = work.demand
+    tiles = plan_tiles((60, 50), (60, 52), demand.halo, demand.stride, demand.remainder)
+    output = torch.zeros(3, 60, 50)
+    for tile, where, logits in work_off(x, work, tiles):
+        assert tile.write[0] == slice(0, 60)
+        output[:, *where] = logits
+    torch.testing.assert_close(output, OverlapTileInferer()(x[None], network)[0], rtol=0, atol=1e-5)
+    assert min(widths) <= 90 < max(widths)
+
+
+def test_a_network_with_hooks_or_further_arguments_is_run_as_it_is(dims):
+    network = small(dims).eval()
+    assert ready(network).quick is not None
+    assert ready(network, kwargs={"mode": 1}).quick is None
+    assert ready(small(dims, norm="group")).quick is None
+    assert ready(small(dims, norm="instance")).quick is None
+    assert ready(nn.DataParallel(network)).quick is not None
+    hooked = copy.deepcopy(network)
+    hooked.bottom.register_forward_hook(lambda *_: None)
+    assert ready(hooked).quick is None
+    compiled = torch.compile(copy.deepcopy(network))
+    assert ready(compiled).quick is None

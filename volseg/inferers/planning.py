@@ -1,0 +1,179 @@
+"""Which tiles need the fewest operations within a limit of memory.
+
+What a forward pass keeps in memory is a sum of products of lengths, one factor per axis. So the forecast for
+the corners of a range of block sizes tells the sizes between them (where another operation sets the peak
+there, it is an overestimate), and thousands of tiles can be compared.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from functools import reduce
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import ResourceError
+from volseg.geometry import Tile, balanced_tiles, plan_tiles
+from volseg.inferers.demand import unwrapped
+from volseg.inferers.memory import Forecast, foretell_memory, foretell_quick_memory
+from volseg.inferers.work import Work
+from volseg.networks import UNet
+from volseg.networks.costs import Layer, layers
+
+__all__ = ["Plan", "make_plan"]
+
+# No tensor inside the network may reach the size that 32-bit indices cannot count.
+_MOST_ELEMENTS = 2**31 - 1
+
+
+class Plan(NamedTuple):
+    """How a volume will be worked off.
+
+    ``operations`` are the multiplications of the whole volume, or, for networks other than
+    :class:`volseg.UNet`, the voxels that are read; ``bytes`` the memory for the largest tile;
+    ``by_rows`` whether blocks go through a few rows at a time.
+    """
+
+    tile: tuple[int, ...]
+    tiles: list[Tile]
+    by_rows: bool
+    operations: int
+    bytes: int
+
+
+def make_plan(work: Work, channels: int, size: Sequence[int], memory: int, *, carried: float = 0) -> Plan:
+    """The plan with the fewest operations for a volume of ``size`` within ``memory`` bytes.
+
+    Args:
+        carried: bytes per voxel of a block that are held while it is computed, beside the network's own.
+
+    Raises:
+        ResourceError: if the smallest possible tile is too large.
+    """
+    demand = work.demand
+    options = balanced_tiles(size, demand.halo, demand.stride, demand.remainder)
+    foretell = _Forecasts(work, channels)
+    whole = [max(axis[0][1]) for axis in options]
+    forecast = foretell(tuple(whole), False)
+    fits = forecast.bytes + carried * prod(whole) <= memory and forecast.largest <= _MOST_ELEMENTS
+    if fits:
+        options = [axis[:1] for axis in options]  # it fits, so nothing else need be looked at
+    costs = _costs(options, _layers(work))
+    ways = foretell.ways[:1] if fits else foretell.ways
+    found = [
+        (costs[place], by_rows, place)
+        for by_rows in ways
+        if (place := _cheapest(costs, options, foretell, by_rows, memory, carried)) is not None
+    ]
+    if not found:
+        least = tuple(max(axis[-1][1]) for axis in options)
+        need = min(foretell(least, by_rows).bytes for by_rows in foretell.ways) + carried * prod(least)
+        raise ResourceError(
+            f"The smallest possible tile needs about {need / 2**20:,.1f} MiB, but only "
+            f"{memory / 2**20:,.1f} MiB may be used. Allow more (max_memory), free memory, "
+            "or use a narrower network."
+        )
+    operations, by_rows, place = min(found)
+    tile = tuple(axis[i][0] for axis, i in zip(options, place, strict=True))
+    read = tuple(max(axis[i][1]) for axis, i in zip(options, place, strict=True))
+    need = foretell(read, by_rows).bytes + int(carried * prod(read))
+    tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+    return Plan(tile, tiles, by_rows, int(operations), need)
+
+
+class _Forecasts:
+    """What blocks of any size need, each asked for once."""
+
+    def __init__(self, work: Work, channels: int) -> None:
+        self.work = work
+        self.channels = channels
+        self.meta = None if work.quick is None else copy.deepcopy(work.quick).to("meta")
+        self.ways = (False,) if work.quick is None else (False, True)
+        self.known: dict[tuple[tuple[int, ...], bool], Forecast] = {}
+
+    def __call__(self, read: tuple[int, ...], by_rows: bool) -> Forecast:
+        if (read, by_rows) not in self.known:
+            shape = (1, self.channels, *read)
+            if self.meta is not None:
+                forecast = foretell_quick_memory(self.meta, shape, by_rows=by_rows)
+            else:
+                work = self.work
+                forecast = foretell_memory(unwrapped(work.network), shape, work.dtype, work.args, work.kwargs)
+            self.known[read, by_rows] = forecast
+        return self.known[read, by_rows]
+
+
+_Options = list[list[tuple[int, list[int]]]]
+
+
+def _cheapest(
+    costs: NDArray[Any],
+    options: _Options,
+    foretell: _Forecasts,
+    by_rows: bool,
+    memory: int,
+    carried: float,
+) -> tuple[int, ...] | None:
+    """The place of the cheapest tile that fits, among all combinations of options."""
+    blocks = [np.array([max(reads) for _, reads in axis]) for axis in options]
+    ends = [(int(axis.min()), int(axis.max())) for axis in blocks]
+    best: tuple[int, ...] | None = None
+    for _ in range(2):  # once over all sizes, once more closely
+        need, largest = _between(ends, blocks, foretell, by_rows)
+        need = need + carried * _outer([axis.astype(float) for axis in blocks])
+        inside = _outer([axis <= high for axis, (_, high) in zip(blocks, ends, strict=True)])
+        fits = inside & (need <= memory) & (largest <= _MOST_ELEMENTS)
+        if fits.any():
+            best = tuple(map(int, np.unravel_index(np.where(fits, costs, np.inf).argmin(), costs.shape)))
+        place = best or (-1,) * len(blocks)  # options are sorted, the smallest comes last
+        centre = [int(axis[i]) for axis, i in zip(blocks, place, strict=True)]
+        ends = [
+            (low, int(axis[axis <= max(low, 2 * n)].max()))
+            for n, axis, (low, _) in zip(centre, blocks, ends, strict=True)
+        ]
+    return best
+
+
+def _between(
+    ends: Sequence[tuple[int, int]], blocks: Sequence[NDArray[Any]], foretell: _Forecasts, by_rows: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Bytes and largest tensor for all combinations of block sizes, from those at the corners."""
+    need, largest = np.zeros(()), np.zeros(())
+    parts = []
+    for axis, ((low, high), sizes) in enumerate(zip(ends, blocks, strict=True)):
+        share = (sizes - low) / max(1, high - low)
+        one_end = low == high or (by_rows and axis == 0)  # by rows, memory does not depend on their number
+        parts.append([(high, np.ones(len(sizes)))] if one_end else [(low, 1 - share), (high, share)])
+    for corner in product(*parts):
+        forecast = foretell(tuple(size for size, _ in corner), by_rows)
+        weight = _outer([share for _, share in corner])
+        need, largest = need + forecast.bytes * weight, largest + forecast.largest * weight
+    return need, largest
+
+
+def _costs(options: _Options, convolutions: Sequence[Layer]) -> NDArray[Any]:
+    """Operations of the whole volume for all combinations of options."""
+    lengths = [
+        np.array([[sum(layer.length(axis, n) for n in reads) for layer in convolutions] for _, reads in each])
+        for axis, each in enumerate(options)
+    ]
+    letters = "abc"[: len(options)]
+    weights = np.array([float(layer.per_voxel) for layer in convolutions])
+    terms = ",".join(f"{letter}l" for letter in letters)
+    return np.einsum(f"{terms},l->{letters}", *(each.astype(float) for each in lengths), weights)
+
+
+def _layers(work: Work) -> list[Layer]:
+    network = unwrapped(work.network)
+    if isinstance(network, UNet):
+        return layers(network)
+    axes = len(work.demand.stride)
+    return [Layer(1, (Fraction(1),) * axes, (Fraction(0),) * axes)]
+
+
+def _outer(vectors: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return reduce(np.multiply.outer, vectors)
