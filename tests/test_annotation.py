@@ -311,7 +311,7 @@ def test_the_held_out_fraction_lies_between_nothing_and_everything(dense, bad):
 
 
 def test_counts_are_those_of_a_loop(dense, monkeypatch):
-    monkeypatch.setattr("volseg.annotation._CHUNK", 100)
+    monkeypatch.setattr("volseg.annotation.slices._CHUNK", 100)
     dense.flat[::3] = IGNORE_INDEX
     for labels in (dense, dense[None], dense.astype(np.int64), dense[::-1]):
         counts = annotation_counts(labels, 4)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from volseg.cli import main
-from volseg.engines.checkpoint import save_checkpoint
+from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, cause
 from volseg.io import Volume, read_volume, write_volume
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
-COMMANDS = ("train", "evaluate", "predict", "info", "phantom", "sparsify", "check")
+COMMANDS = ("train", "evaluate", "predict", "info", "phantom", "sparsify", "experiment", "check")
 
 
 @pytest.fixture(autouse=True)
@@ -212,13 +212,17 @@ def test_train_evaluate_predict_and_look_at_it(make_dataset, train, volseg, tmp_
     assert '"epochs": 2' in config
 
 
-def test_a_number_is_a_good_name_for_a_folder(make_dataset, volseg, tmp_path, monkeypatch, root):
+def test_a_number_is_a_good_name_for_a_folder_and_none_is_a_setting(
+    make_dataset, volseg, tmp_path, monkeypatch, root
+):
     make_dataset("2016")
     monkeypatch.chdir(tmp_path)
     bundle = [root / "bundles" / "xenopus.json", root / "configs" / "smoke.json"]
-    code, _, err = volseg("train", *bundle, "--dataset_dir", 2016, "--output_dir", 7)
+    settings = ("--dataset_dir", 2016, "--output_dir", 7, "--network_def#norm", "none")
+    code, _, err = volseg("train", *bundle, *settings)
     assert code == 0, err
-    assert (tmp_path / "7" / "model.pt").exists()
+    weights = load_checkpoint(tmp_path / "7" / "model.pt")["model"]
+    assert not any("running_mean" in name for name in weights)  # MONAI's run() takes no None
 
 
 # --- small commands -------------------------------------------------------------------------------------

@@ -221,9 +221,15 @@ def test_a_profile_says_where_the_time_goes_and_changes_nothing(make_run, caplog
     first = next(i for i, line in enumerate(lines) if line.startswith("A step takes"))
     assert "the median of 10 steps" in lines[first]
     table = [line.split() for line in lines[first + 1 : first + 8]]
-    assert [row[0] for row in table] == list(
-        ("sampling", "augmentation", "collating", "forward", "backward", "optimiser", "logging")
-    )
+    assert [row[0] for row in table] == [
+        "sampling",
+        "augmentation",
+        "collating",
+        "forward",
+        "backward",
+        "optimiser",
+        "logging",
+    ]
     assert sum(float(row[-1][:-1]) for row in table) == pytest.approx(100, abs=0.5)
     times = {row[0]: float(row[1]) for row in table}
     assert times["augmentation"] == 0  # this dataset has one transform only

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "labels"),
     ("annotation", "bspline", "instances", "losses", "metrics", "networks", "phantom", "weightmaps"),
     ("inferers", "io", "transforms"),
-    ("bundle", "crossval", "data", "densification", "engines", "report"),
+    ("bundle", "crossval", "data", "densification", "engines", "experiments", "report"),
     ("cli", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -30,6 +30,10 @@ SIDEWAYS: dict[tuple[str, str], str] = {
     ("weightmaps", "instances"): "both say what an id is in the same words",
     ("engines", "data"): "what is trained on, scored and segmented are cases, read and checked there",
     ("engines", "report"): "the picture of a case is drawn while its volumes are in memory",
+    ("experiments", "bundle"): "an experiment is many runs of one bundle",
+    ("experiments", "data"): "what an experiment divides are cases, read and checked there",
+    ("experiments", "engines"): "how far a run has come stands in its folder",
+    ("experiments", "report"): "predictions have the same colours in every picture",
 }
 
 # What a floor may use from outside, beside the standard library; each floor also what lies below.
@@ -41,7 +45,12 @@ LIBRARIES: tuple[set[str], ...] = (
     {"fire"},
 )
 # Rooms that may use more than their floor does.
-EXTRA = {"networks": {"monai.networks"}, "metrics": {"skimage"}, "instances": {"skimage"}}
+EXTRA = {
+    "networks": {"monai.networks"},
+    "metrics": {"skimage"},
+    "instances": {"skimage"},
+    "experiments": {"optuna"},
+}
 ENGINES = ("ignite", "monai.engines", "monai.handlers")
 
 

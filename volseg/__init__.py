@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from volseg.engines import begin as begin
     from volseg.engines import choose_scale as choose_scale
     from volseg.engines import evaluator as evaluator
+    from volseg.engines import join_processes as join_processes
+    from volseg.engines import leave_processes as leave_processes
+    from volseg.engines import local_device as local_device
     from volseg.engines import place as place
     from volseg.engines import predictor as predictor
     from volseg.engines import trainer as trainer
@@ -48,6 +51,9 @@ _ROOMS = {
         "begin",
         "choose_scale",
         "evaluator",
+        "join_processes",
+        "leave_processes",
+        "local_device",
         "place",
         "predictor",
         "trainer",

@@ -6,10 +6,12 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError, RefusedError, cause
+from volseg.experiments import options
 
 __all__ = ["main"]
 
@@ -29,11 +31,27 @@ _HELP = {
         "segment whole volumes with a trained network",
         "volseg predict bundles/xenopus.json --images new_volume.tif --output_dir runs/mine",
     ),
+    "plan": (
+        "tell the tiles, memory and time that segmenting a volume will take",
+        "volseg plan volume.nii bundles/xenopus.json --max-memory 2e9",
+    ),
     "info": ("tell what a volume, a checkpoint or a dataset folder holds", "volseg info volume.nii.gz"),
     "phantom": ("make a data set to try things on", "volseg phantom data/phantom_cells --kind cells"),
     "sparsify": (
         "keep a few slices of a dense label and mark the rest unlabelled",
         "volseg sparsify dense.nii.gz --slices 7,5,21 -o sparse.nii.gz",
+    ),
+    "experiment": (
+        "repeat an experiment of the papers, or vary entries of a bundle",
+        "volseg experiment semi bundles/xenopus.json -o runs/semi --folds 3",
+    ),
+    "verify": (
+        "look for everything that is wrong with a data set",
+        "volseg verify my_data --bundle bundles/xenopus.json",
+    ),
+    "audit": (
+        "tell what painted slices were understood to say, and what looks wrong with them",
+        "volseg audit image.nii.gz painted.nii.gz --names 1=tubule 2=lumen",
     ),
     "check": (
         "check every name in a bundle and its overlays without running it",
@@ -47,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     words, rest = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
     given = parser.parse_args(words)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("volseg").setLevel(logging.INFO)
     try:
         return int(given.function(given, rest) or 0)
@@ -83,8 +101,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "bundle", nargs="*", type=Path, help=f"bundle, then overlays (default {DEFAULT_BUNDLE})"
         )
+        sub.add_argument(
+            "--trust-bundle", action="store_true", help="run whatever the bundle says; read it before"
+        )
         sub.usage = f"volseg {name} [BUNDLE [OVERLAY ...]] [--ENTRY VALUE ...]"
         sub.description = f"{sub.description} Any entry of the bundle can be set with --ENTRY VALUE."
+    sub = command("plan", _plan)
+    sub.add_argument("volume", type=Path)
+    sub.add_argument("bundle", nargs="+", type=Path, help="bundle, then overlays")
+    sub.add_argument("--max-memory", type=float, help="bytes for one tile (default: half of what is free)")
+    sub.add_argument("--trust-bundle", action="store_true", help="run whatever the bundle says")
     sub = command("info", _info)
     sub.add_argument("path", type=Path)
     sub = command("phantom", _phantom)
@@ -97,6 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--unlabelled", type=int, default=255, help="value for the rest (default 255)")
     sub.add_argument("-o", "--output", type=Path, required=True)
     sub.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    options.add_options(command("experiment", _experiment))
+    sub = command("verify", _verify)
+    sub.add_argument("path", type=Path, help="a data set, a folder of images, or an image")
+    sub.add_argument("--bundle", type=Path, help="also compare with the classes and channels of a bundle")
+    sub.add_argument("--jobs", type=int, help="files to read at a time (default: one per processor)")
+    sub.add_argument("--no-cache", action="store_true", help="read files again that were read before")
+    sub = command("audit", _audit)
+    sub.add_argument("image", type=Path)
+    sub.add_argument("labels", type=Path, help="a file with painted slices")
+    sub.add_argument("--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)")
+    sub.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
+    sub.add_argument(
+        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
+    )
     sub = command("check", _check)
     sub.add_argument("bundle", nargs="+", type=Path, help="bundle, then overlays")
     return parser
@@ -108,29 +148,47 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     overrides = _overrides(rest)
     from monai.bundle import run  # slow: not before the arguments are known to make sense
 
-    from volseg.bundle import check_overrides, read_bundle
+    from volseg.bundle import check_overrides, read_bundle, runnable
 
     bundle = read_bundle(paths)
-    check_overrides(bundle, overrides)
-    settings = {key: text if _is_text(bundle, key) else _value(text) for key, text in overrides.items()}
-    for name in ("scripts", "workflows"):
-        logging.getLogger(f"monai.bundle.{name}").setLevel(logging.ERROR)  # they repeat what was typed
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
-        run(run_id=_RUN_IDS[given.command], config_file=[str(path) for path in paths], **settings)
+    with runnable(paths, overrides, trust=given.trust_bundle) as files:
+        check_overrides(bundle, overrides)
+        settings = {key: _typed(bundle, key, text) for key, text in overrides.items()}
+        settings = {
+            key: "$None" if value is None else value for key, value in settings.items()
+        }  # run drops None
+        for name in ("scripts", "workflows"):
+            logging.getLogger(f"monai.bundle.{name}").setLevel(logging.CRITICAL)  # they repeat what was typed
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
+            run(run_id=_RUN_IDS[given.command], config_file=[str(path) for path in files], **settings)
+
+
+def _experiment(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Many runs of a bundle, and one table."""
+    paths = _bundle_paths(given.bundle)
+    overrides = _overrides(rest)
+    from volseg.bundle import read_bundle
+
+    typed = partial(_typed, read_bundle(paths))
+    options.run(given, paths, {key: typed(key, text) for key, text in overrides.items()}, typed)
 
 
 def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings of a bundle, which only the bundle knows."""
     command = next((word for word in arguments if not word.startswith("-")), None)
-    if command not in _RUN_IDS:
+    if command not in (*_RUN_IDS, "experiment"):
         return arguments, []
-    flags = [word for word in arguments if word in ("--debug", "--help", "-h")]
+    flags = [word for word in arguments if word in ("--debug", "--help", "-h", "--trust-bundle")]
     others = [word for word in arguments if word not in flags]
-    first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
+    if command == "experiment":
+        words, settings = options.set_apart(others)
+    else:
+        first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
+        words, settings = others[:first], others[first:]
     flags.sort(key=lambda word: word != "--debug")  # it belongs before the command, the others behind it
-    before = flags[: flags.count("--debug")]
-    return [*before, *others[:first], *flags[len(before) :]], others[first:]
+    before = flags.count("--debug")
+    return [*flags[:before], *words, *flags[before:]], settings
 
 
 def _bundle_paths(paths: Sequence[Path]) -> list[Path]:
@@ -169,6 +227,11 @@ def _is_text(bundle: Mapping[str, Any], key: str) -> bool:
     return isinstance(value, str) and not value.startswith(("$", "@"))
 
 
+def _typed(bundle: Mapping[str, Any], key: str, text: str) -> Any:
+    """What the text of a setting stands for, given the entry it is for."""
+    return text if _is_text(bundle, key) else _value(text)
+
+
 def _value(text: str) -> Any:
     """What the text of a setting stands for, as Python or JSON."""
     constants = {"true": True, "false": False, "null": None, "none": None}
@@ -178,6 +241,21 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _plan(given: argparse.Namespace, _: Sequence[str]) -> None:
+    from monai.bundle import ConfigParser
+
+    from volseg.bundle import read_bundle, runnable
+    from volseg.engines.forecast import forecast
+
+    parser = ConfigParser()
+    with runnable(_bundle_paths(given.bundle), trust=given.trust_bundle) as files:
+        parser.update(read_bundle(files))
+    network, inferer = (parser.get_parsed_content(name) for name in ("network", "inferer"))
+    if given.max_memory is not None:
+        inferer.max_memory = int(given.max_memory)
+    print("\n".join(forecast(given.volume, network, inferer)))
 
 
 def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
@@ -195,7 +273,9 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
             print(f"  trained on {trained['name']}, held out {trained['held_out']}")
     elif path.is_dir():
         for case in find_cases(path):
-            print(f"{case.name}: {case.image}, {case.label}, held out {case.held_out or 'nothing of its own'}")
+            print(
+                f"{case.name}: {case.image}, {case.label}, held out {case.held_out or 'nothing of its own'}"
+            )
     else:
         volume = read_volume(path)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
@@ -231,6 +311,41 @@ def _sparsify(given: argparse.Namespace, _: Sequence[str]) -> None:
     print(
         f"{given.output}: {(sparse != 255).mean():.1%} of the voxels annotated, the rest {given.unlabelled}"
     )
+
+
+def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
+    from tqdm import tqdm
+
+    from volseg.bundle import read_bundle
+    from volseg.data.verification import default_cache, expectations, table, verify
+
+    expected = expectations(read_bundle(_bundle_paths([given.bundle]))) if given.bundle else None
+    cache = None if given.no_cache else default_cache()
+    with tqdm(desc="verifying", unit="case", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = verify(given.path, expected=expected, jobs=given.jobs, cache=cache, progress=show)
+        cases = bar.n
+    for line in table(found, given.path) if found else ():
+        print(line)
+    errors = sum(one.level == "error" for one in found)
+    print(f"{given.path}: {cases} case(s), {errors} error(s), {len(found) - errors} warning(s)")
+    return 3 if errors else 0
+
+
+def _audit(given: argparse.Namespace, _: Sequence[str]) -> int:
+    from volseg.data import auditing
+
+    names = auditing.names_from(given.names)
+    paint, findings = auditing.audit_files(
+        given.image, given.labels, unlabelled=given.unlabelled, painted_only=given.painted_only, names=names
+    )
+    for line in auditing.lines(paint, findings, names):
+        print(line)
+    return 3 if any(finding.severity == "error" for finding in findings) else 0
 
 
 def _check(given: argparse.Namespace, _: Sequence[str]) -> int:

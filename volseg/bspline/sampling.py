@@ -220,7 +220,7 @@ def _warp(
 
 
 def _fill(out: Tensor, where: Tensor, value: float) -> Tensor:
-    return out.masked_fill(where, value)
+    return torch.where(where, torch.full((), value, dtype=out.dtype, device=out.device), out)
 
 
 def _limits(x: Tensor) -> Limits:

@@ -81,8 +81,8 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             self.cases.append(item if weight_map is None else dict(weight_map(item)))
         if not self.cases:
             raise InputError(
-                f"None of the {len(self.data)} label file(s) has an annotated voxel to train on, those held out "
-                "left aside. Paint some slices, and check that the value of unlabelled voxels is "
+                f"None of the {len(self.data)} label file(s) has an annotated voxel to train on, those held "
+                "out left aside. Paint some slices, and check that the value of unlabelled voxels is "
                 f"{labels.unlabelled} in the files."
             )
         self._say()
@@ -110,9 +110,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
 
     def trained_on(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint remembers: per case (by its hash) the slices that were held out."""
-        return {
-            item["hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases
-        }
+        return {item["hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases}
 
     def __len__(self) -> int:
         return self.length

@@ -1,4 +1,4 @@
-"""Where the volumes lie that are trained on: if there is room, on the device, where patches are then drawn."""
+"""Where the volumes lie that are trained on: on the device if there is room, patches are then drawn there."""
 
 import logging
 from typing import Any, Literal, TypeAlias, get_args

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["panel", "save_picture"]
+__all__ = ["class_colours", "coloured", "grey_or_rgb", "panel", "save_picture"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the last class of all is often background.
 _COLOURS = np.array(
@@ -52,7 +52,7 @@ def panel(
     if picture.ndim == 4:
         z = _telling_slice(labels[0], annotated)
         picture, labels = picture[..., z], [a[..., z] for a in labels]
-    parts = [_grey_or_rgb(picture)] + [_coloured(a, num_classes) for a in labels]
+    parts = [grey_or_rgb(picture)] + [coloured(a, num_classes) for a in labels]
     height = parts[0].shape[0]
     gap = np.full((height, _GAP, 3), 255, np.uint8)
     return np.concatenate([p for part in parts for p in (part, gap)][:-1], axis=1)
@@ -69,7 +69,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme) ->
     for index, title in enumerate(TITLES[:count]):
         axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
     for index, name in enumerate(labels.names):
-        colour = _colours(len(labels))[index] / 255
+        colour = class_colours(len(labels))[index] / 255
         axes.plot([], [], "s", color=tuple(colour), label=name)
     figure.legend(loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
     with atomic_write(path, overwrite=True) as temporary:
@@ -93,7 +93,8 @@ def _telling_slice(annotation: NDArray[Any], annotated: bool) -> int:
     return int(min(free, key=lambda z: abs(z - middle))) if len(free) else annotation.shape[2] // 2
 
 
-def _grey_or_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+def grey_or_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image ``(C, X, Y)`` to look at, ``(Y, X, 3)``; up to three channels become red, green and blue."""
     channels = []
     for channel in image[:3]:
         low, high = np.percentile(channel, (1, 99.7))
@@ -105,11 +106,17 @@ def _grey_or_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.stack(channels, axis=-1)
 
 
-def _colours(num_classes: int) -> NDArray[np.uint8]:
-    return _COLOURS[np.arange(num_classes) % len(_COLOURS)]
+def class_colours(num_classes: int) -> NDArray[np.uint8]:
+    """The colour of each class, ``(num_classes, 3)``; beyond seven classes darker, then lighter shades."""
+    rounds, index = np.divmod(np.arange(num_classes), len(_COLOURS))
+    shade = np.where(rounds % 2, 0.0, 255.0)[:, None]  # towards black, towards white
+    share = (1 - 0.55 ** ((rounds + 1) // 2))[:, None]
+    mixed: NDArray[np.uint8] = np.rint(_COLOURS[index] * (1 - share) + shade * share).astype(np.uint8)
+    return mixed
 
 
-def _coloured(labels: NDArray[Any], num_classes: int) -> NDArray[np.uint8]:
+def coloured(labels: NDArray[Any], num_classes: int) -> NDArray[np.uint8]:
+    """Class indices ``(X, Y)`` in their colours, ``(Y, X, 3)``; what is not annotated is light grey."""
     table = np.full((256, 3), 235, np.uint8)
-    table[:num_classes] = _colours(num_classes)
+    table[:num_classes] = class_colours(num_classes)
     return table[labels.astype(np.uint8).T]

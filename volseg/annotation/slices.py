@@ -17,12 +17,17 @@ import numpy.typing as npt
 from volseg.labels import IGNORE_INDEX
 
 __all__ = [
+    "MIN_FRACTIONS",
+    "along",
     "annotated_slices",
     "annotation_counts",
+    "check_spatial",
     "choose_held_out",
     "even_positions",
     "hold_out",
     "keep_slices",
+    "on_slices",
+    "project",
 ]
 
 Labels = npt.NDArray[Any]
@@ -30,7 +35,7 @@ Labels = npt.NDArray[Any]
 _AXES = "xyz"
 _FULL = 0.95  # a slice is full from this share of annotated voxels on
 _MIN_UNEXPLAINED = 0.1  # share of a slice that other slices must leave for it to be judged by itself
-_MIN_FRACTIONS = (0.5, 0.2, 0.05)  # slices painted in full are looked for first, then partly painted ones
+MIN_FRACTIONS = (0.5, 0.2, 0.05)  # slices painted in full are looked for first, then partly painted ones
 _CHUNK = 2**22
 
 
@@ -49,7 +54,7 @@ def keep_slices(labels: Labels, counts: Sequence[int], *, ignore_index: int = IG
         counts: slices to keep perpendicular to x, y and z: the paper's "(7, 5, 21)" yz, xz and xy slices.
         ignore_index: label of voxels without annotation.
     """
-    _check_spatial(labels)
+    check_spatial(labels)
     if len(counts) != labels.ndim:
         raise ValueError(
             f"counts = {tuple(counts)} has {len(counts)} entries, labels of shape {labels.shape} "
@@ -62,7 +67,7 @@ def keep_slices(labels: Labels, counts: Sequence[int], *, ignore_index: int = IG
                 f"counts[{axis}] = {count}, but there are {labels.shape[axis]} slices "
                 f"perpendicular to {_AXES[axis]}: choose 0 to {labels.shape[axis]}."
             )
-        chosen = _along(axis, even_positions(labels.shape[axis], count))
+        chosen = along(axis, even_positions(labels.shape[axis], count))
         kept[chosen] = labels[chosen]
     return kept
 
@@ -81,7 +86,7 @@ def annotated_slices(
 
     A dense label, where every slice of every axis is full (to 95 %), gives all slices.
     """
-    _check_spatial(labels)
+    check_spatial(labels)
     if not 0 < min_fraction <= 1:
         raise ValueError(f"min_fraction = {min_fraction} is not a fraction above 0 and up to 1.")
     annotated = labels != ignore_index
@@ -113,9 +118,9 @@ def choose_held_out(
         raise ValueError(
             f"fraction = {fraction} leaves nothing to train or to test on: choose one between 0 and 1."
         )
-    _check_spatial(labels)
+    check_spatial(labels)
     slices: tuple[list[int], ...] = tuple([] for _ in labels.shape)
-    for min_fraction in _MIN_FRACTIONS:
+    for min_fraction in MIN_FRACTIONS:
         slices = annotated_slices(labels, min_fraction=min_fraction, ignore_index=ignore_index)
         if sum(map(len, slices)) >= 3:
             break
@@ -142,7 +147,7 @@ def hold_out(
         slices: indices per axis ``"x"``, ``"y"`` or ``"z"``; see :func:`choose_held_out`.
         ignore_index: label of voxels without annotation.
     """
-    _check_spatial(labels)
+    check_spatial(labels)
     names = _AXES[: labels.ndim]
     held = np.full_like(labels, ignore_index)
     train = labels.copy()
@@ -158,7 +163,7 @@ def hold_out(
                 raise ValueError(
                     f"slices[{name!r}] holds {index}, but {name} runs from 0 to {labels.shape[axis] - 1}."
                 )
-        chosen = _along(axis, list(indices))
+        chosen = along(axis, list(indices))
         held[chosen] = labels[chosen]
         train[chosen] = ignore_index
     return train, held
@@ -188,7 +193,8 @@ def annotation_counts(
     return counts
 
 
-def _check_spatial(labels: Labels) -> None:
+def check_spatial(labels: Labels) -> None:
+    """Refuse what is neither an image nor a volume, a channel axis above all."""
     if labels.ndim not in (2, 3):
         raise ValueError(
             f"labels of shape {labels.shape} have {labels.ndim} axes; an image has 2 and a volume 3, "
@@ -196,12 +202,20 @@ def _check_spatial(labels: Labels) -> None:
         )
 
 
-def _along(axis: int, indices: Sequence[int]) -> tuple[Any, ...]:
+def along(axis: int, indices: Sequence[int]) -> tuple[Any, ...]:
     """Index that picks slices perpendicular to an axis."""
     return (*[slice(None)] * axis, np.asarray(indices, np.intp))
 
 
-def _project(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
+def on_slices(shape: tuple[int, ...], slices: Sequence[Sequence[int]]) -> npt.NDArray[np.bool_]:
+    """Which voxels lie on slices, given as indices per axis."""
+    mask = np.zeros(shape, bool)
+    for axis, indices in enumerate(slices):
+        mask[along(axis, indices)] = True
+    return mask
+
+
+def project(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
     """Number of true voxels in each slice perpendicular to an axis."""
     others = tuple(other for other in range(mask.ndim) if other != axis)
     return np.asarray(np.count_nonzero(mask, axis=others), np.int64)
@@ -211,13 +225,13 @@ def _is_dense(annotated: npt.NDArray[np.bool_]) -> bool:
     if 0 in annotated.shape:
         return False
     slice_sizes = [annotated.size // n for n in annotated.shape]
-    return all(_project(annotated, axis).min() >= _FULL * n for axis, n in enumerate(slice_sizes))
+    return all(project(annotated, axis).min() >= _FULL * n for axis, n in enumerate(slice_sizes))
 
 
 def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
     box = []
     for axis in range(mask.ndim):
-        filled = np.flatnonzero(_project(mask, axis))
+        filled = np.flatnonzero(project(mask, axis))
         if filled.size == 0:
             return None
         box.append(slice(int(filled[0]), int(filled[-1]) + 1))
@@ -227,7 +241,7 @@ def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
 def _explain(annotated: npt.NDArray[np.bool_], min_fraction: float) -> list[list[int]]:
     """Slices that explain the annotation, fullest and largest first; consumes ``annotated``."""
     shape, dims = annotated.shape, annotated.ndim
-    counts = [_project(annotated, axis) for axis in range(dims)]  # annotated, not yet explained
+    counts = [project(annotated, axis) for axis in range(dims)]  # annotated, not yet explained
     found: list[list[int]] = [[] for _ in shape]
     limits = [limit for limit in (_FULL, 0.8, 0.65) if limit > min_fraction] + [min_fraction]
     while limits:
@@ -248,9 +262,9 @@ def _explain(annotated: npt.NDArray[np.bool_], min_fraction: float) -> list[list
         found[axis].append(index)
         explained = np.take(annotated, index, axis=axis)
         for position, other in enumerate(o for o in range(dims) if o != axis):
-            counts[other] -= _project(explained, position)
+            counts[other] -= project(explained, position)
         counts[axis][index] = -1
-        annotated[_along(axis, [index])] = False
+        annotated[along(axis, [index])] = False
     return [sorted(indices) for indices in found]
 
 

@@ -1,0 +1,26 @@
+"""Annotation: which slices somebody annotated, what a painted file means, and what is wrong with it."""
+
+from volseg.annotation.audit import audit
+from volseg.annotation.findings import Finding
+from volseg.annotation.paint import Paint, understand_paint
+from volseg.annotation.slices import (
+    annotated_slices,
+    annotation_counts,
+    choose_held_out,
+    even_positions,
+    hold_out,
+    keep_slices,
+)
+
+__all__ = [
+    "Finding",
+    "Paint",
+    "annotated_slices",
+    "annotation_counts",
+    "audit",
+    "choose_held_out",
+    "even_positions",
+    "hold_out",
+    "keep_slices",
+    "understand_paint",
+]

@@ -1,0 +1,124 @@
+"""What the auditor says: one sentence of what is wrong, one of why it matters, one of what to do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.annotation.paint import PLANES, Paint
+
+__all__ = ["Finding", "Names", "Plane", "class_name", "planes", "summarise"]
+
+Severity = Literal["error", "warning", "note"]
+Names = Mapping[int, str]
+Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about an annotation.
+
+    Attributes:
+        kind: which check found it, one word that stays the same.
+        severity: an error makes a training wrong or impossible, a warning makes it worse, a note is for a
+            person to weigh.
+        message: what is wrong, why it matters, what to do.
+        slices: the slices it is about, as axis and index, such as ``("z", 12)``.
+        voxel: one place to look at, x, y(, z), where there is one.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    slices: tuple[tuple[str, int], ...] = ()
+    voxel: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A slice somebody worked on, or a whole image.
+
+    Attributes:
+        axis: it stands perpendicular to this axis; -1 for an image.
+        index: along that axis.
+        labels: class indices, 2D, the remaining axes in order.
+        crossed: per remaining axis, where slices of other directions cross.
+    """
+
+    axis: int
+    index: int
+    labels: Labels
+    crossed: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @property
+    def name(self) -> str:
+        """``xy slice 12``."""
+        return summarise([(self.axis, self.index)])
+
+    @property
+    def slices(self) -> tuple[tuple[str, int], ...]:
+        return () if self.axis < 0 else (("xyz"[self.axis], self.index),)
+
+    def voxel(self, place: Sequence[int] | npt.NDArray[np.intp]) -> tuple[int, ...]:
+        """A place on the plane as a voxel of the volume."""
+        voxel = [int(i) for i in place]
+        if self.axis >= 0:
+            voxel.insert(self.axis, self.index)
+        return tuple(voxel)
+
+    def without_crossings(self) -> tuple[Labels, tuple[npt.NDArray[np.intp], ...]]:
+        """The labels without the lines other slices leave, and which rows and columns are left."""
+        kept = tuple(
+            np.setdiff1d(np.arange(n), np.asarray(lines, int))
+            for n, lines in zip(self.labels.shape, self.crossed, strict=True)
+        )
+        return self.labels[np.ix_(*kept)], kept
+
+    def is_crossed(self) -> Mask:
+        """True on the lines where other slices cross."""
+        mask = np.zeros(self.labels.shape, bool)
+        mask[list(self.crossed[0])] = True
+        mask[:, list(self.crossed[1])] = True
+        return mask
+
+
+def planes(paint: Paint) -> list[Plane]:
+    """The slices somebody worked on; of a dense label those along the last axis."""
+    if not paint.slices:
+        return [Plane(-1, 0, paint.labels, ((), ()))]
+    slices = paint.slices
+    if all(len(found) == n for found, n in zip(slices, paint.labels.shape, strict=True)):
+        slices = ((), (), slices[2])
+    return [
+        Plane(
+            axis,
+            index,
+            np.take(paint.labels, index, axis=axis),
+            (slices[(1, 0, 0)[axis]], slices[(2, 2, 1)[axis]]),
+        )
+        for axis in range(3)
+        for index in slices[axis]
+    ]
+
+
+def summarise(slices: Sequence[tuple[int, int]], most: int = 4) -> str:
+    """``xy slices 3, 7 and yz slice 12``, the first few of many."""
+    parts = []
+    for axis in sorted({axis for axis, _ in slices}, reverse=True):
+        if axis < 0:
+            return "the image"  # there is one only
+        indices = sorted(index for a, index in slices if a == axis)
+        shown = ", ".join(map(str, indices[:most])) + (
+            f" and {len(indices) - most} more" if len(indices) > most else ""
+        )
+        parts.append(f"{PLANES[axis]} slice{'s' * (len(indices) > 1)} {shown}")
+    return " and ".join(parts)
+
+
+def class_name(paint: Paint, index: int, names: Names) -> str:
+    """``2 'lumen'``: the value in the file, and the name if it has one."""
+    value = paint.values[index]
+    return f"{value} {names[value]!r}" if value in names else str(value)

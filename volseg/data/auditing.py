@@ -1,0 +1,62 @@
+"""A painted file beside its image: what was understood, and what looks wrong."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from volseg.annotation import Finding, Paint, audit, understand_paint
+from volseg.io import check_alignment, read_volume
+
+__all__ = ["audit_files", "lines", "names_from"]
+
+
+def audit_files(
+    image: Path,
+    labels: Path,
+    *,
+    unlabelled: int | None = None,
+    painted_only: bool = False,
+    names: Mapping[int, str] | None = None,
+) -> tuple[Paint, list[Finding]]:
+    """What a label file was understood to say, and the auditor's findings.
+
+    Args:
+        unlabelled: the value of voxels nobody looked at; see :func:`volseg.annotation.understand_paint`.
+        painted_only: 0 is unlabelled everywhere.
+        names: of the classes, by value; then other values are no classes.
+    """
+    volume = read_volume(image)
+    label = check_alignment(volume, read_volume(labels, labels=True))
+    paint = understand_paint(
+        label.array[0],
+        classes=list(names) if names else None,
+        unlabelled=unlabelled,
+        painted_only=painted_only,
+        source=str(labels),
+    )
+    return paint, audit(volume.spatial_shape, volume.spacing, paint, volume.array, names)
+
+
+def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | None = None) -> Iterator[str]:
+    """What ``volseg audit`` prints."""
+    yield paint.describe(names)
+    yield paint.explain()
+    for finding in findings:
+        yield f"{finding.severity} ({finding.kind}): {finding.message}"
+    if not findings:
+        yield "Nothing wrong found."
+
+
+def names_from(words: Sequence[str]) -> dict[int, str]:
+    """``["1=tubule", "2=lumen"]`` as a dictionary."""
+    names: dict[int, str] = {}
+    key: int | None
+    for word in words:
+        value, _, name = word.partition("=")
+        try:
+            key = int(value)
+        except ValueError:
+            key = None
+        if key is None or not name or key in names:
+            raise ValueError(f"--names {word}: give each class once, as VALUE=NAME such as 1=tubule.")
+        names[key] = name
+    return names

@@ -1,0 +1,34 @@
+"""What a person looks at: one picture of a case, and a page about a result.
+
+`save_picture` draws parts side by side. `write_report` writes one HTML file that opens from the disk
+without a network: views through the volume with layers to switch, the scores, and how they came about.
+`write_figures` writes the same as PNG, for slides.
+"""
+
+from volseg.report.figures import write_figures
+from volseg.report.page import write_report
+from volseg.report.parts import (
+    Calibration,
+    ClassScore,
+    LearningCurve,
+    MethodScores,
+    Report,
+    Suggestion,
+)
+from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
+
+__all__ = [
+    "Calibration",
+    "ClassScore",
+    "LearningCurve",
+    "MethodScores",
+    "Report",
+    "Suggestion",
+    "class_colours",
+    "coloured",
+    "grey_or_rgb",
+    "panel",
+    "save_picture",
+    "write_figures",
+    "write_report",
+]

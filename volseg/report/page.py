@@ -1,0 +1,120 @@
+"""One HTML page about a result, whole in itself: it opens from the disk, asks no network for anything.
+
+The page forbids itself any connection and any script but its own (Content-Security-Policy), so that a
+class name or a path with markup in it stays text even if an escape were forgotten.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from volseg.annotation import annotated_slices
+from volseg.io import atomic_write
+from volseg.report.embedding import Embedded, embed
+from volseg.report.parts import Report
+from volseg.report.picture import class_colours
+from volseg.report.planes import planes_of
+from volseg.report.sections import sections, unit_of
+from volseg.report.viewer import viewer
+
+__all__ = ["write_report"]
+
+_MAX_BYTES = 15_000_000
+_LEAST = 50_000  # bytes for the volumes
+
+
+def write_report(
+    path: str | os.PathLike[str], report: Report, *, overwrite: bool = False, max_bytes: int = _MAX_BYTES
+) -> Path:
+    """Write a page about a result, and give its path.
+
+    Large volumes are shown at every second, third, … voxel, so that the page stays below ``max_bytes``;
+    the page says so. Where ``path`` exists and ``overwrite`` is not set, nothing is written.
+    """
+    target = Path(path)
+    with atomic_write(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(_page(report, max_bytes).encode("utf-8", errors="replace"))
+    return target
+
+
+def _page(report: Report, max_bytes: int) -> str:
+    texts = {**sections(report), "style": _resource("page.css"), "script": _resource("page.js")}
+    text = sum(len(part.encode("utf-8", errors="replace")) for part in texts.values())
+    room = max_bytes - text - _LEAST  # what follows needs a few thousand bytes more
+    if room < _LEAST:
+        raise ValueError(
+            f"max_bytes = {max_bytes} leaves no room for pictures: the text of this page takes {text}. "
+            f"Allow {text + 2 * _LEAST} or more."
+        )
+    embedded = embed(report, max_bytes=room)
+    painted: list[list[int]] = [[] for _ in report.size]
+    if report.paint is not None:
+        painted = [list(map(int, indices)) for indices in annotated_slices(report.paint)]
+    digest = hashlib.sha256(texts["script"].encode()).digest()
+    return Template(_resource("page.html")).substitute(
+        texts,
+        script_hash=base64.b64encode(digest).decode("ascii"),
+        viewer=viewer(report, embedded, painted),
+        meta=_safe_json(_meta(report, embedded, painted)),
+        data=_data(embedded),
+    )
+
+
+def _meta(report: Report, embedded: Embedded, painted: list[list[int]]) -> dict[str, Any]:
+    """What the page's script must know."""
+    sheets = {}
+    for name, found in embedded.pictures.items():
+        sheets[name] = [{k: v for k, v in asdict(sheet).items() if k != "data"} for sheet in found]
+    dims = len(report.size)
+    colours = class_colours(len(report.labels)).tolist()
+    return {
+        "size": report.size,
+        "shape": embedded.shape,
+        "steps": embedded.steps,
+        "spacing": [float(s) for s in report.spacing or (1.0,) * dims],
+        "unit": unit_of(report),
+        "start": [*(n // 2 for n in report.size), 0][:3],
+        "channels": 1 if report.image.shape[0] == 1 else 3,
+        "classes": [
+            {"name": name, "colour": colour}
+            for name, colour in zip(report.labels.names, colours, strict=True)
+        ],
+        "labels": list(embedded.labels),
+        "sheets": sheets,
+        "painted": painted,
+        "views": [
+            {
+                "name": plane.name,
+                "h": plane.across,
+                "v": plane.down,
+                "n": plane.normal,
+                "flip": plane.flipped,
+                "letters": plane.letters or None,
+            }
+            for plane in planes_of(report)
+        ],
+    }
+
+
+def _data(embedded: Embedded) -> str:
+    """The volumes, in blocks that no browser takes for a script."""
+    blocks = list(embedded.labels.items())
+    for name, sheets in embedded.pictures.items():
+        blocks += [(f"{name}-{i}", sheet.data) for i, sheet in enumerate(sheets)]
+    return "\n".join(f'<script type="text/plain" id="data-{name}">{data}</script>' for name, data in blocks)
+
+
+def _safe_json(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _resource(name: str) -> str:
+    return files("volseg.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,228 @@
+"""The parts of the page that need no script, as HTML.
+
+Whatever a person named or wrote passes through ``escape``.
+"""
+
+import json
+import math
+from html import escape
+
+from volseg.annotation import Finding
+from volseg.report.charts import SERIES, calibration_chart, curve_charts, scores_chart
+from volseg.report.parts import AXES, ClassScore, Report
+
+__all__ = ["sections", "unit_of"]
+
+_MAX_SLICES = 6  # that a finding offers to jump to
+
+
+def sections(report: Report) -> dict[str, str]:
+    """Every part but the views, by its place in ``page.html``."""
+    return {
+        "title": escape(report.title),
+        "subtitle": _subtitle(report),
+        "facts": _facts(report),
+        "warnings": "\n".join(
+            f'<p class="warning"><b>Mind:</b> {escape(text)}</p>' for text in report.warnings
+        ),
+        "suggestion": _suggestion(report),
+        "scores": _scores(report),
+        "learning": _beside(_curve(report), _calibration(report)),
+        "findings": _findings(report),
+        "provenance": _provenance(report),
+    }
+
+
+def unit_of(report: Report) -> str:
+    """The unit as people write it; empty where the voxel size is unknown."""
+    return "" if report.spacing is None else {"um": "µm", "micron": "µm"}.get(report.unit, report.unit)
+
+
+def _beside(*parts: str) -> str:
+    return f'<div class="pair">{"".join(parts)}</div>' if any(parts) else ""
+
+
+def _subtitle(report: Report) -> str:
+    size = " × ".join(map(str, report.size))
+    told = [f"{size} {'voxels' if len(report.size) == 3 else 'pixels'}"]
+    if report.spacing is not None:
+        told[0] += f" of {' × '.join(f'{s:.4g}' for s in report.spacing)} {escape(unit_of(report))}".rstrip()
+    told.append(_several(report.image.shape[0], "channel"))
+    told.append(_several(len(report.labels), "class", "classes"))
+    return " · ".join(told)
+
+
+def _facts(report: Report) -> str:
+    if not report.facts:
+        return ""
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in report.facts.items()
+    )
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _section(identifier: str, title: str, body: str) -> str:
+    return (
+        f'<section id="{identifier}" aria-labelledby="{identifier}-title">'
+        f'<h2 id="{identifier}-title">{title}</h2>\n{body}\n</section>'
+    )
+
+
+def _suggestion(report: Report) -> str:
+    suggestion = report.suggestion
+    if suggestion is None:
+        return ""
+    gain = "" if suggestion.gain is None else f" Expected gain: {100 * suggestion.gain:+.1f} points of IoU."
+    body = (
+        f'<div class="suggestion"><span class="what">slice {suggestion.axis} = {suggestion.index}</span>'
+        f"<p>{escape(suggestion.text)}{gain}</p>"
+        + _jump([(AXES.index(suggestion.axis), int(suggestion.index))], "Go to this slice", "jump primary")
+        + "</div>"
+    )
+    return _section("next", "Paint this next", body)
+
+
+def _jump(to: list[tuple[int, int]], label: str, kind: str = "jump") -> str:
+    return f'<button type="button" class="{kind}" data-to="{json.dumps(to)}">{label}</button>'
+
+
+def _scores(report: Report) -> str:
+    note = f"<p>{escape(report.scores_note)}</p>" if report.scores_note else ""
+    if not report.scores:
+        return _section("scores", "Scores", note) if note else ""
+    names, methods = report.labels.names, report.scores
+    with_dice = any(score.dice is not None for score in methods[0].classes)
+    heads = "".join(
+        f'<th scope="col" class="number">IoU<br>{escape(method.method)}</th>' for method in methods
+    )
+    if with_dice:
+        heads += f'<th scope="col" class="number">Dice<br>{escape(methods[0].method)}</th>'
+    rows = [
+        _score_row(name, [method.classes[i] for method in methods], with_dice) for i, name in enumerate(names)
+    ]
+    if any(method.mean is not None for method in methods):
+        means = [method.mean or ClassScore(None) for method in methods]
+        rows.append(_score_row("mean", means, with_dice, kind="mean"))
+    intervals = any(score.interval for method in methods for score in method.classes)
+    caption = (
+        "In brackets and as bars: the confidence interval over slices." if intervals else "IoU by class."
+    )
+    table = (
+        f'<table><caption>{caption}</caption><thead><tr><th scope="col">class</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+    chart = scores_chart(names, methods) + _series([method.method for method in methods])
+    return _section(
+        "scores",
+        "Scores",
+        f'{note}<div class="beside"><div class="scroll">{table}</div><div>{chart}</div></div>',
+    )
+
+
+def _score_row(name: str, scores: list[ClassScore], with_dice: bool, kind: str = "") -> str:
+    known = [score.iou for score in scores if score.iou is not None and math.isfinite(score.iou)]
+    best = max(known) if len(known) > 1 else None
+    cells = []
+    for score in scores:
+        told = _figure(score.iou)
+        if score.iou is not None and score.iou == best:
+            told = f'<b class="best">{told}</b>'
+        if score.interval is not None:
+            low, high = score.interval
+            told += f' <span class="interval">({_figure(low)} – {_figure(high)})</span>'
+        cells.append(f'<td class="number">{told}</td>')
+    if with_dice:
+        cells.append(f'<td class="number">{_figure(scores[0].dice)}</td>')
+    return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
+
+
+def _series(names: list[str]) -> str:
+    """Which mark of a chart is which; one alone needs no legend."""
+    if len(names) < 2:
+        return ""
+    shapes = (
+        '<circle class="dot line-{}" cx="6" cy="6" r="4.2"/>',
+        '<rect class="dot line-{}" x="2" y="2" width="8" height="8"/>',
+        '<polygon class="dot line-{}" points="6,1 11,10 1,10"/>',
+    )
+    items = [
+        f'<span class="series"><svg width="12" height="12" aria-hidden="true">'
+        f"{shapes[j % 3].format(j % SERIES)}</svg>{escape(name)}</span>"
+        for j, name in enumerate(names)
+    ]
+    return f'<p class="quiet series-names">{"".join(items)}</p>'
+
+
+def _curve(report: Report) -> str:
+    if report.curve is None:
+        return ""
+    return _section(
+        "learning", "Learning", f'<div class="beside">{"".join(curve_charts(report.curve))}</div>'
+    )
+
+
+def _calibration(report: Report) -> str:
+    calibration = report.calibration
+    if calibration is None:
+        return ""
+    told = (
+        f"Confidence and truth are {_figure(calibration.error_after)} apart on average after calibration "
+        f"({_figure(calibration.error_before)} before)."
+    )
+    chart = calibration_chart(calibration) + _series(["after calibration", "before"])
+    return _section("calibration", "Is the confidence right?", f"<p>{told}</p>{chart}")
+
+
+def _findings(report: Report) -> str:
+    if report.findings is None:
+        return ""
+    body = "<p>Nothing was found that needs a look.</p>"
+    if report.findings:
+        heads = "".join(f'<th scope="col">{name}</th>' for name in ("severity", "what", "finding", "where"))
+        rows = "".join(_finding(finding) for finding in report.findings)
+        body = (
+            f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        )
+    return _section("findings", "Audit of the annotation", body)
+
+
+def _finding(finding: Finding) -> str:
+    kind = {"error": "error", "warning": "warning-badge"}.get(finding.severity, "note")
+    places = [([(AXES.index(axis), int(i))], f"{axis} = {i}") for axis, i in finding.slices[:_MAX_SLICES]]
+    if finding.voxel is not None:
+        voxel = [(axis, int(i)) for axis, i in enumerate(finding.voxel)]
+        places.append((voxel[::-1], f"voxel {', '.join(map(str, finding.voxel))}"))
+    where = " ".join(_jump(to, told) for to, told in places)
+    if len(finding.slices) > _MAX_SLICES:
+        where += f" and {len(finding.slices) - _MAX_SLICES} more"
+    return (
+        f'<tr><td><span class="badge {kind}">{escape(finding.severity)}</span></td>'
+        f'<th scope="row" class="what">{escape(finding.kind)}</th>'
+        f'<td class="message">{escape(finding.message)}</td>'
+        f'<td class="where">{where}</td></tr>'
+    )
+
+
+def _provenance(report: Report) -> str:
+    if not report.command and not report.versions:
+        return ""
+    command = ""
+    if report.command:
+        command = (
+            f'<div class="command"><pre id="command" tabindex="0">{escape(report.command)}</pre>'
+            '<button type="button" class="copy" data-from="command" aria-live="polite">Copy</button></div>'
+        )
+    versions = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in report.versions.items()
+    )
+    versions = f'<dl class="versions">{versions}</dl>' if versions else ""
+    return _section("again", "To repeat it", command + versions)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _several(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
