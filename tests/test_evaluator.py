@@ -157,6 +157,9 @@ def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, capl
     assert rows[0] == "voxels,case,class,IoU,Dice"
     assert len(rows) == 1 + 2 * 2 * 3  # two kinds, one case and all, three classes
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert f"{metrics['mean IoU: held out']:.3f}" in page
     assert "Voxels held out (20): mean IoU" in caplog.text
     with pytest.raises(RefusedError, match="metrics.json exists already and is not overwritten"):
         run(datasets(folder), **settings)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from volseg.engines.run_folder import new_file, output_of
 from volseg.engines.scores import Scores
 from volseg.io import atomic_write, write_volume
 from volseg.labels import IGNORE_INDEX
-from volseg.report import panel, save_picture
+from volseg.report import Report, panel, save_picture, write_report
 
 __all__ = ["evaluator", "predictor"]
 
@@ -54,7 +55,7 @@ def evaluator(
 
     Args:
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset.
-        output_dir: where ``metrics.json``, ``metrics.csv`` and ``picture.png`` go; ``None`` for nowhere.
+        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go; ``None`` for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
             :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
@@ -63,6 +64,7 @@ def evaluator(
     folder = None if output_dir is None else Path(output_dir)
     scores = Scores(dataset.labels, tolerance=tolerance)
     content: dict[str, Any] = {}
+    pages: list[Report] = []
 
     def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
@@ -84,6 +86,8 @@ def evaluator(
             annotation = torch.where(held == IGNORE_INDEX, train, held)
             picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
             engine.state.pictures[item["name"]] = picture
+            if folder is not None:
+                pages.append(_page(item, logits, annotation, dataset))
         return {}
 
     # Of several processes each scores a part of the volumes, as far as parts can be put together.
@@ -93,11 +97,12 @@ def evaluator(
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
         if folder is not None:
-            for name in ("metrics.json", "metrics.csv", "picture.png"):
+            for name in ("metrics.json", "metrics.csv", "picture.png", "report.html"):
                 new_file(folder / name, overwrite=overwrite)
         if checkpoint is not None:
             content.update(load_weights(network, checkpoint))
         engine.state.pictures = {}
+        pages.clear()
         scores.clear()
         for measure in measures:
             measure.clear()
@@ -123,7 +128,12 @@ def evaluator(
             _write_metrics(folder, report, list(scores.rows()))
             for picture in engine.state.pictures.values():
                 save_picture(folder / "picture.png", picture, dataset.labels)
-            logger.info("Figures and a picture are in %s.", folder)
+            for page in pages:
+                facts = {
+                    name: f"{value:.3f}" for name, value in engine.state.metrics.items() if "mean" in name
+                }
+                write_report(folder / "report.html", replace(page, facts=facts), overwrite=True)
+            logger.info("Figures, a picture and report.html to look around in are in %s.", folder)
 
     for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
         handler.attach(engine)
@@ -217,6 +227,23 @@ def segment(image: Tensor, network: nn.Module, inferer: Inferer, device: torch.d
             return inferer(image[None].to(device), network)
     finally:
         network.train(was_training)
+
+
+def _page(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
+    """One case to look around in: image, annotation, result, how sure it is, and the truth if there is one."""
+    truth = item.get("truth")
+    return Report(
+        item["name"],
+        item["image"].numpy(),
+        dataset.labels,
+        logits.argmax(0).to(torch.uint8).numpy(),
+        spacing=item["spacing"],
+        unit=item["volume"].unit,
+        paint=annotation[0].numpy(),
+        confidence=logits.softmax(0).amax(0).float().numpy(),
+        truth=None if truth is None else truth[0].numpy(),
+        scores_note="The confidence is the network's own, not calibrated.",
+    )
 
 
 def _split(item: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
