@@ -55,7 +55,8 @@ def evaluator(
 
     Args:
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset.
-        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go; ``None`` for nowhere.
+        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go; ``None``
+            for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
             :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
