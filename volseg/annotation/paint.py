@@ -123,7 +123,8 @@ def understand_paint(
       makes every voxel count.
     - *An object painted in 3D*, over a few adjacent slices: slices along the last axis, or along another
       in which it is less than half as thick. The rest of these slices becomes background, which is wrong
-      if there are other objects: use ``painted_only``, or a value for unlabelled. The auditor warns of such a block.
+      if there are other objects: use ``painted_only``, or a value for unlabelled. The auditor warns of
+      such a block.
     - *A slice finished in one corner only*: 0 in the rest of it becomes background, just the same.
     - *A finished slice without any paint* is not found: mark it with a value of its own for background.
 

@@ -231,7 +231,7 @@ def segment(image: Tensor, network: nn.Module, inferer: Inferer, device: torch.d
 
 
 def _page(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
-    """One case to look around in: image, annotation, result, how sure it is, and the truth if there is one."""
+    """One case to look around in: image, annotation, result, how sure it is, and the truth if there is."""
     truth = item.get("truth")
     return Report(
         item["name"],
