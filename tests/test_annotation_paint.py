@@ -51,6 +51,17 @@ def test_the_painted_slices_are_found_exactly(seed, counts):
     assert (paint.values, paint.rule, paint.stray, paint.unknown) == ((0, 1, 2), "slices", 0, {})
 
 
+@pytest.mark.parametrize(
+    ("seed", "slices"),
+    [(77, ((12, 20), (11, 33), (11, 12))), (161, ((10, 27), (7, 18), (5, 6)))],
+)
+def test_a_slice_full_of_crossing_lines_is_dropped_when_others_explain_them(seed, slices):
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(24, 40, 3).tolist())
+    dense = blobs(seed, shape, share=random.uniform(0.1, 0.6))
+    assert understand_paint(np.where(on_any(shape, slices), dense, 0)).slices == slices
+
+
 @pytest.mark.parametrize("shape", [(24, 30), (20, 24, 28)], ids=["2d", "3d"])
 class TestValues:
     """What each value is taken for, in images and volumes."""
@@ -68,6 +79,7 @@ class TestValues:
         paint = understand_paint(dense, painted_only=True)
         np.testing.assert_array_equal(paint.labels, np.where(dense > 0, dense - 1, IGNORE_INDEX))
         assert (paint.values, paint.background) == ((1, 2), None)
+        assert understand_paint(dense, classes=[0, 2], painted_only=True).values == (2,)
 
     def test_a_value_for_unlabelled_leaves_the_others_as_classes(self, dense):
         paint = understand_paint(np.where(dense == 1, -5, dense.astype(int)), unlabelled=2)
@@ -163,7 +175,7 @@ def test_a_corner_of_a_slice_makes_the_whole_slice_background():
 
 
 def test_specks_are_no_slice_but_keep_their_class():
-    dense = blobs(1, (40, 40, 40))
+    dense = blobs(1, (40, 40, 40), share=0.08)
     raw = np.where(on_any(dense.shape, [(), (), (10, 20, 30)]), dense, 0)
     raw[5, 5, 2], raw[30, 30:34, 25] = 1, 2
     paint = understand_paint(raw)
@@ -183,8 +195,9 @@ def test_specks_are_slices_if_they_are_all_there_is():
 def test_little_paint_on_far_slices_is_found_beside_much():
     raw = np.zeros((40, 40, 40), np.uint8)
     raw[10:30, 10:30, 20] = 1
-    raw[19:22, 19:22, [3, 8, 33]] = 1  # three specks in one column: no yz slices
-    assert understand_paint(raw).slices == ((), (), (3, 8, 20, 33))
+    raw[19:22, 19:22, [3, 8, 33, 37]] = 1  # small pieces in one column: no yz slices
+    raw[5, 10:30, 10:30] = 1
+    assert understand_paint(raw).slices == ((5,), (), (3, 8, 20, 33, 37))
 
 
 # --- in words

@@ -249,6 +249,12 @@ def test_a_slice_left_half_done_is_told(volume, side, crossing):
     assert f"at {'xy'[side // 2]} = {at}" in found[0].message
 
 
+def test_paint_that_ends_at_the_same_line_everywhere_is_a_region_of_interest(volume):
+    raw = volume.raw.copy()
+    raw[28:] = 0
+    assert "unfinished" not in kinds(found_in(volume, raw))
+
+
 def test_a_copied_slice_is_told(volume):
     volume.raw[..., 25][~volume.crossed] = volume.dense[..., 15][~volume.crossed]
     found = {finding.kind: finding for finding in found_in(volume)}

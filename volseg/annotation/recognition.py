@@ -21,7 +21,7 @@ _SPECK_SHARE = 0.01  # of the paint that slices found before carry: less is spec
 _THIN = 0.5  # of the paint of a slice that stands alone, this share has no paint before and behind it
 _MIN_UNEXPLAINED = 0.1  # of a slice's area: a smaller rest of it is taken to be this large
 _OTHER_DIRECTION = 0.5  # of what slices along the last axis cover, what those along another have to cover
-_MIXED = 0.7  # of what slices of one direction cover, what those of several have to cover
+_MIXED = 0.7  # of what a simpler solution covers, what slices of several directions have to cover
 _EVEN = 0.7  # paint that is this even (mean density by that of the fullest slice) is in all slices
 
 
@@ -40,10 +40,10 @@ def painted_slices(paint: Mask) -> Slices:
         if points.covered(other) < _OTHER_DIRECTION * points.covered(best):
             best = other
     if points.is_even():
-        return best
+        return best  # a dense label, which needs no search
     most = max(sum(map(len, slices)) for slices in solutions)
-    mixtures = [_Search(points, least, most).mixture(single_first=first) for first in (True, False)]
-    mixed = min(mixtures, key=points.covered)
+    single, full = (_Search(points, least, most).mixture(single_first=first) for first in (True, False))
+    mixed = full if points.covered(full) < _MIXED * points.covered(single) else single
     return mixed if points.covered(mixed) < _MIXED * points.covered(best) else best
 
 
@@ -151,7 +151,7 @@ class _Search:
             for index in found:
                 fewer = [[i for i in indices if (o, i) != (axis, index)] for o, indices in enumerate(kept)]
                 alone = self.points.outside(tuple(map(tuple, fewer))) & (self.points.places[axis] == index)
-                if False:
+                if np.count_nonzero(alone) < self.least:
                     kept = fewer
         return tuple(tuple(sorted(indices)) for indices in kept)
 
