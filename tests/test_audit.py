@@ -58,8 +58,8 @@ def volume():
     return make_scene("3d")
 
 
-def make_scene(kind):
-    image, dense = blobs(19, SHAPES[kind])
+def make_scene(kind, seed=19):
+    image, dense = blobs(seed, SHAPES[kind])
     slices = SLICES[kind]
     on = on_any(dense.shape, slices)
     raw = np.where(on, dense, 0).astype(np.uint8)
@@ -283,6 +283,13 @@ def test_a_slice_that_contradicts_those_it_crosses_is_told(volume, axis, index):
     assert finding.voxel[axis] == index
 
 
+def test_thin_lines_that_are_everywhere_are_no_contradiction():
+    dense = np.broadcast_to(1 + np.indices((40, 1, 1))[0] % 2, (40, 36, 32)).copy()
+    dense[:, 25:] = 0
+    raw = np.where(on_any(dense.shape, SLICES["3d"]), dense, 0)
+    assert kinds(audit(raw.shape, (1, 1, 1), understand_paint(raw))) == []
+
+
 # --- where the slices are
 
 
@@ -342,6 +349,20 @@ def test_shifted_labels_are_told(kind, axis):
     assert (finding.kind, finding.severity) == ("shifted", "error")
     x_y_z = [int(part) for part in finding.message.split("about (")[1].split(")")[0].split(",")]
     assert abs(x_y_z[axis] + 7) <= (1 if axis < 2 else 4)
+
+
+def test_slices_put_at_the_wrong_depth_are_told(volume):
+    raw = np.zeros_like(volume.raw)
+    raw[..., [9, 19, 29, 39]] = volume.dense[..., [5, 15, 25, 35]]
+    found = found_in(volume, raw, spacing=(1, 1, 4))
+    assert kinds(found) == ["shifted"]
+    assert "moved by about (0, 0, -4) voxels" in found[0].message
+
+
+def test_an_image_that_does_not_fit_tells_nothing_about_holes():
+    scene = make_scene("3d", seed=1)
+    assert kinds(found_in(scene)) == []
+    assert kinds(found_in(scene, np.roll(scene.raw, 7, 1))) == ["shifted"]
 
 
 @pytest.mark.parametrize(("kind", "axis"), AXES)

@@ -139,6 +139,6 @@ def both(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     trained_on = {**before, **now}
     for label in set(before) & set(now):
         first, second = before[label]["held_out"], now[label]["held_out"]
-        held_out = {axis: sorted(set(first[axis]) & set(second[axis])) for axis in set(first) & set(second)}
+        held_out = {axis: sorted(set(first[axis]) & set(second[axis])) for axis in first if axis in second}
         trained_on[label] = {**now[label], "held_out": held_out}
     return trained_on
