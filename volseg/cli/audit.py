@@ -1,0 +1,34 @@
+"""``volseg audit``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "tell what painted slices were understood to say, and what looks wrong with them"
+EXAMPLE = "volseg audit image.nii.gz painted.nii.gz --names 1=tubule 2=lumen"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path)
+    parser.add_argument("labels", type=Path, help="a file with painted slices")
+    parser.add_argument(
+        "--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)"
+    )
+    parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
+    )
+
+
+def run(given: argparse.Namespace, _: Sequence[str]) -> int:
+    from volseg.data import auditing
+
+    names = auditing.names_from(given.names)
+    paint, findings = auditing.audit_files(
+        given.image, given.labels, unlabelled=given.unlabelled, painted_only=given.painted_only, names=names
+    )
+    for line in auditing.lines(paint, findings, names):
+        print(line)
+    return 3 if any(finding.severity == "error" for finding in findings) else 0

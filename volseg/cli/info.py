@@ -1,0 +1,39 @@
+"""``volseg info``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "tell what a volume, a checkpoint or a dataset folder holds"
+EXAMPLE = "volseg info volume.nii.gz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path)
+
+
+def run(given: argparse.Namespace, _: Sequence[str]) -> None:
+    from volseg.data import find_cases
+    from volseg.engines.checkpoint import load_checkpoint
+    from volseg.io import read_volume
+
+    path: Path = given.path
+    if path.suffix == ".pt":
+        content = load_checkpoint(path)
+        print(f"{path}: weights after {content.get('iteration')} iterations,")
+        tensors = content["model"].values()
+        print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
+        for trained in content.get("trained_on", {}).values():
+            print(f"  trained on {trained['name']}, held out {trained['held_out']}")
+    elif path.is_dir():
+        for case in find_cases(path):
+            print(
+                f"{case.name}: {case.image}, {case.label}, held out {case.held_out or 'nothing of its own'}"
+            )
+    else:
+        volume = read_volume(path)
+        print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
+        print(f"  voxel {volume.spacing} {volume.unit or '(unit unknown)'}")
+        print(f"  values {volume.array.min()} to {volume.array.max()}")

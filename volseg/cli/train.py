@@ -1,0 +1,8 @@
+"""``volseg train``."""
+
+from volseg.cli.running import add_arguments, run
+
+__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "train on annotated slices, as a bundle says"
+EXAMPLE = "volseg train bundles/xenopus.json --dataset_dir my_data --output_dir runs/mine --epochs 20"
