@@ -30,6 +30,32 @@ def shared_data() -> Path:
     return folder
 
 
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figure(request):
+    """Keeps a line to be shown when all tests are done: what docs/guarantees.md tells as measured."""
+    lines = request.config.stash.setdefault(FIGURES, [])
+    return lambda text: lines.append(text)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    lines = config.stash.get(FIGURES, [])
+    for number, line in enumerate(lines if "not slow" not in config.option.markexpr else ()):
+        if number == 0:
+            terminalreporter.section("figures")
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What the tests verify is not remembered among the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 @pytest.fixture
 def clean_process():
     """Undoes what running a bundle changes in the process: logging, and how errors are shown."""

@@ -1,19 +1,21 @@
 """The command line: each command does what its help says, and bad input gets one sentence."""
 
 import re
+import shlex
 
 import numpy as np
 import pytest
 import torch
 
+from volseg import cli
 from volseg.cli import main
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
-from volseg.errors import InputError, cause
+from volseg.errors import InputError, RefusedError, ResourceError, cause
 from volseg.io import Volume, read_volume, write_volume
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
-COMMANDS = ("train", "evaluate", "predict", "info", "phantom", "sparsify", "experiment", "check")
+COMMANDS = {command.__name__.rpartition(".")[2]: command for command in cli.COMMANDS}
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,16 @@ def test_each_help_shows_an_example(volseg, command):
     assert f"example:\n  volseg {command} " in out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_example_is_understood(monkeypatch, command):
+    seen = []
+    monkeypatch.setattr(COMMANDS[command], "run", lambda given, rest: seen.append((given, rest)))
+    words = shlex.split(COMMANDS[command].EXAMPLE)
+    assert words[:2] == ["volseg", command]
+    assert main(words[1:]) == 0
+    assert len(seen) == 1
+
+
 def test_help_and_debug_may_stand_anywhere(volseg, tmp_path):
     assert volseg("train", "bundles/xenopus.json", "--epochs", 3, "--help")[0] == 0
     with pytest.raises(InputError, match="there is no such file"):
@@ -79,6 +91,56 @@ def test_the_general_help_names_every_command(volseg):
     assert code == 0
     assert all(command in out for command in COMMANDS)
     assert volseg()[0] == 2
+
+
+# --- exit codes ---------------------------------------------------------------------------------------
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's own, which needs a GPU to be raised."""
+
+
+TROUBLE = {
+    "input": (InputError("a.nii is empty. Export it again."), 3, "a.nii is empty. Export it again."),
+    "resources": (ResourceError("no room. Free some."), 4, "no room"),
+    "refused": (RefusedError("no. Never."), 5, "no. Never."),
+    "interrupted": (KeyboardInterrupt(), 130, "interrupted"),
+    "memory": (MemoryError(), 4, "memory does not suffice"),
+    "memory of a GPU": (OutOfMemoryError("CUDA"), 4, "memory does not suffice"),
+    "memory for torch": (RuntimeError("[enforce fail] can't allocate memory"), 4, "memory does not suffice"),
+    "rights": (PermissionError(13, "Permission denied", "/data"), 4, "/data: Permission denied. Check"),
+    "full": (OSError(28, "No space left on device"), 4, "No space left on device. Check the disk"),
+    "a fault of ours": (KeyError("x"), 1, "KeyError: 'x'. This is a fault of volseg, not of your data"),
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["", "wrapped"])
+@pytest.mark.parametrize(("error", "code", "message"), TROUBLE.values(), ids=TROUBLE)
+def test_every_trouble_has_its_exit_code_and_a_traceback_with_debug_only(
+    monkeypatch, volseg, error, code, message, wrapped
+):
+    def run(given, rest):
+        if wrapped and not isinstance(error, KeyboardInterrupt):  # as MONAI does
+            try:
+                raise error
+            except Exception as cause:
+                raise RuntimeError("Failed to instantiate") from cause
+        raise error
+
+    monkeypatch.setattr(COMMANDS["info"], "run", run)
+    got, out, err = volseg("info", "x")
+    assert (got, out) == (code, "")
+    assert_one_sentence(got, err, code, re.escape(message))
+    assert len(err.splitlines()) == 1
+    with pytest.raises((type(error), RuntimeError)):
+        main(["--debug", "info", "x"])
+
+
+def test_a_command_that_is_not_understood_ends_with_2(volseg):
+    for words in (["no such command"], ["info"], ["info", "a", "b"], ["sparsify", "a", "--slices", "1,1"]):
+        code, _, err = volseg(*words)
+        assert code == 2
+        assert "usage: volseg" in err
 
 
 # --- settings ------------------------------------------------------------------------------------------
@@ -203,6 +265,11 @@ def test_train_evaluate_predict_and_look_at_it(make_dataset, train, volseg, tmp_
     assert read_volume(run / "segmentations" / "a_probabilities.tif").channels == 3
     code, _, err = volseg("predict", *rest)
     assert_one_sentence(code, err, 5, "a.tif exists already and is not overwritten")
+    segmented = (run / "segmentations" / "a.tif").read_bytes()
+    assert volseg("export", run / "model.pt", "-o", run / "w.safetensors")[0] == 0
+    code, _, err = volseg("predict", *rest, "--checkpoint", run / "w.safetensors", "--overwrite", "true")
+    assert code == 0, err
+    assert (run / "segmentations" / "a.tif").read_bytes() == segmented
     code, out, _ = volseg("info", run / "model.pt")
     assert code == 0
     assert "weights after 4 iterations" in out

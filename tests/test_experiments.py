@@ -6,14 +6,14 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from volseg.annotation import hold_out, keep_slices
+from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.bundle import check_bundle, read_bundle
 from volseg.data import find_cases
 from volseg.errors import InputError
 from volseg.experiments import datasets
 from volseg.experiments.cells import Cell, Result
 from volseg.experiments.datasets import Flat, Part, derive, read_annotated, volumes
-from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, find_slices, without
+from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
 from volseg.experiments.grid import combinations, names_of
 from volseg.experiments.options import _budgets, _vary, set_apart
 from volseg.experiments.tables import csv_of, grid

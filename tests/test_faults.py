@@ -5,8 +5,10 @@ whole family of damage is meant, tests/test_fuzz.py plants it by the hundred.
 """
 
 import gzip
+import multiprocessing
 import os
 import re
+import signal
 import struct
 
 import nibabel as nib
@@ -15,8 +17,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - what everybody calls it
 import tifffile
 import torch
+from monai.transforms import Compose
 
-from volseg.data import TrainingPatches, find_cases, find_images
+from volseg.data import TrainingPatches, WholeVolumes, find_cases, find_images
 from volseg.data.verification import Expectations, verify
 from volseg.engines import trainer
 from volseg.engines.checkpoint import save_checkpoint
@@ -71,6 +74,11 @@ def tools(tmp_path, caplog, make_dataset):
 
         def tiff(self, array, name="a.tif", **options):
             tifffile.imwrite(tmp_path / name, array, **options)
+            return tmp_path / name
+
+        def zarr(self, name="a.zarr"):
+            pytest.importorskip("zarr")
+            write_volume(tmp_path / name, ARRAY, Volume(ARRAY[None], np.eye(4)))
             return tmp_path / name
 
         def refused(self, path, words, **options):
@@ -130,7 +138,7 @@ def _(tools):
     for suffix in SUFFIXES:
         path = tools.folder / f"a{suffix}"
         path.write_bytes(b"")
-        tools.refused(path, "the file is empty")
+        tools.refused(path, "is a folder" if suffix.endswith(".zarr") else "the file is empty")
 
 
 @row(6)
@@ -249,12 +257,23 @@ def _(tools):
             tools.refused(path, "was cut|ends early")
 
 
-@row(19, 20)
+@row(19)
 def _(tools):
-    """Zarr is not read, so nothing of it is read as zeros."""
-    (tools.folder / "a.zarr").mkdir()
-    tools.refused(tools.folder / "a.zarr", "is a folder")
-    assert not [suffix for suffix in SUFFIXES if "zarr" in suffix]
+    """zarr-python reads a chunk that is missing as zeros."""
+    path = tools.zarr()
+    (path / "0" / "c" / "0" / "0" / "0").unlink()
+    tools.refused(path, r"1 of 1 chunks are missing, such as c/0/0/0; they would be read as empty space")
+
+
+@row(20)
+def _(tools):
+    """Every chunk that volseg writes has a checksum."""
+    path = tools.zarr()
+    chunk = path / "0" / "c" / "0" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+    tools.refused(path, "some of its chunks cannot be read .* damaged; fetch it again")
 
 
 # 2.2 Geometry and meaning -----------------------------------------------------------------------------------
@@ -628,31 +647,51 @@ def _(tools):
         small_trainer(dataset, tools.folder / "run", epoch_length=0)
 
 
-class _Dies:
-    """A transform that ends its process."""
-
-    def set_random_state(self, state):
-        pass
+class _Dies(RandDeformedPatchd):
+    """Ends the process that draws the third patch, if that is a worker."""
 
     def __call__(self, item):
-        os._exit(1)
+        if multiprocessing.parent_process() is not None:
+            self.drawn = getattr(self, "drawn", 0) + 1
+            if self.drawn == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(item)
 
 
 @row(60)
 def _(tools):
-    dataset = patches(tools.dataset(size=(12, 12, 12)), _Dies())
-    with pytest.raises((RuntimeError, ValueError), match="worker"):
-        small_trainer(dataset, tools.folder / "run", num_workers=1).run()
+    """Without the worker it goes on, to the same weights; tests/test_drawing.py has crashes and hangs."""
+    folder = tools.dataset(size=(12, 12, 12))
+    weights = []
+    for workers in (0, 1):
+        transform = _Dies(["image", "label"], patch_size=[12, 12, 12], context=2)
+        engine = small_trainer(
+            patches(folder, transform), tools.folder / f"run{workers}", num_workers=workers
+        )
+        engine.run()
+        weights.append(torch.cat([part.flatten() for part in engine.network.parameters()]))
+    assert torch.equal(*weights)
+    tools.said(
+        r"SIGKILL, probably for lack of memory, while it drew a patch of .*images/a.tif; .* GB of memory"
+    )
+
+
+def _broken(item):
+    raise KeyError("gone")
 
 
 @row(61)
 def _(tools):
     folder = tools.dataset(suffix=".nii", size=(12, 12, 12))
-    dataset = patches(folder)
+    with pytest.raises(RuntimeError, match="images/a.nii: RuntimeError: applying transform"):
+        patches(folder, Compose([_broken]))[0]
+    with pytest.raises(RuntimeError, match="images/a.nii: RuntimeError: applying transform"):
+        WholeVolumes(find_cases(folder), labels=SCHEME, in_channels=3, preprocessing=Compose([_broken]))[0]
     (folder / "labels" / "a.nii").write_bytes(b"")
     with pytest.raises(InputError, match="a.nii"):
         patches(folder)
-    assert dataset[0]["image"].shape == (3, 12, 12, 12)  # what was read stays
+    with pytest.raises(InputError, match="labels/a.nii"):
+        WholeVolumes(find_cases(folder), labels=SCHEME, in_channels=3)[0]
 
 
 @row(62)

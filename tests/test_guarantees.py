@@ -9,6 +9,7 @@ from volseg.cli import main
 
 PROMISE = re.compile(r"^\*\*G(\d+) ([^*]+)\.\*\*(.*?)(?=^\*\*G|\Z|^Not promised)", re.M | re.S)
 TEST = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+FAULT = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|([^|]*)\|$", re.M)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,18 @@ def test_a_test_that_is_not_there_is_noticed(root):
     assert missing(root, [("tests/test_guarantees.py", "test_every_promise_has_a_test")]) == []
     for wrong in (("tests/test_guarantees.py", "test_nothing"), ("tests/test_nowhere.py", "test_x")):
         assert missing(root, [wrong]) == ["::".join(wrong)]
+
+
+def test_every_fault_has_a_row_and_its_tests(root):
+    page = (root / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = FAULT.findall(page)
+    assert [int(number) for number, *_ in rows] == list(range(1, 65))
+    for number, fault, answer, tests in rows:
+        assert fault.strip()
+        assert answer.strip()
+        named = re.findall(r"`(\w+\.py)::(\w+)`", tests)
+        assert len(named) == tests.count("`") // 2, f"row {number}: what is that: {tests}"
+        assert missing(root, [(f"tests/{file}", name) for file, name in named]) == [], f"row {number}"
 
 
 def test_the_page_on_security_names_what_exists(root):

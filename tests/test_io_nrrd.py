@@ -179,30 +179,6 @@ def test_one_slice_is_a_2d_image_unless_asked(tmp_path, suffix):
     assert sitk.ReadImage(str(tmp_path / f"o.{suffix}")).GetSize() == (6, 5, 1)
 
 
-def test_a_segmentation_of_slicers_keeps_its_segments(tmp_path):
-    image = sitk.GetImageFromArray(np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3)
-    image.SetMetaData("Segment0_Name", "tubule")
-    image.SetMetaData("Segment0_LabelValue", "1")
-    image.SetMetaData("Segment0_Extent", "0 4 0 3 0 2")
-    image.SetMetaData("PatientName", "Jane Doe")
-    volume = read_volume(save(tmp_path / "a.seg.nrrd", image), labels=True)
-    write_volume(tmp_path / "o.seg.nrrd", volume.array, volume)
-    write_volume(tmp_path / "o.nrrd", volume.array, volume)
-    keys = {name: sitk.ReadImage(str(tmp_path / name)).GetMetaDataKeys() for name in ("o.seg.nrrd", "o.nrrd")}
-    assert {key for key in keys["o.seg.nrrd"] if key[:3] in ("Seg", "Pat")} == {
-        "Segment0_Name",
-        "Segment0_LabelValue",
-    }
-    assert not [key for key in keys["o.nrrd"] if key[:3] in ("Seg", "Pat")]
-
-
-def test_overlapping_segments_are_no_label(tmp_path):
-    layer = sitk.GetImageFromArray(np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3)
-    path = save(tmp_path / "a.seg.nrrd", sitk.Compose(layer, layer + 1))
-    with pytest.raises(InputError, match="has 2 channels, but a label holds one number per voxel"):
-        read_volume(path, labels=True)
-
-
 @pytest.mark.parametrize("other", ["nii.gz", "nrrd", "mha"])
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
 def test_a_volume_lies_in_the_same_place_in_every_format(tmp_path, image, suffix, other):

@@ -1,8 +1,10 @@
 """Every writer under a full disk, a folder that may not be written to, and two writers at once."""
 
+import importlib.util
 import json
 import logging
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -11,19 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volseg.errors import ResourceError, VolsegError
+from volseg.engines.claim import claim, release
+from volseg.errors import RefusedError, ResourceError, VolsegError
 from volseg.io import Volume, read_volume, write_volume
 
 # Every kind of file that volseg leaves under a name somebody waits for: how it is written, small and large.
 WRITERS = """
-import json, pathlib, sys
+import importlib.util, json, os, pathlib, sys
 import numpy as np, torch
-from volseg.data.verification import verify
 from volseg.engines.checkpoint import save_checkpoint
+from volseg.engines.exchange import export_weights
 from volseg.errors import VolsegError
 from volseg.io import Volume, atomic_write, write_volume
 from volseg.labels import LabelScheme
-from volseg.report import save_picture
+from volseg.report import Report, save_picture, write_report
 
 def volume(path, size):
     voxels = np.random.default_rng(size).integers(0, 250, (size, size) + (4,) * (path.suffix != ".png"))
@@ -37,25 +40,29 @@ def text(path, size):
 def checkpoint(path, size):
     save_checkpoint(path, {"model": {"w": torch.randn(size, size)}})
 
+def weights(path, size):
+    export_weights({"model": {"w": torch.randn(size, size)}}, path, overwrite=True)
+
 def picture(path, size):
     rng = np.random.default_rng(0)
     save_picture(path, rng.integers(0, 255, (size, 3 * size, 3), dtype=np.uint8), LabelScheme(["a"], [0]))
 
-WRITERS = {name: volume for name in ("a.nii", "a.nii.gz", "a.tif", "a.ome.tif", "a.nrrd", "a.mha", "a.png")}
-WRITERS |= {"metrics.json": text, "model.pt": checkpoint, "picture.png": picture}
-"""
+def page(path, size):
+    image = np.random.default_rng(size).random((1, size, size), np.float32)
+    report = Report("a", image, LabelScheme(["a", "b"], [0, 1]), (image[0] > 0.5).astype(np.uint8))
+    write_report(path, report, overwrite=True)
 
-# One process for both, as it takes seconds to start: a limit on the size of files, to a writer a full
-# disk, and then a folder without the right to write. Root has every right, so it becomes nobody.
-TRIALS = (
-    WRITERS
-    + """
-import os, resource, signal
-folder, locked = map(pathlib.Path, sys.argv[1:])
-for name, write in WRITERS.items():
-    write(folder / name, 20)
-before = {name: (folder / name).read_bytes() for name in WRITERS}
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+VOLUMES = ("a.nii", "a.nii.gz", "a.tif", "a.ome.tif", "a.nrrd", "a.seg.nrrd", "a.mha", "a.png")
+WRITERS = {name: volume for name in VOLUMES}
+if importlib.util.find_spec("zarr"):
+    WRITERS["a.ome.zarr"] = volume
+WRITERS |= {"metrics.json": text, "model.pt": checkpoint, "a.safetensors": weights, "picture.png": picture}
+WRITERS |= {"report.html": page}
+
+def content(path):
+    if path.is_dir():
+        return {str(part.relative_to(path)): part.read_bytes() for part in path.rglob("*") if part.is_file()}
+    return path.read_bytes()
 
 def trial(folder, size):
     told = {}
@@ -68,49 +75,124 @@ def trial(folder, size):
         except BaseException as error:
             told[name] = repr(error)
     return told
+"""
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-full = trial(folder, 300)
-changed = [name for name in WRITERS if (folder / name).read_bytes() != before[name]]
-left = sorted({p.name for p in folder.iterdir()} - set(WRITERS))
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+# A process of its own writes everything small, makes the disk full, and writes everything large.
+FULL = (
+    WRITERS
+    + """
+import resource, signal
+folder, how = pathlib.Path(sys.argv[1]), sys.argv[2]
+for name, write in WRITERS.items():
+    write(folder / name, 20)
+before = {name: content(folder / name) for name in WRITERS}
+if how == "file-size limit":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+else:
+    with open(folder / ".ballast", "wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096 and os.statvfs(folder).f_bavail > 5:
+            pass
+told = trial(folder, 300)
+changed = [name for name in WRITERS if content(folder / name) != before[name]]
+left = sorted({p.name for p in folder.iterdir()} - {*WRITERS, ".ballast"})
+print(json.dumps({"told": told, "changed": changed, "left": left}))
+"""
+)
+
+# A folder without the right to write. Root has every right, so it becomes nobody.
+LOCKED = (
+    WRITERS
+    + """
 if os.geteuid() == 0:
     os.setuid(65534)
-print(json.dumps({"full": full, "changed": changed, "left": left, "locked": trial(locked, 20)}))
+print(json.dumps({"told": trial(pathlib.Path(sys.argv[1]), 20)}))
 """
 )
 
 
-@pytest.fixture(scope="module")
-def trials(tmp_path_factory):
-    """What every writer said in both cases, and what it left."""
+def run(script: str, *words: str, before: tuple[str, ...] = ()) -> dict:
     if sys.platform == "win32":
         pytest.skip("Windows has no limit on the size of files, and other rights")
-    folder, locked = (tmp_path_factory.mktemp(name) for name in ("full", "locked"))
-    for parent in locked.parents[:-2]:
-        parent.chmod(parent.stat().st_mode | 0o055)  # so that nobody can get there, who is not root
-    locked.chmod(0o555)
-    command = [sys.executable, "-W", "ignore", "-c", TRIALS, str(folder), str(locked)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    locked.chmod(0o755)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.splitlines()[-1]) | {"in locked": [p.name for p in locked.iterdir()]}
+    command = [*before, sys.executable, "-W", "ignore", "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_full_disk_leaves_every_old_file_as_it_was(trials):
-    assert len(trials["full"]) == 10
-    for name, what in trials["full"].items():
+def on_a_small_disk(folder: Path, size: str) -> tuple[str, ...]:
+    """What to put before a command so that it sees a small disk of its own in a folder."""
+    mount = f"mount -t tmpfs -o size={size} none '{folder}'"
+    unshare = ("unshare", "-rm", "sh", "-c")
+    if not shutil.which("unshare") or subprocess.run([*unshare, mount], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount anything, so there is no small disk to fill")
+    return (*unshare, f'{mount} && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize("how", ["file-size limit", pytest.param("tmpfs", marks=pytest.mark.slow)])
+def test_a_full_disk_leaves_every_old_file_as_it_was(tmp_path, figure, how):
+    found = run(FULL, str(tmp_path), how, before=on_a_small_disk(tmp_path, "2m") if how == "tmpfs" else ())
+    assert len(found["told"]) == 13 + bool(importlib.util.find_spec("zarr"))
+    for name, what in found["told"].items():
         assert what[:2] == ["ResourceError", 4], f"{name}: {what}"
         assert "the disk is full" in what[2]
         assert "Nothing was changed" in what[2]
-    assert trials["changed"] == trials["left"] == []
+    assert found["changed"] == found["left"] == []
+    figure(f"disk full ({how}): {len(found['told'])} of as many writers tell it; 0 old files changed")
 
 
-def test_a_folder_that_may_not_be_written_to_is_told(trials):
-    for name, what in trials["locked"].items():
+# Trains for two epochs, makes the disk full, and goes on.
+TRAINS = """
+import json, os, pathlib, sys
+from volseg.cli import main
+from volseg.engines.checkpoint import load_checkpoint
+
+data, out, room = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
+words = ["train", "bundles/xenopus.json", "configs/smoke.json"]
+words += ["--dataset_dir", data, "--output_dir", str(out)]
+assert main(words) == 0
+before = {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".pt", ".csv")}
+with open(out.parent / ".ballast", "wb", buffering=0) as file:
+    while os.statvfs(out).f_bavail > room and file.write(bytes(4096)) == 4096:
+        pass
+code = main([*words, "--epochs", "4", "--resume", "True"])
+after = {name: (out / name).read_bytes() for name in before}
+changed = [name for name in ("last.pt", "progress.csv") if not after[name].startswith(before[name])]
+load_checkpoint(out / "model.pt")
+iteration = load_checkpoint(out / "last.pt")["iteration"]
+print(json.dumps({"code": code, "changed": changed, "iteration": iteration}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 30], ids=lambda room: f"{4 * room} KB left")
+def test_a_training_on_a_full_disk_ends_with_its_last_checkpoint(
+    tmp_path, make_dataset, root, monkeypatch, room
+):
+    """Whatever it is that finds no room: the log, the configuration, the curves, or a checkpoint."""
+    monkeypatch.chdir(root)
+    (tmp_path / "disk").mkdir()
+    before = on_a_small_disk(tmp_path / "disk", "20m")
+    words = (str(make_dataset()), str(tmp_path / "disk" / "run"), str(room))
+    found = run(TRAINS, *words, before=before)
+    assert found == {"code": 4, "changed": [], "iteration": 4}
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that nobody may write to."""
+    for parent in tmp_path.parents[:-2]:
+        parent.chmod(parent.stat().st_mode | 0o055)  # so that nobody can get there, who is not root
+    tmp_path.chmod(0o555)
+    yield tmp_path
+    tmp_path.chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_written_to_is_told(locked):
+    for name, what in run(LOCKED, str(locked))["told"].items():
         assert what[:2] == ["ResourceError", 4], f"{name}: {what}"
         assert "Choose a folder you may write to" in what[2]
-    assert trials["in locked"] == []
+    assert list(locked.iterdir()) == []
 
 
 def test_a_folder_that_is_missing_is_told(tmp_path):
@@ -148,6 +230,35 @@ def test_two_runs_that_write_one_file_leave_a_whole_one_at_every_moment(tmp_path
     array = np.zeros((3, 4), np.uint8)
     write_volume(path, array, Volume(array[None], np.eye(3)), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == [name]  # what the killed ones left is removed
+
+
+def _hold(folder: Path, held) -> None:
+    claim(folder)
+    held.set()
+    time.sleep(600)
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(make_run):
+    """The second is refused and changes nothing; when the first is killed, its folder is free."""
+    run = make_run(max_epochs=1)
+    run.folder.mkdir()
+    (run.folder / "model.pt").write_bytes(b"of the first")
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    first = context.Process(target=_hold, args=(run.folder, held), daemon=True)
+    first.start()
+    assert held.wait(60)
+    second = make_run(max_epochs=1, overwrite=True)
+    with pytest.raises(RefusedError, match=rf"is in use by another run \(process {first.pid}\). Wait for it"):
+        second.engine.run()
+    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "model.pt"]
+    first.kill()
+    first.join()
+    third = make_run(max_epochs=1, overwrite=True)
+    third.engine.run()
+    claim(run.folder)  # it was given back
+    release(run.folder)
+    assert (run.folder / "model.pt").stat().st_size > 100
 
 
 def test_a_name_cannot_leave_the_output_folder(tmp_path, make_dataset):

@@ -9,7 +9,9 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ from volseg.bundle.trust import NOT_FOR_STRANGERS, TARGETS, beyond_the_list
 from volseg.cli import main
 from volseg.data import find_cases
 from volseg.engines.checkpoint import load_checkpoint
-from volseg.errors import InputError, RefusedError, VolsegError
-from volseg.io import read_volume
+from volseg.errors import InputError, RefusedError
+from volseg.io import Volume, read_volume, write_volume
 
 
 @pytest.fixture
@@ -245,8 +247,57 @@ def test_a_list_of_cases_names_files_of_the_data_set_only(make_dataset, tmp_path
     folder = make_dataset()
     (tmp_path / "secret.nii").write_bytes(b"")
     (folder / "dataset.json").write_text(json.dumps({"training": [{"image": name, "label": "labels/a.tif"}]}))
-    with pytest.raises(VolsegError, match="outside the dataset"):
+    with pytest.raises(RefusedError, match="outside the dataset, so it is not opened"):
         find_cases(folder)
+    assert main(["info", str(folder)]) == 5
+
+
+def archive(path, canary, kind):
+    """An archive with a file that wants out of the folder it is unpacked into, and a link to do the same."""
+    names = ("../canary", str(canary), "images/../../canary", "..\\canary")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name in names:
+                file.writestr(name, "written")
+    else:
+        with tarfile.open(path, "w:gz") as file:
+            link = tarfile.TarInfo("out")
+            link.type, link.linkname = tarfile.SYMTYPE, str(canary.parent)
+            file.addfile(link)
+            for name in (*names, "out/canary"):
+                entry = tarfile.TarInfo(name)
+                entry.size = 7
+                file.addfile(entry, io.BytesIO(b"written"))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".json", ".pt", ".safetensors", ".nii.gz", ".tif"])
+def test_an_archive_is_not_unpacked_whatever_it_is_called(tmp_path, canary, kind, suffix):
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    path = archive(folder / "images" / f"a{suffix}", canary, kind)
+    for words in (["predict", str(path)], ["check", str(path)], ["info", str(path)], ["verify", str(folder)],
+                  ["verify", str(path)], ["export", str(path), "-o", str(tmp_path / "w.safetensors")],
+                  ["convert", str(path), "-o", str(tmp_path / "a.nii")]):  # fmt: skip
+        assert main(words) == 3, words
+    assert {other.relative_to(folder) for other in folder.rglob("*")} == {
+        Path("images"), Path("images") / path.name,
+    }  # fmt: skip
+
+
+def test_a_link_under_the_name_of_a_result_is_not_followed(tmp_path):
+    precious = tmp_path / "precious.nii"
+    precious.write_bytes(b"precious")
+    (tmp_path / "results").mkdir()
+    result = tmp_path / "results" / "a.nii"
+    result.symlink_to(precious)
+    array = np.zeros((3, 4), np.uint8)
+    with pytest.raises(RefusedError, match="exists already"):
+        write_volume(result, array, Volume(array[None], np.eye(3)))
+    write_volume(result, array, Volume(array[None], np.eye(3)), overwrite=True)
+    assert precious.read_bytes() == b"precious"
+    assert not result.is_symlink()
 
 
 def test_the_voxels_of_a_numpy_file_are_not_read_at_all(tmp_path, canary):

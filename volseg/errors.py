@@ -1,10 +1,18 @@
 """What volseg raises when the trouble is not a bug: in the data, the machine, or a request it refuses.
 
 All of them are ``ValueError``s, so plain Python code may catch that. ``exit_code`` is what the
-command line ends with: 3 for bad input, 4 for missing memory or disk, 5 for a refusal.
+command line ends with: 3 for bad input, 4 for missing memory or disk, 5 for a refusal. It ends with 1 for
+a fault of volseg itself, with 2 for a command that is not understood, and with 130 when it is interrupted.
 """
 
-__all__ = ["InputError", "RefusedError", "ResourceError", "VolsegError", "cause"]
+import errno
+from collections.abc import Iterator
+
+__all__ = ["InputError", "RefusedError", "ResourceError", "VolsegError", "cause", "in_words"]
+
+
+_OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class VolsegError(ValueError):
@@ -40,6 +48,38 @@ def cause(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def in_words(error: BaseException) -> tuple[str, int]:
+    """What to tell a person about an error, in one to three sentences, and the exit code.
+
+    The code is 1 where it is a fault of ours, about which a person can do no more than tell us.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted.", 130
+    mendable = cause(error)
+    if mendable is not None:
+        return str(mendable), getattr(mendable, "exit_code", VolsegError.exit_code)
+    chain = list(_chain(error))
+    for one in chain:
+        if isinstance(one, MemoryError) or any(text in repr(one) for text in _OUT_OF_MEMORY):
+            return "memory does not suffice. Close other programs, or take smaller patches or tiles.", 4
+        if isinstance(one, OSError) and (one.filename is not None or one.errno in _DISK):
+            place = "" if one.filename is None else f"{one.filename}: "
+            return f"{place}{one.strerror}. Check the disk, the folder and your rights.", 4
+    first = (str(chain[-1]).strip() or "no message").splitlines()[0][:300]
+    return (
+        f"{type(chain[-1]).__name__}: {first}. This is a fault of volseg, not of your data: please report "
+        "it, with what --debug shows.",
+        1,
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, as a traceback shows it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -23,7 +23,10 @@ Found = list[tuple[str, str]]
 META = "_meta_"
 SPECIAL_KEYS = ("_target_", "_disabled_", "_requires_", "_desc_", "_mode_")
 MODES = ("default", "callable", "debug")
-RUN_IDS = ("initialize", "run", "finalize", "training", "evaluating", "predicting", "inferring", "testing")
+_WHOLE = "densifying"  # a run id of ours that trains and segments by itself, with parts of its own
+RUN_IDS = (
+    "initialize", "run", "finalize", "training", "evaluating", "predicting", "inferring", "testing", _WHOLE,
+)  # fmt: skip
 
 
 def check_bundle(paths: Sequence[Path]) -> list[str]:
@@ -149,6 +152,8 @@ def _missing_properties(merged: Merged, entries: Mapping[str, Any]) -> Found:
         ("training", TrainProperties),
         ("inference", InferProperties),
     )
+    if _WHOLE in entries and not {"training", "evaluating", "predicting", "inferring"} & entries.keys():
+        tables = ()
     for workflow, table in tables:
         for name, row in table.items():
             entry, link = row[BundlePropertyConfig.ID], row.get(BundlePropertyConfig.REF_ID)

@@ -51,7 +51,7 @@ _VOLSEG = "volseg.", (
     "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd",
     "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
     "TrainingPatches", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
-    "bspline_displacement", "choose_scale", "class_balance", "evaluator", "find_cases",
+    "bspline_displacement", "choose_scale", "class_balance", "densify", "evaluator", "find_cases",
     "find_images", "join_processes", "leave_processes", "local_device", "place",
     "predictor", "read_volume", "trainer", "unet3d_2016", "unet_2015",
     "use_bf16",
@@ -71,7 +71,17 @@ DOTTED = {
     "volseg.begin", "volseg.join_processes", "volseg.leave_processes", "volseg.local_device",
 }  # fmt: skip
 # What may be asked of a component that the bundle itself builds, all of them from TARGETS.
-MEMBERS = {"context", "counts", "parameters", "receptive_radius", "run", "spatial_dims", "stride"}
+MEMBERS = {
+    "context",
+    "counts",
+    "image",
+    "label",
+    "parameters",
+    "receptive_radius",
+    "run",
+    "spatial_dims",
+    "stride",
+}
 _HARMLESS = (
     ast.Expression, ast.Constant, ast.Load, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare,
     ast.IfExp, ast.List, ast.Tuple, ast.Dict, ast.Call, ast.keyword, ast.Add, ast.Sub, ast.Mult, ast.Div,
@@ -79,7 +89,7 @@ _HARMLESS = (
     ast.GtE, ast.Is, ast.IsNot, ast.In, ast.NotIn,
 )  # fmt: skip
 
-_FOLDERS = ("output_dir", "phantom_dir")  # where components write
+_FOLDERS = ("output", "output_dir", "phantom_dir")  # where components write
 _JOINED = re.compile(rf"({REFERENCE.pattern})((?:\s*\+\s*'[^'\\]*')*)")
 
 

@@ -12,8 +12,11 @@ from types import ModuleType
 from volseg.cli import (
     audit,
     check,
+    convert,
+    densify,
     evaluate,
     experiment,
+    export,
     info,
     phantom,
     plan,
@@ -23,12 +26,13 @@ from volseg.cli import (
     train,
     verify,
 )
-from volseg.errors import cause
+from volseg.errors import in_words
 from volseg.experiments import options
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: tuple[ModuleType, ...] = (
+    densify,
     train,
     evaluate,
     predict,
@@ -37,6 +41,8 @@ COMMANDS: tuple[ModuleType, ...] = (
     verify,
     check,
     info,
+    convert,
+    export,
     phantom,
     sparsify,
     experiment,
@@ -44,21 +50,19 @@ COMMANDS: tuple[ModuleType, ...] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 (usage), 3 (input), 4 (resources), 5 (refused) or 130."""
+    """Run one command; give the exit code, which `volseg.errors` lists. A traceback only with ``--debug``."""
     words, rest = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
     given = _parser().parse_args(words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("volseg").setLevel(logging.INFO)
     try:
         return int(given.function(given, rest) or 0)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        mendable = cause(error)
-        if mendable is None or given.debug:
+    except (Exception, KeyboardInterrupt) as error:
+        if given.debug:
             raise
-        print(f"volseg {given.command}: {mendable}", file=sys.stderr)
-        return getattr(mendable, "exit_code", 3)
+        told, code = in_words(error)
+        print(f"volseg {given.command}: {told}", file=sys.stderr)
+        return code
 
 
 def _name(command: ModuleType) -> str:

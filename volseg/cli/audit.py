@@ -25,9 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, _: Sequence[str]) -> int:
     from volseg.data import auditing
 
-    names = auditing.names_from(given.names)
-    paint, findings = auditing.audit_files(
-        given.image, given.labels, unlabelled=given.unlabelled, painted_only=given.painted_only, names=names
+    paint, findings, names = auditing.audit_files(
+        given.image,
+        given.labels,
+        unlabelled=given.unlabelled,
+        painted_only=given.painted_only,
+        names=auditing.names_from(given.names),
     )
     for line in auditing.lines(paint, findings, names):
         print(line)

@@ -1,12 +1,13 @@
 """``volseg info``."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "tell what a volume, a checkpoint or a dataset folder holds"
+SUMMARY = "tell what a volume, a checkpoint, weights or a dataset folder hold"
 EXAMPLE = "volseg info volume.nii.gz"
 
 
@@ -20,18 +21,20 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import read_volume
 
     path: Path = given.path
-    if path.suffix == ".pt":
+    if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
         print(f"{path}: weights after {content.get('iteration')} iterations,")
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                print(f"  SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
         tensors = content["model"].values()
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
             print(f"  trained on {trained['name']}, held out {trained['held_out']}")
     elif path.is_dir():
         for case in find_cases(path):
-            print(
-                f"{case.name}: {case.image}, {case.label}, held out {case.held_out or 'nothing of its own'}"
-            )
+            held_out = case.held_out or "nothing of its own"
+            print(f"{case.name}: {', '.join(map(str, case.images))}, {case.label}, held out {held_out}")
     else:
         volume = read_volume(path)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")

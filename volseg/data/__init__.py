@@ -1,6 +1,7 @@
 """Cases on disk, and the two datasets made of them."""
 
-from volseg.data.cases import Case, find_cases, find_images, stem
+from volseg.data.cases import Case, find_cases, find_images, join_channels, stem
+from volseg.data.drawing import PatchLoader
 from volseg.data.loading import load_case
 from volseg.data.phantoms import KINDS, write_phantom
 from volseg.data.sets import TrainingPatches, WholeVolumes
@@ -8,10 +9,12 @@ from volseg.data.sets import TrainingPatches, WholeVolumes
 __all__ = [
     "KINDS",
     "Case",
+    "PatchLoader",
     "TrainingPatches",
     "WholeVolumes",
     "find_cases",
     "find_images",
+    "join_channels",
     "load_case",
     "stem",
     "write_phantom",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from volseg.annotation import Finding, Paint, audit, understand_paint
-from volseg.io import check_alignment, read_volume
+from volseg.io import check_alignment, class_names, read_volume, segments_of
 
 __all__ = ["audit_files", "lines", "names_from"]
 
@@ -16,16 +16,18 @@ def audit_files(
     unlabelled: int | None = None,
     painted_only: bool = False,
     names: Mapping[int, str] | None = None,
-) -> tuple[Paint, list[Finding]]:
-    """What a label file was understood to say, and the auditor's findings.
+) -> tuple[Paint, list[Finding], Mapping[int, str]]:
+    """What a label file was understood to say, the auditor's findings, and the names of the classes.
 
     Args:
         unlabelled: the value of voxels nobody looked at; see :func:`volseg.annotation.understand_paint`.
         painted_only: 0 is unlabelled everywhere.
-        names: of the classes, by value; then other values are no classes.
+        names: of the classes, by value; then other values are no classes. Those of a ``.seg.nrrd`` if None.
     """
     volume = read_volume(image)
-    label = check_alignment(volume, read_volume(labels, labels=True))
+    painted = read_volume(labels, labels=True)
+    names = names or class_names(segments_of(painted))
+    label = check_alignment(volume, painted)
     paint = understand_paint(
         label.array[0],
         classes=list(names) if names else None,
@@ -33,7 +35,7 @@ def audit_files(
         painted_only=painted_only,
         source=str(labels),
     )
-    return paint, audit(volume.spatial_shape, volume.spacing, paint, volume.array, names)
+    return paint, audit(volume.spatial_shape, volume.spacing, paint, volume.array, names), names
 
 
 def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | None = None) -> Iterator[str]:

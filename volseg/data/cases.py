@@ -7,6 +7,9 @@ A folder ``truth/`` may hold dense labels beside sparse ones; it is used for sco
 ``{"image": ..., "label": ...}`` as the Decathlon has it, and ``held_out``, the annotated slices
 that are kept for evaluation: ``{"case": {"x": [120], "z": [10, 31]}}``, or ``{"case": "all"}`` for a
 case that is not trained on at all.
+
+The channels of an image may lie in files of their own, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ...; its
+annotation is then ``a.nii.gz``.
 """
 
 import json
@@ -18,10 +21,10 @@ from typing import Any, Literal, TypeAlias
 
 from volseg.annotation import even_positions
 from volseg.data.phantoms import Kind, phantom_or_own
-from volseg.errors import InputError
-from volseg.io import SUFFIXES
+from volseg.errors import InputError, RefusedError
+from volseg.io import SUFFIXES, channel_of, is_volume
 
-__all__ = ["Case", "find_cases", "find_images", "stem"]
+__all__ = ["Case", "find_cases", "find_images", "join_channels", "stem"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ _LAYOUTS = (("images", "labels"), ("imagesTr", "labelsTr"))
 class Case:
     """One image with what is known about it: paths, and what is held out for evaluation.
 
-    ``held_out`` is slices per axis, or ``"all"`` for a case that is not trained on.
+    ``held_out`` is slices per axis, or ``"all"`` for a case that is not trained on. ``channels`` are the
+    files of an image that has one for each channel; ``image`` is then the first of them.
     """
 
     name: str
@@ -42,6 +46,12 @@ class Case:
     label: Path | None = None
     truth: Path | None = None
     held_out: HeldOut | None = None
+    channels: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The file of the image, or the files of its channels."""
+        return self.channels or (self.image,)
 
 
 def find_cases(
@@ -61,6 +71,7 @@ def find_cases(
 
     Raises:
         InputError: if the folder is missing, has none of the two layouts, or an annotation has no image.
+        RefusedError: if dataset.json names a file outside the folder.
     """
     folder = phantom_or_own(dataset_dir, phantom_dir, phantom)
     if not folder.is_dir():
@@ -79,7 +90,10 @@ def find_cases(
         )
     held_out = _held_out(folder, listing, set(names))
     truths = _by_stem(folder / "truth")
-    cases = [Case(n, image, label, truths.get(n), held_out.get(n)) for n, image, label in sorted(pairs)]
+    cases = [
+        Case(name, files[0], label, truths.get(name), held_out.get(name), files if len(files) > 1 else ())
+        for name, files, label in sorted(pairs)
+    ]
     if not cases:
         raise InputError(f"{folder} holds no pair of an image and an annotation: nothing can be trained on.")
     return _hold_out_cases(cases, held_out_cases)
@@ -105,7 +119,7 @@ def find_images(
         InputError: if there is none.
     """
     path = phantom_or_own(source, phantom_dir, phantom)
-    if path.is_file():
+    if is_volume(path):
         return [Case(stem(path), path)]
     if not path.is_dir():
         raise InputError(f"{path} does not exist: name an image, a folder of images, or a dataset folder.")
@@ -116,13 +130,34 @@ def find_images(
     return cases
 
 
+def join_channels(cases: Sequence[Case], in_channels: int) -> list[Case]:
+    """The cases, where as many files as there are channels, ``a_0000``, ``a_0001``, ..., are one case ``a``.
+
+    Cases with an annotation are left as they are: its name has told already what belongs together.
+    """
+    if in_channels < 2:
+        return list(cases)
+    joined: list[Case] = []
+    parts: set[Path] = set()
+    for case in cases:
+        name, number = channel_of(stem(case.image))
+        suffix = case.image.name[len(stem(case.image)) :]
+        files = [case.image.with_name(f"{name}_{i:04d}{suffix}") for i in range(in_channels + 1)]
+        is_first = number == 0 and case.label is None and not case.channels
+        if is_first and all(is_volume(file) for file in files[:-1]) and not files[-1].exists():
+            case = replace(case, name=name, channels=tuple(files[:-1]))
+            parts.update(files[1:-1])
+        joined.append(case)
+    return [case for case in joined if case.image not in parts]
+
+
 def stem(path: Path) -> str:
     """The file's name without the suffix of its format: ``a.nii.gz`` and ``a.tif`` are both ``a``."""
     endings = [suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)]
     return path.name[: -max(map(len, endings))] if endings else path.stem
 
 
-def _paired(folder: Path) -> Iterator[tuple[str, Path, Path]]:
+def _paired(folder: Path) -> Iterator[tuple[str, tuple[Path, ...], Path]]:
     for images, labels in _LAYOUTS:
         if (folder / images).is_dir() and (folder / labels).is_dir():
             found, annotations = _by_stem(folder / images), _by_stem(folder / labels)
@@ -132,21 +167,37 @@ def _paired(folder: Path) -> Iterator[tuple[str, Path, Path]]:
             f"{folder} has neither images/ and labels/ nor imagesTr/ and labelsTr/. Put the images into "
             "one and the annotations, under the same names, into the other."
         )
-    lonely = sorted(set(annotations) - set(found))
+    images_of = {name: _files_of(name, found) for name in annotations}
+    lonely = sorted(name for name, files in images_of.items() if not files)
     if lonely:
         raise InputError(
             f"The annotation {annotations[lonely[0]]} has no image in {folder / images}"
             f"{f' (nor have {len(lonely) - 1} others)' if len(lonely) > 1 else ''}. "
             "Give image and annotation the same name."
         )
-    unused = len(found) - len(annotations)
+    unused = len(found) - sum(map(len, images_of.values()))
     if unused:
         logger.info("%d of %d images in %s have no annotation.", unused, len(found), folder / images)
     for name, label in annotations.items():
-        yield name, found[name], label
+        yield name, images_of[name], label
 
 
-def _listed(folder: Path, listing: Mapping[str, Any]) -> Iterator[tuple[str, Path, Path]]:
+def _files_of(name: str, found: Mapping[str, Path]) -> tuple[Path, ...]:
+    """The file of this stem, or the files of its channels in their order; none if there are none."""
+    if name in found:
+        return (found[name],)
+    numbered = sorted((channel_of(other)[1] or 0, path) for other, path in found.items()
+                      if channel_of(other)[0] == name and other != name)  # fmt: skip
+    missing = [i for i, (number, _) in enumerate(numbered) if number != i]
+    if missing:
+        raise InputError(
+            f"{numbered[missing[0]][1]} is channel {numbered[missing[0]][0]} of {name}, but there is no "
+            f"{name}_{missing[0]:04d}. Number the channels of an image from _0000, without a gap."
+        )
+    return tuple(path for _, path in numbered)
+
+
+def _listed(folder: Path, listing: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Path, ...], Path]]:
     if not isinstance(listing["training"], list):
         raise InputError(f"{folder / 'dataset.json'}: 'training' is not a list of images and labels.")
     for entry in listing["training"]:
@@ -155,13 +206,18 @@ def _listed(folder: Path, listing: Mapping[str, Any]) -> Iterator[tuple[str, Pat
                 f"{folder / 'dataset.json'}: the entry {entry!r} of 'training' does not name an image and "
                 'a label. Write {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}.'
             )
-        paths = [(folder / str(entry[key])).resolve() for key in ("image", "label")]
-        for path in paths:
+        image, label = ((folder / str(entry[key])).resolve() for key in ("image", "label"))
+        for path in (image, label):
             if not path.is_relative_to(folder.resolve()):
-                raise InputError(f"{folder / 'dataset.json'} names {path}, which lies outside the dataset.")
-            if not path.is_file():
+                raise RefusedError(
+                    f"{folder / 'dataset.json'} names {path}, which lies outside the dataset, so it is not "
+                    "opened. Put the file into the folder and name it from there."
+                )
+        files = (image,) if is_volume(image) else _files_of(stem(image), _by_stem(image.parent))
+        for path, is_there in ((image, files), (label, is_volume(label))):
+            if not is_there:
                 raise InputError(f"{folder / 'dataset.json'} names {path}, which does not exist.")
-        yield stem(paths[1]), paths[0], paths[1]
+        yield stem(label), files, label
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from volseg.annotation import choose_held_out, hold_out
 from volseg.data.cases import Case, HeldOut
 from volseg.errors import InputError
 from volseg.instances import InstanceScheme
-from volseg.io import Volume, check_alignment, read_volume
+from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["load_case", "read_image"]
@@ -25,7 +25,7 @@ Classes: TypeAlias = npt.NDArray[np.uint8]
 
 def read_image(case: Case, in_channels: int) -> Volume:
     """The image of a case, checked for its channels."""
-    volume = read_volume(case.image)
+    volume = read_channels(case.images)
     if volume.channels != in_channels:
         raise InputError(
             f"{case.image} has {volume.channels} channel(s), but the bundle expects {in_channels}. "
@@ -52,9 +52,9 @@ def load_case(
     Returns:
         ``image (C, *spatial)`` float32 and, where the case has them, ``label``, ``held`` and ``truth``
         ``(1, *spatial)`` uint8 with class indices and 255; for an :class:`InstanceScheme` also
-        ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``name``, ``spacing``, ``volume`` (the
-        file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``) and
-        ``hash`` (of both files).
+        ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``case``, ``name``, ``spacing``,
+        ``volume`` (the file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``)
+        and ``hash`` (of label and image).
     """
     source = read_image(case, in_channels)
     item: dict[str, Any] = {"image": torch.from_numpy(source.array.astype(np.float32))}
@@ -68,7 +68,7 @@ def load_case(
             f"{tuple(item['image'].shape[1:])}. It may change grey values only: annotation and result lie on "
             "the grid of the file."
         )
-    item["name"], item["spacing"] = case.name, source.spacing
+    item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
         array = _read_labels(case.label, source)
@@ -77,7 +77,7 @@ def load_case(
             item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
-        item["hash"] = _sha256(case.label, case.image)
+        item["hash"] = _sha256(case.label, *case.images)
     if case.truth is not None:
         truth = labels.encode(_read_labels(case.truth, source), source=str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
@@ -112,8 +112,4 @@ def _geometry(volume: Volume) -> Volume:
 
 def _sha256(*paths: Path) -> str:
     """Of the files together: labels alone would not tell two images apart that show nothing."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(digest(path)) for path in paths)).hexdigest()

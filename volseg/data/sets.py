@@ -1,7 +1,8 @@
 """The two datasets of a bundle: patches to train on, whole volumes to score or segment."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from volseg.annotation import annotation_counts
-from volseg.data.cases import Case
+from volseg.data.cases import Case, join_channels
 from volseg.data.loading import Preprocessing, load_case
-from volseg.errors import InputError
+from volseg.data.verification import Expectations, default_cache, listening, require_sound
+from volseg.errors import InputError, VolsegError, cause
 from volseg.labels import LabelScheme
 from volseg.transforms import annotated_voxels
 
@@ -27,8 +29,9 @@ class TrainingPatches(Dataset[dict[str, Any]]):
     """Random patches around annotated voxels; patch ``i`` is a function of the seed and ``i``.
 
     So a run that was interrupted goes on with the very patches it would have seen, and neither the
-    number of workers nor their order matters. All volumes are read, checked and kept in memory when
-    the dataset is made: bad input stops a run before it trains.
+    number of workers nor their order matters. All volumes are verified, as ``volseg verify`` does, read
+    and kept in memory when the dataset is made: bad input stops a run before it trains, with a table of
+    all that is wrong. What was verified before and has not changed is not verified again.
 
     Args:
         data: the cases, each with an annotation.
@@ -67,18 +70,27 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self.length = 2**31 if length is None else length
         self.cases = []
         for case in self.data:
-            if case.held_out == "all":
-                continue
             if case.label is None:
                 raise InputError(f"{case.image} has no annotation: it cannot be trained on.")
-            item = load_case(
-                case, labels=labels, in_channels=in_channels, preprocessing=preprocessing, held_out=held_out
-            )
-            item["label_voxels"] = annotated_voxels(item["label"], len(labels))
-            if not any(len(voxels) for voxels in item["label_voxels"]):
-                logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
+        if self.data:
+            expected = Expectations(labels, in_channels, _spatial_dims(transform))
+            require_sound(self.data, expected, cache=default_cache())
+        for case in self.data:
+            if case.held_out == "all":
                 continue
-            self.cases.append(item if weight_map is None else dict(weight_map(item)))
+            with listening(), _about(case):  # what the readers have to say was said by the verification
+                item = load_case(
+                    case,
+                    labels=labels,
+                    in_channels=in_channels,
+                    preprocessing=preprocessing,
+                    held_out=held_out,
+                )
+                item["label_voxels"] = annotated_voxels(item["label"], len(labels))
+                if any(len(voxels) for voxels in item["label_voxels"]):
+                    self.cases.append(item if weight_map is None else dict(weight_map(item)))
+                else:
+                    logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
         if not self.cases:
             raise InputError(
                 f"None of the {len(self.data)} label file(s) has an annotated voxel to train on, those held "
@@ -116,18 +128,28 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        random = np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
+        random = self._random(index)
         item = self.cases[random.randint(len(self.cases))]
         self.transform.set_random_state(state=random)
-        patch = self.transform({key: item[key] for key in _PATCH_INPUTS if key in item})
+        with _about(item["case"]):
+            patch = self.transform({key: item[key] for key in _PATCH_INPUTS if key in item})
         return {key: patch[key] for key in _PATCH_OUTPUTS if key in patch}
+
+    def source_of(self, index: int) -> Case:
+        """The case that patch ``index`` is drawn from."""
+        case: Case = self.cases[self._random(index).randint(len(self.cases))]["case"]
+        return case
+
+    def _random(self, index: int) -> np.random.RandomState:
+        return np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
 
 
 class WholeVolumes(Dataset[dict[str, Any]]):
     """Whole cases, read when asked for: what the evaluator scores and the predictor segments.
 
     Args:
-        data: cases, with or without annotation.
+        data: cases, with or without annotation; files ``a_0000``, ``a_0001``, as many as there are
+            channels, are one case ``a``.
         held_out: as in :class:`TrainingPatches`, so that both agree on what is held out.
     """
 
@@ -140,7 +162,7 @@ class WholeVolumes(Dataset[dict[str, Any]]):
         preprocessing: Preprocessing | None = None,
         held_out: float = 0.0,
     ) -> None:
-        self.data = list(data)
+        self.data = join_channels(data, in_channels)
         self.labels = labels
         self.in_channels = in_channels
         self.preprocessing = preprocessing
@@ -150,10 +172,33 @@ class WholeVolumes(Dataset[dict[str, Any]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return load_case(
-            self.data[index],
-            labels=self.labels,
-            in_channels=self.in_channels,
-            preprocessing=self.preprocessing,
-            held_out=self.held_out,
-        )
+        with _about(self.data[index]):
+            return load_case(
+                self.data[index],
+                labels=self.labels,
+                in_channels=self.in_channels,
+                preprocessing=self.preprocessing,
+                held_out=self.held_out,
+            )
+
+
+@contextmanager
+def _about(case: Case) -> Iterator[None]:
+    """Whatever goes wrong in the block is said with the image's name, which transforms do not know."""
+    try:
+        yield
+    except Exception as error:
+        mendable = cause(error)
+        if str(case.image) in str(mendable or error):
+            raise
+        if mendable is None:
+            raise RuntimeError(f"{case.image}: {type(error).__name__}: {error}") from error
+        kind = type(mendable) if isinstance(mendable, VolsegError) else VolsegError
+        raise kind(f"{case.image}: {mendable}") from error
+
+
+def _spatial_dims(transform: Any) -> int | None:
+    """The number of axes of the patches, if a part of the transform tells."""
+    parts = [transform, *getattr(transform, "transforms", ())]
+    sizes = [part.patch_size for part in parts if hasattr(part, "patch_size")]
+    return len(sizes[0]) if sizes else None

@@ -86,6 +86,11 @@ def read_annotated(cases: Sequence[Case], scheme: LabelScheme, in_channels: int)
     for case in cases:
         if case.label is None:
             raise InputError(f"{case.image} has no annotation: an experiment needs cases with labels.")
+        if case.channels:
+            raise InputError(
+                f"{case.image} is one channel of several, but an experiment needs a file per image. "
+                "Join them by 'volseg convert'."
+            )
         item = load_case(replace(case, held_out={}), labels=scheme, in_channels=in_channels)
         label = item["label"][0].numpy()
         truth = item["truth"][0].numpy() if "truth" in item else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import annotated_slices, even_positions, hold_out
+from volseg.annotation import even_positions, hold_out
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 
@@ -23,7 +23,6 @@ __all__ = [
     "count",
     "divide_budgets",
     "divide_folds",
-    "find_slices",
     "without",
 ]
 
@@ -31,8 +30,6 @@ Labels: TypeAlias = npt.NDArray[np.uint8]
 Slices: TypeAlias = Mapping[str, Sequence[int]]
 
 AXES = "xyz"
-_MIN_FRACTIONS = (0.5, 0.2, 0.05)  # slices painted in full are looked for first, then partly painted ones
-_FEW = 3
 
 
 class Budgets(NamedTuple):
@@ -41,18 +38,6 @@ class Budgets(NamedTuple):
     train: list[Labels]
     slices: list[dict[str, list[int]]]  # the slices trained on, per budget
     test: Labels
-
-
-def find_slices(labels: Labels) -> dict[str, list[int]]:
-    """The annotated slices of a case; of a dense label, those along its last axis."""
-    found: tuple[list[int], ...] = ()
-    for min_fraction in _MIN_FRACTIONS:
-        found = annotated_slices(labels, min_fraction=min_fraction)
-        if sum(map(len, found)) >= _FEW:
-            break
-    if all(len(indices) == n for indices, n in zip(found, labels.shape, strict=True)):
-        found = (*([] for _ in found[1:]), found[-1])
-    return dict(zip(AXES, found, strict=False))
 
 
 def count(slices: Slices) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from volseg.annotation import find_slices
 from volseg.bundle import check_overrides, read_bundle
 from volseg.errors import InputError
 from volseg.experiments.campaign import open_campaign
 from volseg.experiments.cells import content_of
 from volseg.experiments.datasets import Annotated, fingerprint, read_annotated
-from volseg.experiments.division import find_slices
 from volseg.labels import LabelScheme
 
 __all__ = [

@@ -5,21 +5,31 @@ Every format gives the same `Volume`; every file is written whole or not at all.
 
 from volseg.io.alignment import check_alignment
 from volseg.io.atomic import atomic_write
-from volseg.io.channels import channel_of, read_channels
-from volseg.io.files import SUFFIXES, output_suffix, read_volume, write_volume
+from volseg.io.channels import channel_of, join_volumes, read_channels
+from volseg.io.digest import digest
+from volseg.io.files import SUFFIXES, is_volume, output_suffix, read_volume, write_volume
+from volseg.io.nrrd import segments_of, with_segments
+from volseg.io.segments import Segment, class_names
 from volseg.io.volume import Volume
 from volseg.io.weights import read_weights, write_weights
 
 __all__ = [
     "SUFFIXES",
+    "Segment",
     "Volume",
     "atomic_write",
     "channel_of",
     "check_alignment",
+    "class_names",
+    "digest",
+    "is_volume",
+    "join_volumes",
     "output_suffix",
     "read_channels",
     "read_volume",
     "read_weights",
+    "segments_of",
+    "with_segments",
     "write_volume",
     "write_weights",
 ]

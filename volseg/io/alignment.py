@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io import nrrd, segments
 from volseg.io.volume import Volume
 
 __all__ = ["check_alignment"]
@@ -48,6 +49,11 @@ def check_alignment(
             "%s%s or its image names no voxel size; their grids are taken to agree.", case, label.name
         )
         return label
+    if nrrd.segments_of(label):
+        placed = segments.onto_grid(image, replace(label, affine=affine))
+        if placed is not None:
+            logger.info("%s%s covers a part of the image; it was put in its place.", case, label.name)
+            return placed
     turned = _turn(image, label, affine)
     if turned is not None and not assume_aligned:
         logger.warning(
@@ -64,9 +70,8 @@ def check_alignment(
     raise InputError(
         f"{case}the {what} {label.name} has the image's size, but its corners lie up to "
         f"{_apart(image.affine, affine, image):.3g} voxels from those of {image.name}. "
-        "If it was drawn on this image, write the image's position into it "
-        "(volseg.write_volume(path, label.array, like=image)); "
-        "otherwise export it again on the image's grid."
+        f"If it was drawn on this image, write the image's position into it ('volseg convert {label.name} "
+        f"--like {image.name} -o NEW'); otherwise export it again on the image's grid."
     )
 
 

@@ -13,18 +13,21 @@ import os
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from volseg.errors import RefusedError, ResourceError, VolsegError
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "put_in_place"]
 
 logger = logging.getLogger(__name__)
 
 _MARK = ".partial"
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 20  # to remove a folder
+_ZARR = ("zarr.json", ".zgroup", ".zarray")  # a folder with one of these is an image
 
 
 @contextlib.contextmanager
@@ -33,8 +36,11 @@ def atomic_write(
     *,
     overwrite: bool = False,
     verify: Callable[[Path], object] | None = None,
+    folder: bool = False,
 ) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there appears under ``path`` on success.
+
+    With ``folder`` it is an empty folder, for an image in Zarr.
 
     The temporary file has the target's suffixes (so that writers which look at them work) and the
     permissions an ordinary new file would have. ``verify`` is called with the temporary path after the
@@ -43,33 +49,70 @@ def atomic_write(
     Leftovers of killed processes of this machine are removed when the same target is written again.
     """
     target = Path(path)
-    _check_target(target, overwrite)
+    _check_target(target, overwrite, folder)
     _remove_leftovers(target)
     temporary = _temporary_path(target)
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # mode follows the umask
+        if folder:
+            temporary.mkdir()
+        else:
+            mode = 0o666  # less the umask
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         yield temporary
-        _flush(temporary)
+        for part in temporary.rglob("*") if folder else (temporary,):
+            if part.is_file():
+                _flush(part)
         if verify is not None:
             verify(temporary)
-        _check_target(target, overwrite)
-        os.replace(temporary, target)
-        with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-            _flush(target.parent)
-    except VolsegError:
-        raise
+        _check_target(target, overwrite, folder)
+        put_in_place(temporary, target)
     except Exception as error:
-        trouble = _disk_trouble(error, temporary, target)
+        reason = error.__cause__ if isinstance(error, ResourceError) else error
+        if not isinstance(reason, Exception) or isinstance(reason, VolsegError):
+            raise
+        trouble = _disk_trouble(reason, temporary, target)
         if trouble is None:
             raise
         raise trouble from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Give a complete file or Zarr folder its name; one that has the name already goes.
+
+    A folder cannot replace another in one step: a kill between the two leaves none, never half of one.
+    """
     if target.is_dir():
+        old = _temporary_path(target)
+        os.rename(target, old)
+        os.rename(temporary, target)
+        _remove(old)
+    else:
+        os.replace(temporary, target)
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        _flush(target.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return
+    for _ in range(_TRIES):  # where a chunk failed, Zarr's threads may still be writing others
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path)
+        time.sleep(0.05)
+        if not path.exists():
+            return
+
+
+def _check_target(target: Path, overwrite: bool, folder: bool) -> None:
+    if folder and target.exists() and not any((target / name).is_file() for name in _ZARR):
+        raise RefusedError(
+            f"cannot write {target}: what stands there is no image in Zarr. Choose another name."
+        )
+    if target.is_dir() and not folder:
         raise RefusedError(f"cannot write {target}: it is a folder. Name a file.")
     if not overwrite and os.path.lexists(target):
         raise RefusedError(
@@ -104,8 +147,7 @@ def _remove_leftovers(target: Path) -> None:
                 continue
             pid = entry.name[len(prefix) :].partition("-")[0]
             if pid.isdigit() and not _runs(int(pid)):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+                _remove(Path(entry.path))
                 logger.info("removed %s, left by a process that was killed", entry.name)
 
 
@@ -133,7 +175,7 @@ def _flush(path: Path) -> None:
 def _trouble_with_more(path: Path) -> int | None:
     """The error number of writing a little more to a file, if that fails: torch, for one, gives none."""
     try:
-        with path.open("ab") as file:
+        with (path / ".more" if path.is_dir() else path).open("ab") as file:
             file.write(bytes(1 << 20))
             file.flush()
     except OSError as error:

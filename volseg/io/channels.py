@@ -12,7 +12,7 @@ from volseg.io.alignment import check_alignment
 from volseg.io.files import read_volume
 from volseg.io.volume import Volume
 
-__all__ = ["channel_of", "read_channels"]
+__all__ = ["channel_of", "join_volumes", "read_channels"]
 
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 
@@ -34,10 +34,16 @@ def read_channels(paths: Sequence[str | os.PathLike[str]]) -> Volume:
     """
     if not paths:
         raise ValueError("No file given: an image has at least one channel.")
-    volumes = [read_volume(path) for path in paths]
+    return join_volumes([read_volume(path) for path in paths])
+
+
+def join_volumes(volumes: Sequence[Volume]) -> Volume:
+    """One volume of several, a channel each; see :func:`read_channels`. One alone stays as it is."""
     first = volumes[0]
+    if len(volumes) == 1:
+        return first
     for volume in volumes:
-        if volume.channels != 1 and len(volumes) > 1:
+        if volume.channels != 1:
             raise InputError(
                 f"{volume.name} has {volume.channels} channels, but one was expected: its name says that it "
                 "is one channel of several. Rename it, or save its channels apart."

@@ -18,6 +18,7 @@ from volseg.io import (
     nifti,
     nifti_affine,
     nrrd,
+    ome_zarr,
     pictures,
     stored,
     tiff,
@@ -27,7 +28,7 @@ from volseg.io import (
 from volseg.io.atomic import atomic_write
 from volseg.io.volume import Volume, as_labels, replace_nonfinite, require_finite
 
-__all__ = ["SUFFIXES", "output_suffix", "read_volume", "write_volume"]
+__all__ = ["SUFFIXES", "is_volume", "output_suffix", "read_volume", "write_volume"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class _Format(NamedTuple):
     write: _Writer | None
     results: str = ""  # suffix of a segmentation of such a file, where it cannot be the file's own
     fractions: str = ""  # suffix of its probabilities, where that cannot be the segmentation's
+    folder: bool = False
 
 
 _FORMATS = (
@@ -57,8 +59,10 @@ _FORMATS = (
     _Format((".mhd",), metaimage.read, None, ".mha"),
     _Format((".png",), pictures.read_png, pictures.write_png, fractions=".tif"),
     _Format((".jpg", ".jpeg"), pictures.read_jpeg, None, ".png", ".tif"),
+    _Format((".zarr", ".ome.zarr"), ome_zarr.read, ome_zarr.write, folder=True),
 )
 SUFFIXES = tuple(suffix for format_ in _FORMATS for suffix in format_.suffixes)
+_FOLDERS = tuple(suffix for format_ in _FORMATS if format_.folder for suffix in format_.suffixes)
 
 
 class _Mute(logging.Filter):
@@ -73,7 +77,7 @@ class _Mute(logging.Filter):
 
 
 _MUTE = _Mute()
-for _room in (nifti, nifti_affine, nrrd, pictures, stored, tiff, tiff_axes, tiff_geometry):
+for _room in (nifti, nifti_affine, nrrd, ome_zarr, pictures, stored, tiff, tiff_axes, tiff_geometry):
     logging.getLogger(_room.__name__).addFilter(_MUTE)
 
 
@@ -96,8 +100,7 @@ def read_volume(
         nonfinite: refuse an image that holds NaN or infinity, or replace these by its smallest value.
     """
     path = Path(path)
-    _check_exists(path)
-    format_ = _format_of(path)
+    format_ = _check_exists(path)
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
     volume = _read(format_, path, labels, axes.upper() if axes else None)
@@ -149,7 +152,7 @@ def write_volume(path: str | os.PathLike[str], array: Any, like: Volume, *, over
         if not np.array_equal(back.array, array, equal_nan=array.dtype.kind == "f"):
             raise ResourceError(f"{path} was written, but reading it back gave other voxels. Check the disk.")
 
-    with atomic_write(path, overwrite=overwrite, verify=verify) as temporary:
+    with atomic_write(path, overwrite=overwrite, verify=verify, folder=format_.folder) as temporary:
         axes = to_file(temporary, array, like)
 
 
@@ -190,13 +193,23 @@ def _format_of(path: Path) -> _Format:
     )
 
 
-def _check_exists(path: Path) -> None:
-    if path.is_file():
-        return
-    if path.is_dir():
+def is_volume(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a file, or a folder that is an image."""
+    path = Path(path)
+    return path.is_file() or (path.is_dir() and path.name.lower().endswith(_FOLDERS))
+
+
+def _check_exists(path: Path) -> _Format:
+    """The format of a path that can be opened."""
+    if path.is_dir() and not path.name.lower().endswith(_FOLDERS):
         raise InputError(f"{path} is a folder. Name a file in it; stacks of single files are not read.")
-    if path.exists():
+    if path.exists() and not path.is_dir() and not path.is_file():
         raise InputError(f"{path} is not a regular file. Name an image file.")
+    if path.exists():
+        format_ = _format_of(path)
+        if path.is_dir() == format_.folder:
+            return format_
+        raise InputError(f"{path} is a file, but an image in Zarr is a folder. Fetch or export it again.")
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=1)
     hint = f"Did you mean {near[0]}?" if near else "Check the spelling and the folder."

@@ -1,11 +1,12 @@
 """Volumes that stay in their files: blocks are read and written where they lie.
 
-Possible where voxels lie uncompressed one after another: NIfTI (``.nii``) and uncompressed TIFF. Nothing is
-kept open or in memory between two blocks, so the size of a volume does not matter.
+Possible where voxels lie uncompressed one after another: NIfTI (``.nii``), and TIFF, NRRD and MetaImage
+without compression. Nothing is kept open or in memory between two blocks, so the size of a volume does not
+matter.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, prod
 from pathlib import Path
@@ -16,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, ResourceError
-from volseg.io import nifti, tiff
+from volseg.io import gzip_stream, metaimage, nifti, nrrd, tiff
 from volseg.io.affines import in_plane
 from volseg.io.nifti_affine import affine_of
 from volseg.io.tiff_axes import clear_axes
@@ -24,7 +25,19 @@ from volseg.io.tiff_geometry import affine_of as tiff_affine_of
 from volseg.io.tiff_structure import count_pages
 from volseg.io.volume import Volume
 
-__all__ = ["MappedVolume", "create_mapped", "map_volume"]
+__all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]
+
+
+_PAGE = 4096
+_HELD = 4 << 20  # bytes of the file that are mapped in at a time, about
+
+
+class NotMappedError(InputError):
+    """The image may be whole, but it cannot be read block by block; ``voxels`` as far as they are known."""
+
+    def __init__(self, message: str, voxels: int = 0) -> None:
+        super().__init__(message)
+        self.voxels = voxels
 
 
 @dataclass(frozen=True)
@@ -50,10 +63,18 @@ class MappedVolume:
     def shape(self) -> tuple[int, ...]:
         return tuple(1 if axis is None else self.stored[axis] for axis in self.order)
 
+    @property
+    def stamp(self) -> list[Any]:
+        """What changes when the voxels do."""
+        state = self.path.stat()
+        return [state.st_size, state.st_mtime_ns]
+
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """A block, in memory, in the byte order of this machine."""
-        block = self._view("r")[index]
-        array: NDArray[Any] = np.array(block, dtype=self.dtype.newbyteorder("="))
+        inside = [slice(*part.indices(n)[:2]) for part, n in zip(index, self.shape, strict=True)]
+        array = np.empty([part.stop - part.start for part in inside], self.dtype.newbyteorder("="))
+        for place, where in self._steps(inside):
+            array[place] = self._view("r")[where]
         if (self.slope, self.intercept) == (1.0, 0.0):
             return array
         scaled: NDArray[Any] = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
@@ -63,14 +84,28 @@ class MappedVolume:
 
     def __setitem__(self, index: tuple[slice, ...], block: NDArray[Any]) -> None:
         """Write a block; it is on the disk when this returns."""
-        view = self._view("r+")
-        view[index] = block
+        inside = [slice(*part.indices(n)[:2]) for part, n in zip(index, self.shape, strict=True)]
+        for place, where in self._steps(inside):
+            self._view("r+")[where] = block[place]
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            del view
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    def _steps(self, inside: Sequence[slice]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+        """Parts of a block, in the block and in the volume: few pages of the file are held at a time."""
+        slow = self.order.index(0)
+        sizes = [1 if axis is None else inside[i].stop - inside[i].start for i, axis in enumerate(self.order)]
+        fast = self.order.index(len(self.stored) - 1)
+        row = sizes[fast] * self.dtype.itemsize
+        pages = prod(sizes) // (sizes[slow] * sizes[fast]) * (row // _PAGE + 2) if fast != slow else 1
+        step = max(1, _HELD // (pages * _PAGE))
+        for start in range(inside[slow].start, inside[slow].stop, step):
+            part = slice(start, min(start + step, inside[slow].stop))
+            place = [slice(None)] * len(inside)
+            place[slow] = slice(part.start - inside[slow].start, part.stop - inside[slow].start)
+            yield tuple(place), (*inside[:slow], part, *inside[slow + 1 :])
 
     def _view(self, mode: Any) -> NDArray[Any]:
         """Mapped anew each time: what was read then no longer counts as this process's memory."""
@@ -81,7 +116,7 @@ class MappedVolume:
 
 
 def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
-    """Open an uncompressed NIfTI or TIFF file without reading its voxels.
+    """Open an uncompressed file without reading its voxels.
 
     Raises:
         InputError: if the voxels are compressed or scattered, or the file is damaged.
@@ -94,8 +129,17 @@ def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
         return _map_nifti(path)
     if name.endswith((".tif", ".tiff")):
         return _map_tiff(path)
-    raise InputError(
-        f"{path} cannot be read block by block: that takes an uncompressed .nii or .tif. Unpack it."
+    if name.endswith((".nrrd", ".nhdr")):
+        return _map_text(path, nrrd.describe(path))
+    if name.endswith((".mha", ".mhd")):
+        return _map_text(path, metaimage.describe(path))
+    voxels = 0
+    if name.endswith(".nii.gz"):
+        voxels = prod(nifti._layout(nifti._parse(gzip_stream.peek(path, 540), path), path)[0])
+    raise NotMappedError(
+        f"{path} cannot be read block by block: that takes an uncompressed .nii, .tif, .nrrd or .mha, or a "
+        ".zarr. Unpack it.",
+        voxels,
     )
 
 
@@ -111,21 +155,34 @@ def create_mapped(
         ResourceError: if the disk has no room for it.
     """
     blank = np.broadcast_to(np.zeros((), dtype), tuple(shape))  # the size, in one byte of memory
-    is_nifti = path.name.lower().endswith(".nii")
-    data, meaning, options = (blank, "", {}) if is_nifti else tiff.as_stored(path, blank, like)
+    kind = path.suffix.lower()
+    data, meaning, options = tiff.as_stored(path, blank, like) if kind in _TIFF else (blank, "", {})
     if anew:
         try:
-            if is_nifti:
+            if kind in _TIFF:
+                tifffile.imwrite(path, shape=data.shape, dtype=data.dtype, **options)
+            elif kind == ".nii":
                 nifti.write(path, blank, like)
             else:
-                tifffile.imwrite(path, shape=data.shape, dtype=data.dtype, **options)
+                head, _ = (
+                    nrrd.header_for(path, blank, like, "raw")
+                    if kind == ".nrrd"
+                    else metaimage.header_for(blank, like, packed=False)
+                )
+                path.write_bytes(head)
+                os.truncate(path, len(head) + blank.nbytes)
             _reserve(path)
         except OSError as error:
             raise ResourceError(
                 f"cannot make {path}, which needs {blank.nbytes / 1e9:.1f} GB: {error.strerror or error}. "
                 "Free some space or choose another folder."
             ) from error
-    found = _map_nifti(path, like.spatial_dims, shape[0]) if is_nifti else _map_tiff(path, meaning)
+    if kind in _TIFF:
+        found = _map_tiff(path, meaning)
+    elif kind == ".nii":
+        found = _map_nifti(path, like.spatial_dims, shape[0])
+    else:
+        found = map_volume(path)
     if found.shape != tuple(shape):
         raise InputError(f"{path}: a volume of {tuple(shape)[1:]} voxels cannot be written block by block.")
     return found
@@ -146,8 +203,8 @@ def _map_nifti(path: Path, spatial_dims: int | None = None, channels: int = 1) -
         fields = nifti._parse(file.read(540), path)
     shape, dtype = nifti._layout(fields, path)
     if dtype.subdtype is not None:
-        raise InputError(
-            f"{path} holds colours, which cannot be read block by block. Save it as grey values."
+        raise NotMappedError(
+            f"{path} holds colours, which cannot be read block by block. Save it as grey values.", prod(shape)
         )
     axes = None
     if spatial_dims is not None and channels > 1 and len(shape) < 5:
@@ -178,9 +235,10 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
         series = tiff._only_series(tif, path)
         tiff._check_complete(tif, series, pages, path)
         if series.dataoffset is None or series.keyframe.compression != 1:
-            raise InputError(
+            raise NotMappedError(
                 f"{path} is compressed or scattered, so it cannot be read block by block. Save it without "
-                "compression, as one stack."
+                "compression, as one stack.",
+                prod(series.shape),
             )
         pairs = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "XY"]
         letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
@@ -192,6 +250,27 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
     return _placed(found, affine, unit, header)
 
 
+def _map_text(path: Path, found: nrrd.Description | metaimage.Description) -> MappedVolume:
+    """NRRD and MetaImage: a page of text that says where the voxels are."""
+    stored, letters = found.stored, found.header.axes
+    if stored.encoding != "raw":
+        raise NotMappedError(
+            f"{path} is compressed, so it cannot be read block by block. Save it without compression.",
+            prod(stored.shape),
+        )
+    size, need = stored.file.stat().st_size, prod(stored.shape) * stored.dtype.itemsize
+    if stored.start + need > size:
+        raise InputError(f"{path}: the header needs {need} bytes, but there are {size}. It was cut.")
+    pairs = [(a, n) for a, n in zip(letters, stored.shape, strict=True) if a != "1"][::-1]
+    volume = MappedVolume(
+        stored.file, stored.start, tuple(n for _, n in pairs), stored.dtype,
+        _order("".join(a for a, _ in pairs)), _NOTHING,
+    )  # fmt: skip
+    volume = _placed(volume, found.affine, found.unit, found.header)
+    return replace(volume, like=replace(volume.like, path=path))
+
+
+_TIFF = (".tif", ".tiff")
 _NOTHING = Volume(np.zeros((1, 1, 1), np.uint8), np.eye(3))
 
 

@@ -11,7 +11,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from volseg.io.text_header import chosen_axes, needed, numbers, size_of_axes, ti
 from volseg.io.units import common_unit
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["MetaImageHeader", "read", "write"]
+__all__ = ["Description", "MetaImageHeader", "describe", "header_for", "read", "write"]
 
 _MAX_HEADER = 1 << 16
 _TYPES = {
@@ -35,6 +35,7 @@ _NAME_OF = {code: name for name, code in _TYPES.items()}
 _MATRIX = ("TransformMatrix", "Rotation", "Orientation")
 _ORIGIN = ("Offset", "Position", "Origin")
 _SPACING = ("ElementSpacing", "ElementSize")
+_SIZE = b"CompressedDataSize = "
 _GEOMETRY = (*_MATRIX, *_ORIGIN, "CenterOfRotation", "AnatomicalOrientation", *_SPACING, "DistanceUnits")
 
 
@@ -46,9 +47,28 @@ class MetaImageHeader:
     axes: str
 
 
+class Description(NamedTuple):
+    """A header, read: where the voxels are, what is kept of it, and where the image lies."""
+
+    stored: Stored
+    header: MetaImageHeader
+    affine: NDArray[np.float64]
+    unit: str
+
+
 def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # MetaImage stores no scaling that anybody applies
+    stored, header, affine, unit = describe(path, axes)
+    array = load(stored, path)
+    kept = header.axes.replace("1", "")
+    array = array.reshape([n for n, a in zip(stored.shape, header.axes, strict=True) if a != "1"], order="F")
+    array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
+    return Volume(contiguous(array), affine, unit, path, header)
+
+
+def describe(path: Path, axes: str | None = None) -> Description:
+    """All that the header says, and where the voxels are."""
     fields, start = _parse(path)
     sizes = size_of_axes(path, "DimSize", needed(path, fields, "DimSize"))
     if needed(path, fields, "NDims") != str(len(sizes)):
@@ -59,16 +79,33 @@ def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
     shape = (channels, *sizes) if channels > 1 else sizes
     letters = _letters(shape, channels > 1, axes, path)
     affine, unit = _affine(fields, len(sizes), letters, path)
-    array = load(_stored(path, fields, shape, start), path)
-    kept = letters.replace("1", "")
-    array = array.reshape([n for n, a in zip(shape, letters, strict=True) if a != "1"], order="F")
-    array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
     own = {name: fields[name] for name in _GEOMETRY if name in fields}
-    return Volume(contiguous(array), affine, unit, path, MetaImageHeader(own, letters))
+    return Description(_stored(path, fields, shape, start), MetaImageHeader(own, letters), affine, unit)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     """Write ``(C, *spatial)`` with the geometry of ``like``; return the axes to read it back with."""
+    head, letters = header_for(array, like, packed=True)
+    moved = array if array.shape[0] > 1 else array[0]
+    little = moved.astype(array.dtype.newbyteorder("<"), copy=False)
+    with path.open("wb") as file:
+        file.write(head)
+        begin = file.tell()
+        packer = zlib.compressobj(4)
+        for piece in np.array_split(little, 1 + little.nbytes // (16 << 20), axis=-1):
+            file.write(packer.compress(piece.tobytes(order="F")))
+        file.write(packer.flush())
+        count = file.tell() - begin
+        file.seek(head.index(_SIZE) + len(_SIZE))
+        file.write(f"{count:<16d}".encode())
+    return letters
+
+
+def header_for(array: NDArray[Any], like: Volume, *, packed: bool) -> tuple[bytes, str]:
+    """What stands before the voxels, little-endian, of such an array; and its axes, the fastest first.
+
+    Where they are packed there is room for their number of bytes.
+    """
     channels, code = array.shape[0], array.dtype.str[1:]
     if code not in _NAME_OF:
         raise ValueError(
@@ -78,31 +115,16 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     letters = old.axes.replace("C", "")
     sizes = dict(zip("XYZ", array.shape[1:], strict=False)) | {"1": 1}
     shape = [sizes[letter] for letter in letters]
-    dims = len(shape)
-    lines = ["ObjectType = Image", f"NDims = {dims}", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
-    lines += ["CompressedData = True", "CompressedDataSize = "]
-    lines += [f"{name} = {value}" for name, value in _for_axes(old, dims).items()]
+    lines = ["ObjectType = Image", f"NDims = {len(shape)}", "BinaryData = True"]
+    lines += ["BinaryDataByteOrderMSB = False", f"CompressedData = {packed}"]
+    lines += [f"{_SIZE.decode()}{0:<16d}"] * packed
+    lines += [f"{name} = {value}" for name, value in _for_axes(old, len(shape)).items()]
     lines += [f"DimSize = {' '.join(map(str, shape))}"]
     if channels > 1:
         lines += [f"ElementNumberOfChannels = {channels}"]
         letters = "C" + letters
     lines += [f"ElementType = {_NAME_OF[code]}", "ElementDataFile = LOCAL"]
-    head, tail = "\n".join(lines).split("CompressedDataSize = ")
-    moved = array if channels > 1 else array[0]
-    little = moved.astype(array.dtype.newbyteorder("<"), copy=False)
-    with path.open("wb") as file:
-        file.write(f"{head}CompressedDataSize = ".encode())
-        place = file.tell()
-        file.write(f"{0:<16d}{tail}\n".encode())
-        begin = file.tell()
-        packer = zlib.compressobj(4)
-        for piece in np.array_split(little, 1 + little.nbytes // (16 << 20), axis=-1):
-            file.write(packer.compress(piece.tobytes(order="F")))
-        file.write(packer.flush())
-        count = file.tell() - begin
-        file.seek(place)
-        file.write(f"{count:<16d}".encode())
-    return letters.replace("1", "")
+    return ("\n".join(lines) + "\n").encode(), letters.replace("1", "")
 
 
 def _parse(path: Path) -> tuple[dict[str, str], int]:

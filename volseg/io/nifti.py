@@ -206,7 +206,8 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
     if used > 3:
         raise InputError(
             f"{path} has {used} axes ({_times(shape)}), and the file does not say what the last is. "
-            "If it holds channels, pass axes='XYZC'; if it is time, save the wanted moment as a 3D image."
+            f"If it holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o NEW.nii'); "
+            "if it is time, save the wanted moment as a 3D image."
         )
     return "XYZ"[:used].ljust(len(shape), "1")
 

@@ -11,25 +11,38 @@ size 1 that makes a plane of a volume.
 import gzip
 import logging
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io import segments
 from volseg.io.affines import check_affine, in_plane
+from volseg.io.segments import Segment
 from volseg.io.stored import Stored, beside, load
 from volseg.io.text_header import chosen_axes, needed, numbers, size_of_axes, times
 from volseg.io.units import common_unit
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["NrrdHeader", "read", "write"]
+__all__ = [
+    "Description",
+    "NrrdHeader",
+    "describe",
+    "header_for",
+    "read",
+    "segments_of",
+    "with_segments",
+    "write",
+]
 
 logger = logging.getLogger(__name__)
 
 _MAX_HEADER = 1 << 20
+_SEGMENTATION = ".seg.nrrd"
 _TYPES = {
     "i1": "signed char, int8, int8_t",
     "u1": "uchar, unsigned char, uint8, uint8_t",
@@ -70,12 +83,36 @@ class NrrdHeader:
     whole: dict[str, str]
     per_axis: dict[str, list[str]]
     axes: str
-    segments: dict[str, str] = field(default_factory=dict)  # names and colours, of a .seg.nrrd
+    segments: tuple[Segment, ...] = ()  # of a .seg.nrrd
+
+
+class Description(NamedTuple):
+    """A header, read: where the voxels are, what is kept of it, and where the image lies."""
+
+    stored: Stored
+    header: NrrdHeader
+    affine: NDArray[np.float64]
+    unit: str
 
 
 def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
-    del labels  # NRRD stores no scaling
+    found = describe(path, axes)
+    header, letters = found.header, found.header.axes
+    array = load(found.stored, path)
+    kept = letters.replace("1", "")
+    array = array.reshape(
+        [n for n, a in zip(found.stored.shape, letters, strict=True) if a != "1"], order="F"
+    )
+    array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
+    if labels:
+        array, known = segments.merge_layers(array, header.segments, path)
+        header = replace(header, segments=known)
+    return Volume(contiguous(array), found.affine, found.unit, path, header)
+
+
+def describe(path: Path, axes: str | None = None) -> Description:
+    """All that the header says, and where the voxels are."""
     fields, pairs, start = _parse(path)
     shape = size_of_axes(path, "sizes", needed(path, fields, "sizes"))
     if needed(path, fields, "dimension") != str(len(shape)):
@@ -86,18 +123,28 @@ def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
     per_axis = {name: _split(path, fields, name, len(shape)) for name in _PER_AXIS if name in fields}
     letters = _letters(shape, per_axis, axes, path)
     whole = {name: fields[name] for name in _WHOLE if name in fields}
-    segments = {k: v for k, v in pairs.items() if k.startswith("Segment") and not k.endswith("_Extent")}
-    header = NrrdHeader(whole, per_axis, letters, segments)
+    of_slicer = path.name.lower().endswith(_SEGMENTATION)
+    header = NrrdHeader(whole, per_axis, letters, segments.parse(pairs, path) if of_slicer else ())
     affine, unit = _affine(header, path)
-    array = load(_stored(path, fields, shape, start), path)
-    kept = letters.replace("1", "")
-    array = array.reshape([n for n, a in zip(shape, letters, strict=True) if a != "1"], order="F")
-    array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
-    return Volume(contiguous(array), affine, unit, path, header)
+    return Description(_stored(path, fields, shape, start), header, affine, unit)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     """Write ``(C, *spatial)`` with the geometry of ``like``; return the axes to read it back with."""
+    head, letters = header_for(path, array, like, "gzip")
+    moved = array if array.shape[0] > 1 else array[0]
+    names = "CXYZ" if array.shape[0] > 1 else "XYZ"
+    moved = moved.transpose([names.index(a) for a in letters])
+    with path.open("wb") as file:
+        file.write(head)
+        with gzip.GzipFile("", "wb", 4, file, mtime=0) as packed:  # same voxels, same bytes
+            for piece in np.array_split(moved, 1 + moved.nbytes // (16 << 20), axis=-1):
+                packed.write(piece.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
+    return letters
+
+
+def header_for(path: Path, array: NDArray[Any], like: Volume, encoding: str) -> tuple[bytes, str]:
+    """What stands before the voxels, little-endian, of such an array; and its axes, the fastest first."""
     channels = array.shape[0]
     code = array.dtype.str[1:]
     if code not in _NAME_OF:
@@ -112,19 +159,22 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     for name, entries in old.per_axis.items():
         fresh = [_PER_AXIS[name] if i is None else entries[i] for i in source]
         lines.append(f"{name}: {' '.join(fresh)}")
-    lines += ["endian: little", "encoding: gzip"]
+    lines += ["endian: little", f"encoding: {encoding}"]
     lines += [f"{name}: {old.whole[name]}" for name in _WHOLE[2:] if name in old.whole]
-    if path.name.lower().endswith(".seg.nrrd"):
-        lines += [f"{key}:={value}" for key, value in old.segments.items()]
-    moved = array if channels > 1 else array[0]
-    names = "CXYZ" if channels > 1 else "XYZ"
-    moved = moved.transpose([names.index(a) for a in letters if a != "1"])
-    with path.open("wb") as file:
-        file.write(("\n".join(lines) + "\n\n").encode())
-        with gzip.GzipFile("", "wb", 4, file, mtime=0) as packed:  # same voxels, same bytes
-            for piece in np.array_split(moved, 1 + moved.nbytes // (16 << 20), axis=-1):
-                packed.write(piece.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F"))
-    return letters.replace("1", "")
+    if path.name.lower().endswith(_SEGMENTATION):
+        lines += segments.header_lines(old.segments, array.shape[1:])
+    return ("\n".join(lines) + "\n\n").encode(), letters.replace("1", "")
+
+
+def segments_of(volume: Volume) -> tuple[Segment, ...]:
+    """The segments of a ``.seg.nrrd``; none of any other file."""
+    return volume.header.segments if isinstance(volume.header, NrrdHeader) else ()
+
+
+def with_segments(volume: Volume, known: Sequence[Segment]) -> Volume:
+    """The same volume, but what is written like it as ``.seg.nrrd`` has these segments."""
+    header = volume.header if isinstance(volume.header, NrrdHeader) else _new_header(volume)
+    return replace(volume, header=replace(header, segments=tuple(known)))
 
 
 def _parse(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
@@ -216,7 +266,8 @@ def _letters(shape: tuple[int, ...], per_axis: dict[str, list[str]], axes: str |
         if (not known and len(shape) > 3) or world.count(False) > 1 or world.count(True) not in (2, 3):
             raise InputError(
                 f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say which are "
-                "channels. Pass axes, X, Y, Z and C in the file's order, such as axes='CXYZ'."
+                "channels. Pass axes, X, Y, Z and C in the file's order, such as axes='CXYZ' "
+                f"('volseg convert {path.name} --axes CXYZ -o NEW.nrrd')."
             )
         if any(kind == "time" for kind in kinds):
             raise InputError(f"{path} has an axis of time. Save the wanted moment as a 3D image.")

@@ -28,8 +28,9 @@ def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path) -> st
         first, second = ("ZYX", "CYX") if len(stored) == 3 else ("ZCYX", "CZYX")
         raise InputError(
             f"{path}: the axes are unclear. The file calls them {stored} (size {times(shape)}): slices, "
-            f"channels, colours or time? Say which, for example axes='{first}' or axes='{second}', with one "
-            "letter of X, Y, Z, C per axis."
+            "channels, colours or time? Say which, with one letter of X, Y, Z, C per axis: "
+            f"axes='{first}' or axes='{second}' in Python, or 'volseg convert {path.name} --axes {first} "
+            "-o NEW.tif'."
         )
     if others and others[0][0] == "T":
         logger.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])

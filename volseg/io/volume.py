@@ -152,7 +152,8 @@ def require_finite(array: NDArray[Any], source: str) -> None:
     what = _count(~np.isfinite(array), "NaN or infinite voxel")
     raise InputError(
         f"{source} holds {what}. One of them is enough to make every normalised voxel NaN. "
-        "Repair the file, or read it with nonfinite='replace' to put the image's smallest value there."
+        "Repair the file, or put the image's smallest value there: nonfinite='replace' in Python, or "
+        "'volseg convert FILE --nonfinite replace -o NEW'."
     )
 
 

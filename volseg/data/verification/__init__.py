@@ -1,7 +1,17 @@
 """Everything that can be wrong with a data set, told at once and before anything is trained on it."""
 
+from volseg.data.verification.cases import listening
 from volseg.data.verification.dataset import default_cache, require_sound, verify
 from volseg.data.verification.expectations import Expectations, expectations
 from volseg.data.verification.findings import Finding, table
 
-__all__ = ["Expectations", "Finding", "default_cache", "expectations", "require_sound", "table", "verify"]
+__all__ = [
+    "Expectations",
+    "Finding",
+    "default_cache",
+    "expectations",
+    "listening",
+    "require_sound",
+    "table",
+    "verify",
+]

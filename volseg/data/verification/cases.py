@@ -1,21 +1,21 @@
 """The checks of one case, and the facts about it that are compared with those of the other cases."""
 
-import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from volseg.annotation import hold_out
 from volseg.data.cases import Case
 from volseg.data.verification.expectations import Expectations
 from volseg.data.verification.findings import Finding, finding
-from volseg.errors import VolsegError
-from volseg.io import Volume, check_alignment, read_volume
+from volseg.errors import InputError, VolsegError
+from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["Facts", "check_case", "files_of", "listening", "sha256"]
@@ -70,11 +70,11 @@ def listening() -> Iterator[None]:
 def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts]:
     """What is wrong with the files of one case, and its facts."""
     found: list[Finding] = []
-    image = _read(case.image, found, labels=False)
+    image = _read_image(case.images, found)
     if image is None:
         for path in (case.label, case.truth):
             if path is not None:
-                _read(path, found, labels=True)
+                _read_labels(path, found)
         return found, {}
     found += _image_findings(image, case.image, expected)
     for path in (case.label, case.truth):
@@ -92,29 +92,42 @@ def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts
 
 def files_of(case: Case) -> list[Path]:
     """The files of a case."""
-    return [path for path in (case.image, case.label, case.truth) if path is not None]
+    return [path for path in (*case.images, case.label, case.truth) if path is not None]
 
 
 def sha256(path: Path) -> str:
     """The hash of a file's content; ``""`` if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path)
     except OSError:
         return ""
 
 
-def _read(path: Path, found: list[Finding], *, labels: bool) -> Volume | None:
-    """The volume, or ``None``; what the reader said goes to ``found``."""
+def _read_image(paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
+    """The image, or ``None``; what the reader said goes to ``found``."""
+    return _read(lambda: read_channels(paths), paths, found)
+
+
+def _read_labels(path: Path, found: list[Finding]) -> Volume | None:
+    """The labels, or ``None``; what the reader said goes to ``found``."""
+    return _read(lambda: read_volume(path, labels=True), (path,), found)
+
+
+def _read(read: Callable[[], Volume], paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
     heard = _LISTENER.heard()
     heard.clear()
     volume = None
     try:
-        volume = read_volume(path, labels=labels)
+        volume = read()
     except VolsegError as error:
-        found.append(finding("error", path, str(error)))
-    found += [finding("warning", path, message) for message in heard]
+        found.append(finding("error", _named(paths, str(error)), str(error)))
+    found += [finding("warning", _named(paths, message), message) for message in heard]
     return volume
+
+
+def _named(paths: tuple[Path, ...], message: str) -> Path:
+    """The file that a message is about: of several the one that it names."""
+    return next((path for path in paths if str(path) in message), paths[0])
 
 
 def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterator[Finding]:
@@ -122,7 +135,7 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
         yield Finding(
             "error",
             str(path),
-            f"it has {image.channels} channel(s), the bundle expects {expected.in_channels}",
+            f"it has {image.channels} channel(s), but the bundle expects {expected.in_channels}",
             "Set in_channels in the bundle to what the images have.",
         )
     if expected.spatial_dims not in (None, image.spatial_dims):
@@ -154,7 +167,7 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
 
 def _label_findings(path: Path, image: Volume, case: Case, expected: Expectations) -> list[Finding]:
     found: list[Finding] = []
-    label = _read(path, found, labels=True)
+    label = _read_labels(path, found)
     if label is None:
         return found
     _LISTENER.heard().clear()
@@ -164,8 +177,8 @@ def _label_findings(path: Path, image: Volume, case: Case, expected: Expectation
         if expected.labels is None:
             return found
         classes = expected.labels.encode(label.array[0], source=str(path))
-        if path == case.label and case.held_out not in (None, "all"):
-            hold_out(classes, case.held_out)  # type: ignore[arg-type]
+        if path == case.label and case.held_out is not None and case.held_out != "all":
+            _require_slices(classes, case.held_out)
     except ValueError as error:
         return [*found, finding("error", path, str(error))]
     if not np.any(classes != IGNORE_INDEX):
@@ -175,3 +188,10 @@ def _label_findings(path: Path, image: Volume, case: Case, expected: Expectation
             )
         )
     return found
+
+
+def _require_slices(classes: NDArray[np.uint8], slices: Mapping[str, Sequence[int]]) -> None:
+    try:
+        hold_out(classes, slices)
+    except ValueError as error:
+        raise InputError(f"the slices that dataset.json holds out do not fit: {error}") from error

@@ -14,15 +14,15 @@ from typing import Any, Literal
 from volseg.data.cases import Case, find_cases, stem
 from volseg.data.verification.cases import Facts, check_case, files_of, listening, sha256
 from volseg.data.verification.expectations import Expectations
-from volseg.data.verification.findings import Finding, finding
-from volseg.errors import InputError
-from volseg.io import SUFFIXES, atomic_write
+from volseg.data.verification.findings import Finding, finding, table
+from volseg.errors import InputError, VolsegError
+from volseg.io import SUFFIXES, atomic_write, is_volume
 
 __all__ = ["default_cache", "require_sound", "verify"]
 
 logger = logging.getLogger(__name__)
 
-RULES = 1  # goes up when the checks change, so that what was remembered is forgotten
+RULES = 2  # goes up when the checks change, so that what was remembered is forgotten
 _IMAGES = ("images", "imagesTr", "imagesTs")
 _LABELS = ("labels", "labelsTr", "truth")
 _BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")
@@ -63,19 +63,21 @@ def verify(
 def require_sound(
     cases: Sequence[Case], expected: Expectations, *, cache: str | os.PathLike[str] | None = None
 ) -> None:
-    """Stop what would be done with these cases if there is an error in them; log the warnings.
+    """Stop what would be done with these cases if there is an error in them; log what was found.
 
     Raises:
-        InputError: with the first error and the number of the others.
+        InputError: with the first error and the number of the others, after a table of all findings.
     """
     found = sorted(_check(cases, expected, None, cache, None))
     errors = [one for one in found if one.level == "error"]
-    for one in found:
-        if one.level == "warning":
-            logger.warning("%s", one.message)
     if errors:
-        more = f" ({len(errors) - 1} more: see 'volseg verify')" if len(errors) > 1 else ""
+        folder = os.path.commonpath([file.parent for case in cases for file in files_of(case)])
+        for line in table(found, Path(folder)):
+            logger.warning("%s", line)
+        more = f" ({len(errors) - 1} more above)" if len(errors) > 1 else ""
         raise InputError(errors[0].message + more)
+    for one in found:
+        logger.warning("%s", one.message)
 
 
 def default_cache() -> Path:
@@ -101,13 +103,15 @@ def _check(
                 progress(len(results), len(cases))
     for findings, _, _ in results:
         found += findings
-    found += _compare(cases, [facts for _, facts, _ in results], [key for _, _, key in results])
+    told = {"channels": expected.in_channels, "spatial_dims": expected.spatial_dims, "unit": None}
+    unsaid = [key for key, value in told.items() if value is None]
+    found += _compare(cases, [facts for _, facts, _ in results], [key for _, _, key in results], unsaid)
     return found
 
 
 def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
     """What there is to read; what cannot be paired is read all the same."""
-    if path.is_file():
+    if is_volume(path):
         return [], [Case(path.name, path)]
     found: list[Finding] = []
     cases: list[Case] = []
@@ -117,12 +121,14 @@ def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
     if is_dataset:
         try:
             cases = find_cases(path)
-        except InputError as error:
+        except VolsegError as error:
             found.append(finding("error", path, str(error)))
     known = {file.resolve() for case in cases for file in files_of(case)}
     for file in sorted(path.rglob("*")):
         parts = file.relative_to(path).parts
-        if not file.is_file() or any(part.startswith(".") for part in parts) or file.resolve() in known:
+        hidden = any(part.startswith(".") for part in parts)
+        within = any(is_volume(folder) for folder in file.parents if folder.is_relative_to(path))
+        if not is_volume(file) or hidden or within or file.resolve() in known:
             continue
         if file.name.lower().endswith(SUFFIXES):
             cases.append(Case(stem(file), file))
@@ -141,7 +147,7 @@ def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
 def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[Finding], Facts, str]:
     """The findings and facts of one case, remembered or new, and the hash of its image."""
     hashes = {str(path): sha256(path) for path in files_of(case)}
-    image = hashes[str(case.image)]
+    image = "".join(hashes[str(path)] for path in case.images)
     if cache is None or not all(hashes.values()):
         return *check_case(case, expected), image
     told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out)])
@@ -158,10 +164,13 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     return findings, facts, image
 
 
-def _compare(cases: Sequence[Case], facts: Sequence[Facts], hashes: Sequence[str]) -> Iterator[Finding]:
-    """What is only wrong beside the others."""
+def _compare(
+    cases: Sequence[Case], facts: Sequence[Facts], hashes: Sequence[str], keys: Sequence[str]
+) -> Iterator[Finding]:
+    """What is only wrong beside the others; of the facts ``keys``, the others have been judged already."""
     annotated = [(case, fact) for case, fact in zip(cases, facts, strict=True) if fact and case.label]
-    for key, noun in (("channels", "channel(s)"), ("spatial_dims", "spatial axes"), ("unit", "as unit")):
+    nouns = {"channels": "channel(s)", "spatial_dims": "spatial axes", "unit": "as unit"}
+    for key in keys:
         values = Counter[Any](_fact(fact, key) for _, fact in annotated)
         if len(values) < 2:
             continue
@@ -172,7 +181,7 @@ def _compare(cases: Sequence[Case], facts: Sequence[Facts], hashes: Sequence[str
                 yield Finding(
                     level,
                     str(case.image),
-                    f"it has {value or 'nothing'} {noun}, most of the others {usual or 'nothing'}",
+                    f"it has {value or 'nothing'} {nouns[key]}, most of the others {usual or 'nothing'}",
                     "Export all images of a data set in the same way.",
                 )
     for case, fact in annotated:

@@ -1,5 +1,6 @@
 """What was found, and how it is shown."""
 
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,8 +27,10 @@ class Finding(NamedTuple):
 
 def finding(level: Literal["error", "warning"], file: Path, message: str) -> Finding:
     """A message of the readers, which says what is wrong and then what to do, in its parts."""
-    text = message.removeprefix(str(file)).lstrip(": ")
-    what, _, todo = text.partition(". ")
+    text = message.removeprefix(str(file))
+    if message.startswith(f"{file} "):
+        text = f"it{text}"
+    what, _, todo = text.lstrip(": ").partition(". ")
     return Finding(level, str(file), what.rstrip("."), todo)
 
 
@@ -35,9 +38,9 @@ def table(findings: Sequence[Finding], folder: Path) -> Iterator[str]:
     """The lines of a table, errors first; files are shown as seen from ``folder``."""
     rows = [("file", "what", "what to do")]
     for one in sorted(findings):
-        path = Path(one.file)
-        file = str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else one.file
-        rows.append((file, f"{one.level}: {one.what}", one.todo))
+        texts = (one.file, f"{one.level}: {one.what}", one.todo)
+        file, what, todo = (text.replace(f"{folder}{os.sep}", "") for text in texts)
+        rows.append((file, what, todo))
     for number, row in enumerate(rows):
         cells = [textwrap.wrap(text, width) or [""] for text, width in zip(row, _WIDTHS, strict=True)]
         for line in range(max(map(len, cells))):

@@ -1,0 +1,146 @@
+"""``volseg convert`` mends what the readers refuse, and ``volseg export`` hands weights on."""
+
+import hashlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from volseg.cli import main
+from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from volseg.engines.exchange import export_weights
+from volseg.errors import InputError
+from volseg.io import Volume, check_alignment, read_volume, write_volume, write_weights
+from volseg.networks import UNet
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+ARRAY = np.random.default_rng(0).integers(0, 99, (8, 7, 3)).astype(np.uint8)
+
+
+def remedy(message, target):
+    """The command that an error message tells, with a name for the new file."""
+    words = message.partition("'volseg ")[2].partition("'")[0].split()
+    return [*words[:-1], str(target)]
+
+
+def mend(path, target, **options):
+    """Read; do what the message says; read again."""
+    with pytest.raises(InputError) as caught:
+        read_volume(path, **options)
+    words = [str(path) if word in (path.name, "FILE") else word for word in remedy(str(caught.value), target)]
+    assert main(words) == 0
+    return read_volume(target, **options)
+
+
+def test_unclear_axes_of_a_tiff(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", ARRAY.transpose(2, 1, 0), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(mend(tmp_path / "a.tif", tmp_path / "b.tif").array[0], ARRAY)
+
+
+def test_unclear_axes_of_a_nifti(tmp_path):
+    nib.save(nib.Nifti1Image(np.stack([ARRAY, ARRAY + 1], -1), np.eye(4)), tmp_path / "a.nii.gz")
+    volume = mend(tmp_path / "a.nii.gz", tmp_path / "b.nii")
+    np.testing.assert_array_equal(volume.array, [ARRAY, ARRAY + 1])
+
+
+def test_unclear_axes_of_an_nrrd(tmp_path):
+    text = "NRRD0004\ntype: uchar\ndimension: 4\nsizes: 2 8 7 3\nencoding: raw\n\n"
+    both = np.stack([ARRAY, ARRAY + 1])
+    (tmp_path / "a.nrrd").write_bytes(text.encode() + both.tobytes(order="F"))
+    np.testing.assert_array_equal(mend(tmp_path / "a.nrrd", tmp_path / "b.nrrd").array, both)
+
+
+def test_values_that_are_not_finite(tmp_path):
+    array = ARRAY.astype(np.float32) + 1
+    array[1, 2, 0] = np.nan
+    write_volume(tmp_path / "a.nii", array, Volume(array[None], np.eye(4), "mm"))
+    assert mend(tmp_path / "a.nii", tmp_path / "b.nii").array[0, 1, 2, 0] == 1
+
+
+def test_a_label_without_the_place_of_its_image(tmp_path):
+    image, label = (tmp_path / name for name in ("image.nii.gz", "label.nii.gz"))
+    write_volume(image, ARRAY, Volume(ARRAY[None], np.diag([2.0, 2, 3, 1]), "mm"))
+    write_volume(label, ARRAY, Volume(ARRAY[None], np.eye(4), "mm"))
+    with pytest.raises(InputError) as caught:
+        check_alignment(read_volume(image), read_volume(label, labels=True))
+    assert main(remedy(str(caught.value), tmp_path / "new.nii.gz")) == 0
+    mended = read_volume(tmp_path / "new.nii.gz", labels=True)
+    np.testing.assert_array_equal(check_alignment(read_volume(image), mended).array[0], ARRAY)
+    before, after = nib.load(image).header, nib.load(tmp_path / "new.nii.gz").header
+    assert before["srow_x"].tobytes() == after["srow_x"].tobytes()
+
+
+def test_channels_are_joined(tmp_path):
+    for i in range(2):
+        write_volume(tmp_path / f"a_{i}.nrrd", ARRAY + i, Volume(ARRAY[None], np.eye(4), "mm"))
+    words = ["convert", *(str(tmp_path / f"a_{i}.nrrd") for i in range(2)), "-o", str(tmp_path / "a.tif")]
+    assert main(words) == 0
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array, [ARRAY, ARRAY + 1])
+
+
+def test_what_does_not_belong_together_and_what_exists_is_refused(tmp_path, capsys):
+    write_volume(tmp_path / "a.nrrd", ARRAY, Volume(ARRAY[None], np.eye(4), "mm"))
+    write_volume(tmp_path / "b.nrrd", ARRAY[1:], Volume(ARRAY[None, 1:], np.eye(4), "mm"))
+    a, b = str(tmp_path / "a.nrrd"), str(tmp_path / "b.nrrd")
+    assert main(["convert", a, "--like", b, "-o", str(tmp_path / "c.nrrd")]) == 3
+    assert "They do not lie on one grid" in capsys.readouterr().err.replace("they", "They")
+    assert main(["convert", a, "-o", b]) == 5
+    assert "exists already" in capsys.readouterr().err
+    assert main(["convert", a, "-o", b, "--overwrite"]) == 0
+    array = ARRAY + 0.5
+    write_volume(b, array, Volume(array[None], np.eye(4), "mm"), overwrite=True)
+    assert main(["convert", b, "--labels", "-o", a, "--overwrite"]) == 3
+    assert "fractional label" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint, and its network."""
+    network = UNet(2, 1, 2, channels=[[2, 3]], norm="batch")
+    trained_on = {"a" * 64: {"name": "kidney", "held_out": {"x": [3]}}}
+    content = {"model": network.state_dict(), "iteration": 7, "trained_on": trained_on}
+    save_checkpoint(tmp_path / "model.pt", content)
+    return tmp_path / "model.pt", network
+
+
+def test_exported_weights_are_the_checkpoint(trained, tmp_path, capsys):
+    checkpoint, network = trained
+    target = tmp_path / "w.safetensors"
+    assert main(["export", str(checkpoint), "-o", str(target)]) == 0
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}" in capsys.readouterr().out
+    before, after = load_checkpoint(checkpoint), load_checkpoint(target)
+    assert after.keys() == before.keys()
+    assert after["trained_on"] == before["trained_on"]
+    other = UNet(2, 1, 2, channels=[[2, 3]], norm="batch")
+    load_weights(other, target)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+    assert main(["info", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert "after 7 iterations" in said
+    assert digest in said
+    assert "trained on kidney" in said
+    assert main(["export", str(checkpoint), "-o", str(target)]) == 5
+    with pytest.raises(ValueError, match="does not end in .safetensors"):
+        export_weights(before, tmp_path / "w.pt")
+
+
+def test_what_is_needed_to_resume_stays_behind(trained, tmp_path):
+    content = load_checkpoint(trained[0])
+    content |= {"optimizer": {"state": {0: torch.zeros(3)}}, "average": None, "lr_scheduler": {}}
+    export_weights(content, tmp_path / "w.safetensors")
+    assert load_checkpoint(tmp_path / "w.safetensors").keys() == {"model", "iteration", "trained_on"}
+
+
+def test_weights_of_other_programs_are_read_and_strange_notes_refused(trained, tmp_path):
+    path, weights = tmp_path / "w.safetensors", trained[1].state_dict()
+    write_weights(path, weights, {"format": "pt"})
+    assert load_checkpoint(path)["format"] == "pt"
+    for note in ("[1]", '{"a": 3}', '{"a": {}}', "[" * 9999):
+        write_weights(path, weights, {"trained_on": note}, overwrite=True)
+        with pytest.raises(InputError, match="note 'trained_on' was not written by volseg"):
+            load_checkpoint(path)

@@ -1,0 +1,55 @@
+"""``volseg convert``."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from volseg.errors import InputError
+
+__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "write an image or label anew: with its axes told, on another's grid, in another format"
+EXAMPLE = "volseg convert stack.tif --axes ZYX -o stack.nii.gz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", help="a volume, or the files of its channels")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the suffix says in which format")
+    parser.add_argument("--axes", help="what the axes of the file are, such as ZYX, where it does not say")
+    parser.add_argument(
+        "--like", type=Path, metavar="IMAGE", help="write the place and voxel size of this image into it"
+    )
+    parser.add_argument("--labels", action="store_true", help="it holds class numbers: refuse anything else")
+    parser.add_argument(
+        "--nonfinite",
+        choices=("refuse", "replace"),
+        default="refuse",
+        help="replace NaN and infinity by the smallest value (default: refuse them)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def run(given: argparse.Namespace, _: Sequence[str]) -> None:
+    from volseg.io import join_volumes, read_volume, write_volume
+
+    volumes = [
+        read_volume(path, labels=given.labels, axes=given.axes, nonfinite=given.nonfinite)
+        for path in given.files
+    ]
+    volume = join_volumes(volumes)
+    if given.axes is not None:
+        volume = replace(volume, header=None)  # which did not say what the axes are
+    if given.like is not None:
+        image = read_volume(given.like)
+        if image.spatial_shape != volume.spatial_shape:
+            raise InputError(
+                f"{volume.name} has {volume.spatial_shape} voxels, {given.like} has {image.spatial_shape}: "
+                "they do not lie on one grid."
+            )
+        volume = replace(image, array=volume.array)
+    write_volume(given.output, volume.array, volume, overwrite=given.overwrite)
+    print(
+        f"{given.output}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, "
+        f"voxel {volume.spacing} {volume.unit or '(unit unknown)'}"
+    )

@@ -1,0 +1,79 @@
+"""``volseg densify``."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "segment a whole volume from a few painted slices, and tell how good that is"
+EXAMPLE = "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen"
+_METHODS = ("network", "interpolate", "random-walker")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path)
+    parser.add_argument("labels", type=Path, help="a file with painted slices of it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="a folder for everything, or the name of the segmentation (out.nii.gz) with the rest in a "
+        "folder beside it (out)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="for everything (default 15, with a GPU 10; with --continue a third)"
+    )
+    parser.add_argument(
+        "--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)"
+    )
+    parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
+    )
+    parser.add_argument("--method", choices=_METHODS, default="network", help="how (default network)")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=3,
+        help="in how many turns slices are held out; 0 for no score (default 3)",
+    )
+    parser.add_argument(
+        "--no-keep-painted",
+        dest="keep_painted",
+        action="store_false",
+        help="let the result differ from the paint",
+    )
+    parser.add_argument(
+        "--no-compare", dest="compare", action="store_false", help="leave out the methods to compare with"
+    )
+    parser.add_argument(
+        "--suggest",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="name the slice to paint next (default: if that was measured to help)",
+    )
+    parser.add_argument(
+        "--continue", dest="continue_from", type=Path, metavar="OUT", help="go on from an earlier result"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--force", action="store_true", help="go on although the audit found an error")
+    parser.add_argument("--resume", action="store_true", help="go on where the same command was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+
+
+def run(given: argparse.Namespace, _: Sequence[str]) -> None:
+    from volseg.densification import densify
+
+    settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
+    suggest = settings.pop("suggest")
+    done = densify(**settings, suggest_next=suggest, command=shlex.join(["volseg", *sys.argv[1:]]))
+    for path in done.written:
+        print(path)
+
+
+_NOT_SETTINGS = ("command", "debug", "function")

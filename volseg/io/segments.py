@@ -1,0 +1,173 @@
+"""Segments of 3D Slicer's ``.seg.nrrd``: names, colours, layers, and a grid cropped to what is painted.
+
+Such a file says in its header what each value means (``Segment0_Name``, ``Segment0_LabelValue``, ...).
+Segments that were painted apart lie in layers of their own, and the grid may be a part of the image's. Here
+the layers are put together, as far as no voxel belongs to two segments, and the part is laid into the
+image's grid.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import InputError
+from volseg.io.volume import Volume
+
+__all__ = ["Segment", "class_names", "header_lines", "merge_layers", "onto_grid", "parse"]
+
+_KEY = re.compile(r"Segment([0-9]{1,6})_(\w+)")
+_OURS = ("Name", "LabelValue", "Color", "Layer", "Extent")
+_TOLERANCE = 0.01  # of a voxel, at every corner
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one value of a label file stands for.
+
+    Attributes:
+        colour: red, green, blue, 0 to 1.
+        layer: channel of the file that holds it.
+        others: what else the file says of it (``ID``, ``Tags``, ...), kept as it is.
+    """
+
+    value: int
+    name: str
+    colour: tuple[float, float, float] | None = None
+    layer: int = 0
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(pairs: Mapping[str, str], path: Path) -> tuple[Segment, ...]:
+    """The segments that a header tells of, by their numbers."""
+    found: dict[int, dict[str, str]] = {}
+    for key, text in pairs.items():
+        matched = _KEY.fullmatch(key)
+        if matched:
+            found.setdefault(int(matched[1]), {})[matched[2]] = text
+    old = not any("LabelValue" in fields for fields in found.values())  # before Slicer 4.11: a layer for each
+    segments = []
+    for position, (_, fields) in enumerate(sorted(found.items())):
+        value = _integer(fields.get("LabelValue", "1" if old else ""), "LabelValue", path)
+        layer = _integer(fields.get("Layer", str(position if old else 0)), "Layer", path)
+        colour = tuple(_fraction(word, path) for word in fields.get("Color", "").split())
+        name = fields.get("Name", "").strip() or fields.get("ID", "").strip() or str(value)
+        others = {key: text for key, text in fields.items() if key not in _OURS}
+        segments.append(Segment(value, name, colour if len(colour) == 3 else None, layer, others))
+    return tuple(segments)
+
+
+def class_names(segments: Sequence[Segment]) -> dict[int, str]:
+    """Names by value; of two segments with one name, the second is told apart by its value."""
+    names: dict[int, str] = {}
+    for segment in segments:
+        taken = segment.name in names.values()
+        names.setdefault(segment.value, f"{segment.name} ({segment.value})" if taken else segment.name)
+    return names
+
+
+def header_lines(segments: Sequence[Segment], size: Sequence[int]) -> list[str]:
+    """What a header says of segments on a grid of this size."""
+    if not segments:
+        return []
+    extent = " ".join(f"0 {n - 1}" for n in (*size, 1, 1)[:3])
+    lines = []
+    for i, segment in enumerate(segments):
+        fields = dict(segment.others) or {"ID": f"Segment_{i + 1}"}
+        fields |= {"Name": segment.name, "LabelValue": str(segment.value), "Layer": str(segment.layer)}
+        fields["Extent"] = extent
+        if segment.colour is not None:
+            fields["Color"] = " ".join(f"{part:.6g}" for part in segment.colour)
+        lines += [f"Segment{i}_{key}:={_one_line(text)}" for key, text in sorted(fields.items())]
+    return [
+        *lines,
+        "Segmentation_ContainedRepresentationNames:=Binary labelmap|",
+        "Segmentation_MasterRepresentation:=Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset:=0 0 0",
+    ]
+
+
+def merge_layers(
+    array: NDArray[Any], segments: Sequence[Segment], path: Path
+) -> tuple[NDArray[Any], tuple[Segment, ...]]:
+    """All layers ``(L, *spatial)`` as one ``(1, *spatial)``, and its segments, renumbered where values clash.
+
+    Raises:
+        InputError: if a voxel belongs to two segments: then a class per voxel does not exist.
+    """
+    if len(array) == 1 or not segments:
+        return array, tuple(segments)
+    values = [segment.value for segment in segments]
+    if len(set(values)) < len(values):
+        values = list(range(1, len(segments) + 1))
+    merged = np.zeros(array.shape[1:], np.min_scalar_type(max(values)))
+    owner: dict[int, str] = {0: ""}
+    for segment, value in zip(segments, values, strict=True):
+        if not 0 <= segment.layer < len(array):
+            raise InputError(f"{path}: segment '{segment.name}' lies in a layer that the file does not have.")
+        mask = array[segment.layer] == segment.value
+        both = mask & (merged != 0)
+        if both.any():
+            first = tuple(int(i) for i in np.argwhere(both)[0])
+            raise InputError(
+                f"{path}: the segments '{owner[int(merged[first])]}' and '{segment.name}' share "
+                f"{np.count_nonzero(both)} voxel(s), the first at {first}, but a voxel has one class. In "
+                "3D Slicer, take one away from the other (Segment Editor, Logical operators, Subtract)."
+            )
+        merged[mask] = value
+        owner[value] = segment.name
+    renumbered = [replace(s, value=v, layer=0) for s, v in zip(segments, values, strict=True)]
+    return merged[None], tuple(renumbered)
+
+
+def onto_grid(image: Volume, label: Volume) -> Volume | None:
+    """A label that was cropped, laid into the image's grid with 0 around; ``None`` if it is no part of it.
+
+    The axes may have another order or direction, but voxels must lie on voxels.
+    """
+    dims = image.spatial_dims
+    if label.spatial_dims != dims or (image.unit and label.unit and image.unit != label.unit):
+        return None
+    relative = np.linalg.solve(image.affine, label.affine)
+    steps, offset = np.rint(relative[:dims, :dims]), np.rint(relative[:dims, dims])
+    if not np.array_equal(np.abs(steps) @ np.abs(steps).T, np.eye(dims)):
+        return None
+    last = np.array(label.spatial_shape) - 1
+    corners = np.indices((2,) * dims).reshape(dims, -1) * last[:, None]
+    exact = relative[:dims, :dims] @ corners + relative[:dims, dims:]
+    placed = steps @ corners + offset[:, None]
+    if np.abs(exact - placed).max() > _TOLERANCE:
+        return None
+    low, high = placed.min(1).astype(int), placed.max(1).astype(int)
+    if (low < 0).any() or (high >= image.spatial_shape).any():
+        return None
+    order = np.abs(steps).argmax(1)
+    backward = tuple(1 + i for i in range(dims) if steps[i, order[i]] < 0)
+    array = np.zeros((len(label.array), *image.spatial_shape), label.array.dtype)
+    place = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
+    array[(slice(None), *place)] = np.flip(label.array.transpose(0, *(order + 1)), backward)
+    return replace(label, array=array, affine=image.affine, unit=image.unit or label.unit)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _integer(text: str, what: str, path: Path) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise InputError(f"{path}: {what} = '{text[:40]}' of a segment is no number. The header is damaged.")
+    return int(text)
+
+
+def _fraction(text: str, path: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f"{path}: '{text[:40]}' in the colour of a segment is not between 0 and 1.")
+    return value
