@@ -13,6 +13,7 @@ from volseg.bspline import (
     bspline_displacement,
     control_shape,
     interpolating_coefficients,
+    jacobian_bound,
     sample_map,
     smallest_jacobian,
     warp,
@@ -234,6 +235,18 @@ def test_the_jacobian_of_a_linear_map_is_its_determinant(rng, size):
     assert smallest_jacobian(np.zeros_like(control), size, 4) == pytest.approx(1)
 
 
+@BOTH
+def test_the_bound_of_the_jacobian_is_below_it_and_tells_what_does_not_fold(rng, size):
+    told = 0
+    for std in (0.05, 0.2, 0.5, 1.0, 4.0):
+        control = random_control(rng, size, 4) * (std / 4)
+        bound = jacobian_bound(control, [4] * len(size))
+        assert bound <= smallest_jacobian(control, size, 4) + 1e-9
+        told += bound > 0
+    assert 2 <= told <= 4
+    assert jacobian_bound(np.zeros_like(control), [4] * len(size)) == 1
+
+
 # Reading between voxels
 
 
@@ -388,15 +401,21 @@ def test_a_map_is_refused_if_it_cannot_be():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(30, 28, 26), (3, 5, 4), (1, 9, 1), (2, 2, 2), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [(30, 28, 26), (3, 5, 4), (1, 9, 1), (2, 2, 2), (1, 1, 1), (40, 31), (3, 5), (1, 9), (9, 1), (1, 1)],
+)
 @pytest.mark.parametrize("far", [False, True])
 def test_the_compiled_loop_equals_torch(rng, shape, far):
-    size = (17, 14, 21)
+    size, *window = {
+        2: ((60, 70), (1, 0), (57, 66)),
+        3: ((17, 14, 21), (1, 0, 2), (15, 14, 18)),
+    }[len(shape)]
     mapping = random_map(rng, size, shape, zoom=2.0 if far else 0.7)
     image = torch.from_numpy(rng.normal(size=(2, *shape))).float()
     for outside in ("mirror", -3.0):
         fast, slow = (
-            sample_map(image, mapping, (1, 0, 2), (15, 14, 18), outside=outside, use_kernel=use_kernel)
+            sample_map(image, mapping, *window, outside=outside, use_kernel=use_kernel)
             for use_kernel in (True, False)
         )
         different = (fast - slow).abs() > 1e-4
@@ -404,9 +423,7 @@ def test_the_compiled_loop_equals_torch(rng, shape, far):
     labels = torch.from_numpy(rng.integers(0, 5, (1, *shape)).astype(np.uint8))
     for outside in ("mirror", 255):
         fast, slow = (
-            sample_map(
-                labels, mapping, (1, 0, 2), (15, 14, 18), mode="nearest", outside=outside, use_kernel=k
-            )
+            sample_map(labels, mapping, *window, mode="nearest", outside=outside, use_kernel=k)
             for k in (True, False)
         )
         assert (fast != slow).float().mean() <= 1e-3

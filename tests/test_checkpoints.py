@@ -3,8 +3,10 @@
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -313,3 +315,37 @@ def test_twenty_kills_cost_no_checkpoint_and_change_nothing(make_dataset, tmp_pa
         assert killed["iteration"] == 40
         assert same(killed, whole)
     assert not [p.name for p in (tmp_path / "killed").iterdir() if ".partial" in p.name]
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_real_run_saves_within_ten_seconds(make_dataset, tmp_path, root):
+    """As a queueing system does before it ends a job: SIGTERM, and some seconds later SIGKILL."""
+    folder = tmp_path / "run"
+    code = "import sys; from volseg.cli import main; sys.exit(main())"
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        "train",
+        "bundles/xenopus.json",
+        "configs/smoke.json",
+    ]
+    words += ["--dataset_dir", str(make_dataset()), "--output_dir", str(folder)]
+    words += ["--epochs", "100000", "--max_minutes", "20", "--precision", "float32"]
+    run = subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, text=True)
+    try:
+        waited = time.monotonic() + 200
+        while not (folder / "last.pt").exists() and run.poll() is None and time.monotonic() < waited:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        said = run.communicate(timeout=60)[1]
+        took = time.monotonic() - began
+    finally:
+        run.kill()
+    assert run.returncode == 130, said
+    assert took < 10
+    iteration = load_checkpoint(folder / "last.pt")["iteration"]
+    assert f"Stopped at iteration {iteration}; saved. Go on with --resume True." in said

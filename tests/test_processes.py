@@ -188,10 +188,11 @@ def test_torchrun_trains_a_bundle_with_two_processes(make_dataset, tmp_path):
 # --- without other processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["xenopus", "medulla", "hippocampus"])
-def test_the_overlay_fits_the_bundles(name, monkeypatch):
+@pytest.mark.parametrize("overlay", ["multi_gpu", "fast", "profile"])
+@pytest.mark.parametrize("name", ["xenopus", "medulla", "hippocampus", "cells"])
+def test_the_overlays_fit_the_bundles(name, overlay, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert check_bundle([f"bundles/{name}.json", "configs/multi_gpu.json"]) == []
+    assert check_bundle([f"bundles/{name}.json", f"configs/{overlay}.json"]) == []
 
 
 def test_a_process_that_was_started_alone_is_told(monkeypatch):

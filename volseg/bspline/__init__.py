@@ -13,7 +13,7 @@ from volseg.bspline.field import (
     control_shape,
     interpolating_coefficients,
 )
-from volseg.bspline.folding import smallest_jacobian
+from volseg.bspline.folding import jacobian_bound, smallest_jacobian
 from volseg.bspline.sampling import sample_map, warp
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "control_shape",
     "interpolating_coefficients",
     "sample_map",
+    "jacobian_bound",
     "smallest_jacobian",
     "warp",
 ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from volseg.bspline.field import numbers_per_axis
 
-__all__ = ["smallest_jacobian"]
+__all__ = ["jacobian_bound", "smallest_jacobian"]
 
 _SAMPLES_PER_CELL = 4
 
@@ -52,6 +52,20 @@ def smallest_jacobian(
         for along in range(dims)
     ]
     return float(np.linalg.det(np.stack(jacobian, axis=-1) + np.eye(dims)).min())
+
+
+def jacobian_bound(control: npt.ArrayLike, grid_spacing: Sequence[float]) -> float:
+    """A number below every Jacobian determinant of ``x + d(x)``, at a glance; -infinity if it tells nothing.
+
+    The slopes of a spline lie between those of its coefficients. While they sum to less than 1 along every
+    row, the matrix is diagonally dominant, and its determinant no less than the product of what is left.
+    """
+    coefficients = np.asarray(control, dtype=np.float64)
+    left = np.ones(len(coefficients))
+    for axis, spacing in enumerate(grid_spacing, start=1):
+        steps = np.abs(np.diff(coefficients, axis=axis)).reshape(len(coefficients), -1)
+        left -= steps.max(axis=1) / spacing
+    return float(np.prod(left)) if left.min() > 0 else -np.inf
 
 
 def _bases(

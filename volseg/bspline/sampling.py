@@ -78,8 +78,8 @@ def sample_map(
     """The window ``start`` .. ``start + size`` of the patch that ``mapping`` draws from ``image``.
 
     Only the part of the image that the window needs is read, so the cost does not grow with the
-    volume. Where the map merely crops and flips, voxels are copied. Volumes in the processor's
-    memory go through the compiled loop; ``use_kernel=False`` takes the plain torch path instead.
+    volume. Where the map merely crops and flips, voxels are copied. What lies in the processor's
+    memory goes through the compiled loop; ``use_kernel=False`` takes the plain torch path instead.
 
     Shape:
         - image: ``(C, *spatial)``, any dtype.
@@ -103,13 +103,7 @@ def sample_map(
             "apart. Check its matrix, its shift and the standard deviation of its displacement."
         )
     local = (control - origin.reshape(-1, *(1,) * spatial_dims)).astype(np.float32)
-    if (
-        use_kernel
-        and spatial_dims == 3
-        and mode != "cubic"
-        and image.device.type == "cpu"
-        and image.dtype in KERNEL_DTYPES
-    ):
+    if use_kernel and mode != "cubic" and image.device.type == "cpu" and image.dtype in KERNEL_DTYPES:
         from volseg.bspline import kernel  # here, because the compiler behind it takes a second to import
 
         fill = None if outside == "mirror" else outside

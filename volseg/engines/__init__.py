@@ -1,7 +1,8 @@
 """Training, evaluating and predicting, as functions that a bundle calls."""
 
-from volseg.engines.evaluator import evaluator, predictor
+from volseg.engines.evaluator import evaluator
 from volseg.engines.measures import InstanceScores, MembraneScores
+from volseg.engines.predictor import predictor
 from volseg.engines.processes import join_processes, leave_processes, local_device
 from volseg.engines.scale import choose_scale, place, use_bf16
 from volseg.engines.session import begin

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volseg.engines.exchange import import_weights
 from volseg.errors import InputError, ResourceError
 from volseg.io import atomic_write
 
@@ -61,6 +62,8 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, keep: int = 1) ->
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. Only tensors and plain values are accepted.
 
+    Weights that were exported as ``.safetensors`` are read as well.
+
     Raises:
         InputError: if there is none, it cannot be read, or its content is not what was written.
     """
@@ -69,6 +72,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"There is no checkpoint at {path}. Train first, or name the folder of the run with --output_dir."
         )
+    if path.suffix == ".safetensors":
+        return import_weights(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage happens to trigger

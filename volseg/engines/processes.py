@@ -7,9 +7,9 @@ first process writes. Everything here does nothing where there is one process.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ __all__ = [
     "alone",
     "any_of",
     "count",
+    "from_first",
     "gather",
     "join_processes",
     "leave_processes",
@@ -32,6 +33,9 @@ __all__ = [
     "together",
     "wait",
 ]
+
+
+T = TypeVar("T")
 
 
 def count() -> int:
@@ -100,6 +104,24 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value)
     return values
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, for all; also the error, if there is one."""
+    if count() == 1:
+        return make()
+    box: list[Any] = [None]
+    if rank() == 0:
+        try:
+            box = [(make(), None)]
+        except Exception as error:
+            box = [(None, error)]
+    dist.broadcast_object_list(box, src=0)
+    found, trouble = box[0]
+    if trouble is not None:
+        raise trouble
+    value: T = found
+    return value
 
 
 def share(number: int) -> range:

@@ -1,6 +1,5 @@
 """The folder of a run: what it may hold before, and what a run always writes into it."""
 
-import hashlib
 import inspect
 import json
 import platform
@@ -14,9 +13,10 @@ from monai.bundle import ConfigWorkflow
 
 from volseg.data import Case, stem
 from volseg.engines.checkpoint import past_checkpoints
+from volseg.engines.claim import claim
 from volseg.engines.run_log import open_log
 from volseg.errors import InputError, RefusedError
-from volseg.io import atomic_write, output_suffix
+from volseg.io import atomic_write, digest, output_suffix
 
 __all__ = ["check_run", "new_file", "open_run", "output_of"]
 
@@ -53,6 +53,7 @@ def open_run(folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping
         facts: what else ``versions.json`` tells beside the versions of the libraries.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     if not resume:
         stale = [folder / name for name in ("model.pt", "best.pt", "progress.csv", "log.txt")]
         stale += past_checkpoints(folder / "last.pt")
@@ -74,9 +75,14 @@ def _listed(case: Case) -> dict[str, Any]:
     for part in ("image", "label", "truth"):
         path = getattr(case, part)
         if path is not None:
-            with path.open("rb") as file:
-                entry[part] = {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            entry[part] = _hashed(path)
+    if case.channels:
+        entry["channels"] = [_hashed(path) for path in case.channels]
     return entry
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": digest(path)}
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -94,10 +100,12 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def output_of(case: Case, folder: Path) -> tuple[Path, Path]:
-    """Where the segmentation of an image goes, and its probabilities: in the image's format if it can."""
-    name, fractions = stem(case.image), output_suffix(case.image, fractions=True)
-    return folder / f"{name}{output_suffix(case.image)}", folder / f"{name}_probabilities{fractions}"
+def output_of(case: Case, folder: Path) -> tuple[Path, Path, Path]:
+    """Where the classes of an image go, probabilities and their spread: in its format if that can be."""
+    name = case.name if case.channels else stem(case.image)
+    fractions = output_suffix(case.image, fractions=True)
+    maps, spread = (folder / f"{name}_{kind}{fractions}" for kind in ("probabilities", "spread"))
+    return folder / f"{name}{output_suffix(case.image)}", maps, spread
 
 
 def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path:

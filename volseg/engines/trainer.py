@@ -12,12 +12,12 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from volseg.data import TrainingPatches
+from volseg.data import PatchLoader, TrainingPatches
 from volseg.engines import processes
 from volseg.engines.budget import Budget, Improvement, advance
 from volseg.engines.checkpoint import save_checkpoint
+from volseg.engines.claim import release
 from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise, taken
 from volseg.engines.profiling import Stopwatch
 from volseg.engines.residence import Cache, keep_on_device
@@ -124,16 +124,15 @@ def trainer(
     if keep_on_device(dataset, device, cache) or profile:
         num_workers = 0  # what is drawn on the device is drawn here; what is timed, too
     each = batch_size * processes.count()
-    loader = DataLoader(
+    loader = PatchLoader(
         dataset,
-        batch_sampler=[
-            list(range(first, first + batch_size))
+        [
+            range(first, first + batch_size)
             for first in range(start * each + processes.rank() * batch_size, iterations * each, each)
         ],
         num_workers=num_workers,
-        worker_init_fn=_leave_signals,
+        prepare=_leave_signals,
         pin_memory=device.type == "cuda",
-        persistent_workers=False,
     )
     engine = SupervisedTrainer(
         device=device,
@@ -227,6 +226,8 @@ def trainer(
         _say_done(engine.state.iteration, folder, step, budget, best)
         close_log()
 
+    for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
+        engine.add_event_handler(event, lambda *_: release(folder))
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
 

@@ -7,7 +7,13 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from volseg.bspline import SplineMap, control_shape, interpolating_coefficients, smallest_jacobian
+from volseg.bspline import (
+    SplineMap,
+    control_shape,
+    interpolating_coefficients,
+    jacobian_bound,
+    smallest_jacobian,
+)
 from volseg.bspline.field import numbers_per_axis
 from volseg.geometry import per_axis
 
@@ -80,7 +86,9 @@ class RandomVectors:
         best, largest = self._vectors(generator, lattice), -np.inf
         for redraw in range(self.max_redraws + 1):
             vectors = best if redraw == 0 else self._vectors(generator, lattice)
-            jacobian = smallest_jacobian(vectors, size, lattice.spacing)
+            jacobian = jacobian_bound(vectors, lattice.spacing)
+            if jacobian <= 0:
+                jacobian = smallest_jacobian(vectors, size, lattice.spacing)
             if jacobian > largest:
                 best, largest = vectors, jacobian
             if jacobian > 0:
