@@ -153,6 +153,8 @@ def test_a_command_that_is_not_understood_ends_with_2(volseg):
         (["--scale", "papr"], 3, "scale = 'papr' is not one of: auto, paper, quick"),
         (["--held_out", 1.5], 3, "fraction = 1.5 leaves nothing to train or to test on"),
         (["--epochs"], 3, "--epochs has no value: settings are given as --ENTRY VALUE"),
+        (["--epochs", "--resume"], 3, "--epochs has no value: settings are given as --ENTRY VALUE"),
+        (["--resume"], 3, "nothing to resume"),
         (["--epochs", 3, "4"], 3, "'4' stands alone: settings are given as --ENTRY VALUE"),
     ],
 )

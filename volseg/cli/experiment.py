@@ -18,8 +18,9 @@ add_arguments = options.add_options
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Many runs of a bundle, and one table."""
     paths = bundle_paths(given.bundle)
-    given_entries = entries(rest)
     from volseg.bundle import read_bundle
 
-    as_typed = partial(typed, read_bundle(paths))
+    bundle = read_bundle(paths)
+    given_entries = entries(rest, bundle)
+    as_typed = partial(typed, bundle)
     options.run(given, paths, {key: as_typed(key, text) for key, text in given_entries.items()}, as_typed)

@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Run a bundle through MONAI, after everything that can be checked beforehand."""
     paths = bundle_paths(given.bundle)
-    overrides = entries(rest)
     from monai.bundle import run as run_bundle  # slow: not before the arguments are known to make sense
 
     from volseg.bundle import check_overrides, read_bundle, runnable
 
     bundle = read_bundle(paths)
+    overrides = entries(rest, bundle)
     with runnable(paths, overrides, trust=given.trust_bundle) as files:
         check_overrides(bundle, overrides)
         settings = {key: typed(bundle, key, text) for key, text in overrides.items()}

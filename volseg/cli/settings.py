@@ -21,19 +21,20 @@ def bundle_paths(paths: Sequence[Path]) -> list[Path]:
     return list(paths) or [Path(DEFAULT_BUNDLE)]
 
 
-def entries(rest: Sequence[str]) -> dict[str, str]:
-    """``--key value`` and ``--key=value`` as a dictionary."""
+def entries(rest: Sequence[str], bundle: Mapping[str, Any]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` as a dictionary; a ``--switch`` of the bundle alone is true."""
     found: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
+    words = list(rest)
+    while words:
+        word = words.pop(0)
         if not word.startswith("--"):
             raise ValueError(f"{word!r} stands alone: settings are given as --ENTRY VALUE.")
         key, equals, text = word[2:].partition("=")
         if not equals:
-            try:
-                text = next(words)
-            except StopIteration:
-                raise ValueError(f"--{key} has no value: settings are given as --ENTRY VALUE.") from None
+            is_alone = not words or words[0].startswith("--")
+            if is_alone and not isinstance(bundle.get(key), bool):
+                raise ValueError(f"--{key} has no value: settings are given as --ENTRY VALUE.")
+            text = "true" if is_alone else words.pop(0)
         found[key] = text
     return found
 
