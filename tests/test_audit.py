@@ -435,7 +435,7 @@ def files(scene, tmp_path):
 
 
 def test_files_are_audited(files, scene):
-    paint, found = audit_files(*files)
+    paint, found, _ = audit_files(*files)
     assert paint.slices == scene.slices
     said = list(lines(paint, found, {1: "wall"}))
     assert said[0].endswith("; classes 1 'wall', 2")
@@ -443,7 +443,7 @@ def test_files_are_audited(files, scene):
 
 
 def test_names_say_which_classes_there_are(files):
-    paint, found = audit_files(*files, names={1: "wall"})
+    paint, found, _ = audit_files(*files, names={1: "wall"})
     assert kinds(found) == ["unknown_value"]
     assert list(lines(paint, found))[-1].startswith("error (unknown_value): ")
 

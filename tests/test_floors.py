@@ -28,6 +28,9 @@ SIDEWAYS: dict[tuple[str, str], str] = {
     ("geometry", "errors"): "every floor says what is wrong in the same words",
     ("labels", "errors"): "every floor says what is wrong in the same words",
     ("weightmaps", "instances"): "both say what an id is in the same words",
+    ("densification", "data"): "paint is read and its names understood as by the auditor",
+    ("densification", "engines"): "checkpoints and the log are those of every training",
+    ("densification", "report"): "a result is told as a page",
     ("engines", "data"): "what is trained on, scored and segmented are cases, read and checked there",
     ("engines", "report"): "the picture of a case is drawn while its volumes are in memory",
     ("experiments", "bundle"): "an experiment is many runs of one bundle",
@@ -46,10 +49,13 @@ LIBRARIES: tuple[set[str], ...] = (
 )
 # Rooms that may use more than their floor does.
 EXTRA = {
+    "densification": {"skimage", "itk"},
     "networks": {"monai.networks"},
     "metrics": {"skimage"},
     "instances": {"skimage"},
     "experiments": {"optuna"},
+    "io": {"zarr", "numcodecs"},
+    "engines": {"distributed"},
 }
 ENGINES = ("ignite", "monai.engines", "monai.handlers")
 

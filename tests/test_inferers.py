@@ -271,6 +271,24 @@ def test_statistics_gathered_over_blocks_hold_the_variance_between_them(monkeypa
     torch.testing.assert_close(variance, values.var((0, 2, 3), correction=0))
 
 
+def test_the_statistics_of_a_volume_keep_to_the_memory_limit(caplog):
+    network = make(2)
+    x = volume(network, 160, 160)
+    blocks = []
+    network.register_forward_pre_hook(
+        lambda _, args: blocks.append(args[0].shape) if not args[0].is_meta else None
+    )
+    whole = OverlapTileInferer(batch_norm="volume")(x, network)
+    assert not caplog.records
+    largest = foretell_memory(network, max(blocks), torch.float32).bytes
+    blocks.clear()
+    limit = largest // 3
+    tight = OverlapTileInferer(max_memory=limit, batch_norm="volume")(x, network)
+    assert all(foretell_memory(network, block, torch.float32).bytes <= limit for block in blocks)
+    assert "MiB allow no more" in caplog.text
+    assert (tight - whole).abs().mean() < 0.3 * whole.std(), "a little different"
+
+
 def test_statistics_of_the_tile_are_those_of_a_network_in_training(network):
     x = volume(network)
     twin = copy.deepcopy(network).train()

@@ -1,9 +1,12 @@
 """The planner foretells memory, takes the tiles that cost least within it, and mends what it got wrong."""
 
 import copy
+import sys
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,7 @@ from torch import nn
 from volseg.errors import ResourceError
 from volseg.geometry import balanced_tiles, plan_tiles
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.memory import Ledger
+from volseg.inferers.memory import Ledger, give_back_at_once
 from volseg.inferers.overlap_tile import work_off
 from volseg.inferers.planning import make_plan
 from volseg.inferers.work import Work
@@ -55,6 +58,21 @@ def test_memory_is_foretold_within_15_per_cent(dims, padding, by_rows):
         weights = sum(part.numel() * part.element_size() for part in work.quick.parameters())
         measured = 1.05 * (ledger.peak - 4 * volume.numel()) + weights  # the volume itself does not count
         assert plan.bytes == pytest.approx(measured, rel=0.15), plan.tile
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
+def test_large_blocks_go_back_to_the_system_at_once():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    np.ones(30 << 20, np.uint8)  # freed: from now on glibc would keep blocks as large as this
+    give_back_at_once()
+    before = resident()
+    blocks = [np.ones(4 << 20, np.uint8) for _ in range(30)]
+    last = blocks[-1]
+    del blocks
+    assert last[0] == 1
+    assert resident() - before < 30 << 20, "not 120"
 
 
 def plans(work, size):

@@ -1,8 +1,6 @@
-"""From file to file, a few blocks at a time: the same result as in memory, also after a kill."""
+"""From file to file, a few blocks at a time: the same result as in memory."""
 
-import os
-import subprocess
-import sys
+import logging
 
 import numpy as np
 import pytest
@@ -10,13 +8,12 @@ import torch
 from monai.transforms import Compose, NormalizeIntensityd
 from torch import nn
 
-from volseg.engines import streaming
-from volseg.engines.journal import Journal
-from volseg.engines.streaming import can_stream, predict_streamed
-from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.inferers import OverlapTileInferer
+from volseg.engines.streaming import predict_streamed
+from volseg.engines.streaming import source as room
+from volseg.errors import InputError, RefusedError
+from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.io import Volume, read_volume, write_volume
-from volseg.io.mapped import create_mapped, map_volume
+from volseg.io.blocks import create_blocks, open_blocks
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
 
@@ -31,7 +28,7 @@ def network_for(dims, channels=1):
     return network
 
 
-@pytest.fixture(params=[".nii", ".tif"])
+@pytest.fixture(params=[".nii", ".tif", ".nrrd", ".mha", ".zarr"])
 def suffix(request):
     return request.param
 
@@ -41,23 +38,26 @@ def size(request):
     return request.param
 
 
-def make_image(folder, suffix, size, channels=1, dtype=np.uint8):
+def everything(volume):
+    return volume[tuple(slice(0, n) for n in volume.shape)]
+
+
+def make_image(folder, suffix, size, channels=1, dtype=np.uint8, name="image"):
+    """An image that can be read block by block."""
     array = np.random.default_rng(0).integers(0, 200, (channels, *size)).astype(dtype)
     affine = np.diag([0.5, 0.25, 2.0][: len(size)] + [1.0])
-    path = folder / f"image{suffix}"
-    like = Volume(array, affine, "mm" if suffix == ".nii" else "um")
-    if suffix == ".nii":
-        write_volume(path, array, like)
-    else:
-        create_mapped(path, array.shape, array.dtype, like)[(slice(None),) * array.ndim] = array
+    path = folder / f"{name}{suffix}"
+    like = Volume(array, affine, "mm" if suffix in (".nii", ".mha") else "um")
+    create_blocks(path, array.shape, array.dtype, like)[tuple(slice(0, n) for n in array.shape)] = array
     return path
 
 
-def in_memory(path, network, inferer, preprocessing=None):
+def in_memory(path, network, inferer, preprocessing=None, *, whole=False):
     image = read_volume(path).array.astype(np.float32)
     if preprocessing is not None:
         image = preprocessing({"image": torch.from_numpy(image)})["image"]
-    return inferer(torch.as_tensor(image)[None], network)[0]
+    result = inferer(torch.as_tensor(image)[None], network)
+    return result if whole else result[0]
 
 
 @pytest.mark.parametrize("batch_norm", ["running", "volume"])
@@ -77,31 +77,82 @@ def test_the_file_holds_what_the_memory_would(tmp_path, suffix, size, batch_norm
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([image.name, output.name])
 
 
-def test_probabilities_are_written_as_channels(tmp_path, suffix, size):
+def test_probabilities_are_written_as_channels_beside_the_classes(tmp_path, suffix, size):
     image = make_image(tmp_path, suffix, size, channels=2, dtype=np.int16)
     network = network_for(len(size), channels=2)
-    output = tmp_path / f"out{suffix}"
-    predict_streamed(image, output, network=network, inferer=OverlapTileInferer(8), probabilities=True)
-    array = map_volume(image)[(slice(None),) * (len(size) + 1)]
-    expected = OverlapTileInferer(8)(torch.from_numpy(array)[None], network)[0].softmax(0)
-    found = create_mapped(output, expected.shape, np.dtype(np.float32), map_volume(image).like, anew=False)
-    np.testing.assert_allclose(found[(slice(None),) * (len(size) + 1)], expected, rtol=0, atol=1e-5)
+    classes, maps = tmp_path / f"out{suffix}", tmp_path / f"maps{suffix}"
+    predict_streamed(image, classes, network=network, inferer=OverlapTileInferer(8), probabilities=maps)
+    source = open_blocks(image)
+    logits = OverlapTileInferer(8)(torch.from_numpy(everything(source))[None], network)[0]
+    found = create_blocks(maps, logits.shape, np.dtype(np.float32), source.like, anew=False)
+    np.testing.assert_allclose(everything(found), logits.softmax(0), rtol=0, atol=1e-5)
+    assert (everything(open_blocks(classes))[0] != logits.argmax(0).numpy()).mean() < 1e-3
 
 
-def test_what_cannot_be_read_block_by_block_is_refused(tmp_path):
+@pytest.mark.parametrize("batch_norm", ["running", "volume"])
+@pytest.mark.parametrize("symmetries", ["square", "mirror"])
+def test_turned_versions_are_averaged_tile_by_tile(tmp_path, size, batch_norm, symmetries):
+    """Sizes are no multiples of the stride, so mirrored tiles begin elsewhere."""
+    image = make_image(tmp_path, ".nii", size)
+    network = network_for(len(size))
+    inner = OverlapTileInferer(8, batch_norm=batch_norm)
+    planes = {"planes": [(0, 1)]} if symmetries == "square" else {}
+    inferer = RotationAveragingInferer(inner, symmetries, spread=True, **planes)
+    paths = [tmp_path / f"{name}.tif" for name in ("out", "maps", "spread")]
+    predict_streamed(
+        image, paths[0], network=network, inferer=inferer, probabilities=paths[1], spread=paths[2],
+        preprocessing=NORMALISE,
+    )  # fmt: skip
+    mean, spread = (part[0] for part in in_memory(image, network, inferer, NORMALISE, whole=True))
+    like = open_blocks(image).like
+    for path, expected in ((paths[1], mean.softmax(0)), (paths[2], spread)):
+        found = create_blocks(path, expected.shape, np.dtype(np.float32), like, anew=False)
+        np.testing.assert_allclose(everything(found), expected, rtol=0, atol=2e-5)
+    assert spread.max() > 0.01
+    assert (read_volume(paths[0]).array[0] != mean.argmax(0).numpy()).mean() < 2e-3
+
+
+def test_what_is_compressed_is_read_whole_and_that_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     network, inferer = network_for(2), OverlapTileInferer(8)
-    like = Volume(np.zeros((1, 20, 18), np.uint8), np.eye(3))
-    for name, message in (
-        ("packed.nii.gz", "cannot be read block by block"),
-        ("packed.tif", "is compressed or scattered"),
-        ("missing.nii", "there is no file"),
-    ):
+    like = Volume(np.random.default_rng(0).integers(0, 9, (1, 20, 18)).astype(np.uint8), np.eye(3))
+    expected = inferer(torch.from_numpy(like.array)[None], network)[0].argmax(0)
+    for name in ("a.nii.gz", "a.tif", "a.nrrd", "a.mha", "a.png"):
         path = tmp_path / name
-        if "packed" in name:
-            write_volume(path, like.array, like)
-        assert not can_stream(path)
-        with pytest.raises(InputError, match=message):
-            predict_streamed(path, tmp_path / "out.nii", network=network, inferer=inferer)
+        write_volume(path, like.array, like)
+        output = tmp_path / f"out_{name}".replace(".png", "_png.tif")
+        predict_streamed(path, output, network=network, inferer=inferer)
+        assert f"{name} is read whole, 0.00 GB: it " in caplog.text
+        np.testing.assert_array_equal(read_volume(output).array[0], expected)
+        assert not list(tmp_path.glob(".*")), "nothing is left over"
+
+
+def test_channels_in_files_of_their_own(tmp_path):
+    size = (20, 18)
+    whole = make_image(tmp_path, ".nii", size, channels=2)
+    both = open_blocks(whole)
+    parts = []
+    for number in range(2):
+        parts.append(tmp_path / f"part_000{number}.nii")
+        write_volume(parts[-1], everything(both)[number], both.like)
+    network = network_for(2, channels=2)
+    outputs = [tmp_path / "one.nii", tmp_path / "two.nii"]
+    for images, output in ((whole, outputs[0]), (parts, outputs[1])):
+        predict_streamed(images, output, network=network, inferer=OverlapTileInferer(8))
+    np.testing.assert_array_equal(*(read_volume(path).array for path in outputs))
+    with pytest.raises(InputError, match="has 2 channels, but one was expected"):
+        open_blocks(whole, parts[0])
+    flipped = Volume(everything(both)[:1], np.diag([-0.5, 0.25, 1.0]) + np.eye(3, k=2) * 9.5)
+    write_volume(tmp_path / "flipped.nii", flipped.array, flipped)
+    with pytest.raises(InputError, match="in another orientation, which cannot be turned block by block"):
+        open_blocks(parts[0], tmp_path / "flipped.nii")
+
+
+def test_an_image_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="there is no file"):
+        predict_streamed(
+            tmp_path / "a.nii", tmp_path / "out.nii", network=network_for(2), inferer=OverlapTileInferer(8)
+        )
 
 
 def test_an_image_for_another_network_is_refused(tmp_path):
@@ -148,8 +199,8 @@ def test_preprocessing_that_needs_the_whole_image_is_refused(tmp_path, preproces
 def test_values_that_are_not_finite_are_found_while_the_image_is_measured(tmp_path):
     path = tmp_path / "image.nii"
     like = Volume(np.zeros((1, 20, 18), np.float32), np.eye(3))
-    mapped = create_mapped(path, like.array.shape, like.array.dtype, like)
-    mapped[(slice(None),) * 3] = np.full((1, 20, 18), np.nan, np.float32)
+    mapped = create_blocks(path, like.array.shape, like.array.dtype, like)
+    mapped[(slice(0, 1), slice(0, 20), slice(0, 18))] = np.full((1, 20, 18), np.nan, np.float32)
     with pytest.raises(InputError, match="holds NaN or infinite voxels"):
         predict_streamed(
             path,
@@ -162,109 +213,40 @@ def test_values_that_are_not_finite_are_found_while_the_image_is_measured(tmp_pa
 
 @pytest.mark.parametrize("channel_wise", [True, False])
 def test_grey_values_are_normalised_as_monai_does(tmp_path, channel_wise, monkeypatch):
-    monkeypatch.setattr(streaming, "_AT_ONCE", 100)
+    monkeypatch.setattr(room, "_AT_ONCE", 100)
     image = make_image(tmp_path, ".tif", (23, 19, 14), channels=2, dtype=np.uint16)
     normalise = NormalizeIntensityd(keys="image", channel_wise=channel_wise)
-    source = map_volume(image)
-    everything = (slice(None),) * 4
-    found = streaming._Blocks(source, streaming._normalisation(source, normalise))
+    source = open_blocks(image)
+    found = room.Blocks(source, room.normalisation(source, normalise))
     index = tuple(slice(0, n) for n in source.shape)
-    expected = normalise({"image": torch.from_numpy(source[everything].astype(np.float32))})["image"]
+    expected = normalise({"image": torch.from_numpy(source[index].astype(np.float32))})["image"]
     torch.testing.assert_close(found[index], torch.as_tensor(expected), rtol=0, atol=1e-5)
 
 
-def test_other_settings_start_anew_and_a_second_process_is_refused(tmp_path, caplog):
-    target = tmp_path / "out.nii"
-    first = Journal(target, "one")
-    first.open(lambda: {"tile": [8]}, lambda path: path.write_bytes(b"x"))
-    first.note(3)
-    with pytest.raises(RefusedError, match="another process is writing"):
-        Journal(target, "one").open(dict, lambda _: None)
-    first.close()
-    with first.path.open("a") as file:
-        file.write("4")  # cut off by a kill: not certain
-    again = Journal(target, "one")
-    again.open(dict, lambda _: pytest.fail("nothing to make"))
-    assert (again.plan, again.done) == ({"tile": [8]}, {3})
-    again.note(5)
-    again.close()
-    assert again.path.read_text().splitlines()[1:] == ["3", "5"]
-    other = Journal(target, "two")
-    other.open(lambda: {"tile": [16]}, lambda path: path.write_bytes(b"y"))
-    other.close()
-    assert (other.plan, other.done) == ({"tile": [16]}, set())
-    assert "starts anew" in caplog.text
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"output": None}, ValueError, "No output is named"),
+        ({"spread": "spread.nii"}, ValueError, "A spread is that of several versions"),
+        ({"output": "out.png"}, InputError, "out.png cannot be written block by block"),
+        ({"network": nn.Identity()}, InputError, "The network is a Identity and the inferer"),
+        ({"cluster": "local"}, InputError, "A cluster works on images in OME-Zarr"),
+    ],
+)
+def test_what_cannot_be_done_block_by_block_is_refused(tmp_path, options, error, message):
+    image = make_image(tmp_path, ".nii", (20, 18))
+    given = {"output": "out.nii", "network": network_for(2), "inferer": OverlapTileInferer(8)} | options
+    for kind in ("output", "spread"):
+        if given.get(kind):
+            given[kind] = tmp_path / given[kind]
+    with pytest.raises(error, match=message):
+        predict_streamed(image, **given)
 
 
-def test_a_full_disk_is_said_before_anything_is_computed(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    like = Volume(np.zeros((1, 20, 18), np.uint8), np.eye(3))
-    with pytest.raises(ResourceError, match=r"cannot make .* needs 0\.0 GB: No space left"):
-        create_mapped(tmp_path / "out.nii", (1, 20, 18), np.dtype(np.uint8), like)
-
-
-def test_large_tiff_files_are_big_tiff(tmp_path, monkeypatch):
-    monkeypatch.setattr("volseg.io.tiff._BIG", 100)
-    path = make_image(tmp_path, ".tif", (23, 19, 14))
-    assert path.read_bytes()[2:4] == b"+\0"
-    assert map_volume(path).shape == (1, 23, 19, 14)
-
-
-KILLED = """
-import os, random, signal, sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[2])
-from test_streaming import *
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-image = make_image(folder, ".tif", (24, 20, 16))
-inferer = OverlapTileInferer(8, batch_norm="volume")
-options = dict(network=network_for(3), inferer=inferer, preprocessing=NORMALISE)
-predict_streamed(image, folder / "whole.tif", **options)
-whole = (folder / "whole.tif").read_bytes()
-draw = random.Random(0)
-note = Journal.note
-
-def in_child(work):
-    pid = os.fork()
-    if pid == 0:
-        work()
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-for round in range(10):
-    target = folder / f"out{round}.tif"
-    at, noted = draw.randrange(18), draw.random() < 0.5
-
-    def dying(self, tile):
-        if noted:
-            note(self, tile)
-        if len(self.done) >= at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if not noted:
-            note(self, tile)
-
-    def begin():
-        Journal.note = dying
-        predict_streamed(image, target, **options)
-
-    assert in_child(begin) == signal.SIGKILL
-    assert not target.exists()
-    assert len(Journal(target, "").path.read_text().splitlines()) > at
-    assert in_child(lambda: predict_streamed(image, target, **options)) == 0
-    assert target.read_bytes() == whole
-print("10 of 10")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed after a fork")
-def test_after_kill_9_the_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    here = os.path.dirname(__file__)
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), here]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "10 of 10", done.stderr
+def test_hooks_and_statistics_of_versions_do_not_go_together(tmp_path):
+    image = make_image(tmp_path, ".nii", (20, 18))
+    network = network_for(2)
+    network.bottom.register_forward_hook(lambda *_: None)
+    inferer = RotationAveragingInferer(OverlapTileInferer(8, batch_norm="volume"), "mirror")
+    with pytest.raises(InputError, match="the network may have no hooks"):
+        predict_streamed(image, tmp_path / "out.nii", network=network, inferer=inferer)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from volseg.data import WholeVolumes as WholeVolumes
     from volseg.data import find_cases as find_cases
     from volseg.data import find_images as find_images
+    from volseg.densification import densify as densify
     from volseg.engines import InstanceScores as InstanceScores
     from volseg.engines import MembraneScores as MembraneScores
     from volseg.engines import begin as begin
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "bspline": ("bspline_displacement",),
     "data": ("TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
+    "densification": ("densify",),
     "engines": (
         "InstanceScores",
         "MembraneScores",

@@ -35,6 +35,7 @@ __all__ = [
     "mirror_indices",
     "per_axis",
     "plan_tiles",
+    "tile_writing",
 ]
 
 
@@ -215,7 +216,18 @@ def plan_tiles(
         [slice(origin, min(origin + t, n)) for origin in range(0, n, t)]
         for n, t in zip(sizes, tiles, strict=True)
     ]
-    return [_reading(write, contexts, strides, remainders) for write in product(*origins)]
+    return [tile_writing(write, contexts, strides, remainders) for write in product(*origins)]
+
+
+def tile_writing(
+    write: tuple[slice, ...], context: Sequence[int], stride: Sequence[int], remainder: Sequence[int]
+) -> Tile:
+    """The tile that writes a block whose origin lies on multiples of the stride."""
+    read = tuple(
+        slice(w.start - c, w.start - c + _extent(w.stop - w.start, c, s, r))
+        for w, c, s, r in zip(write, context, stride, remainder, strict=True)
+    )
+    return Tile(read, write)
 
 
 def halve_tile(
@@ -240,7 +252,7 @@ def halve_tile(
     middle = whole.start + -(-steps[axis] // 2) * strides[axis]
     halves = [slice(whole.start, middle), slice(middle, whole.stop)]
     return [
-        _reading((*tile.write[:axis], half, *tile.write[axis + 1 :]), contexts, strides, remainders)
+        tile_writing((*tile.write[:axis], half, *tile.write[axis + 1 :]), contexts, strides, remainders)
         for half in halves
     ]
 
@@ -283,17 +295,6 @@ def balanced_tiles(
         tiles = sorted({-(-steps // count) * s for count in range(1, steps + 1)}, reverse=True)
         options.append([(t, [_extent(min(t, n - o), c, s, r) for o in range(0, n, t)]) for t in tiles])
     return options
-
-
-def _reading(
-    write: tuple[slice, ...], contexts: Sequence[int], strides: Sequence[int], remainders: Sequence[int]
-) -> Tile:
-    """The tile that writes a block."""
-    read = tuple(
-        slice(w.start - c, w.start - c + _extent(w.stop - w.start, c, s, r))
-        for w, c, s, r in zip(write, contexts, strides, remainders, strict=True)
-    )
-    return Tile(read, write)
 
 
 def _extent(written: int, context: int, stride: int, remainder: int) -> int:

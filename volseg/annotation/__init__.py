@@ -8,6 +8,7 @@ from volseg.annotation.slices import (
     annotation_counts,
     choose_held_out,
     even_positions,
+    find_slices,
     hold_out,
     keep_slices,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "audit",
     "choose_held_out",
     "even_positions",
+    "find_slices",
     "hold_out",
     "keep_slices",
     "understand_paint",

@@ -24,6 +24,7 @@ __all__ = [
     "check_spatial",
     "choose_held_out",
     "even_positions",
+    "find_slices",
     "hold_out",
     "keep_slices",
     "on_slices",
@@ -99,6 +100,22 @@ def annotated_slices(
     return tuple([part.start + i for i in indices] for part, indices in zip(box, found, strict=True))
 
 
+def find_slices(labels: Labels, *, ignore_index: int = IGNORE_INDEX) -> dict[str, list[int]]:
+    """The annotated slices per axis ``"x"``, ``"y"`` (, ``"z"``), partly painted ones too if there are few.
+
+    Of a dense label, those along one axis: the last that has three.
+    """
+    slices: tuple[list[int], ...] = ()
+    for min_fraction in MIN_FRACTIONS:
+        slices = annotated_slices(labels, min_fraction=min_fraction, ignore_index=ignore_index)
+        if sum(map(len, slices)) >= 3:
+            break
+    if all(len(found) == n for found, n in zip(slices, labels.shape, strict=True)):
+        last = max((axis for axis, found in enumerate(slices) if len(found) >= 3), default=labels.ndim - 1)
+        slices = tuple(found if axis == last else [] for axis, found in enumerate(slices))
+    return dict(zip(_AXES, slices, strict=False))
+
+
 def choose_held_out(
     labels: Labels, fraction: float = 0.2, *, ignore_index: int = IGNORE_INDEX
 ) -> dict[str, list[int]]:
@@ -118,15 +135,7 @@ def choose_held_out(
         raise ValueError(
             f"fraction = {fraction} leaves nothing to train or to test on: choose one between 0 and 1."
         )
-    check_spatial(labels)
-    slices: tuple[list[int], ...] = tuple([] for _ in labels.shape)
-    for min_fraction in MIN_FRACTIONS:
-        slices = annotated_slices(labels, min_fraction=min_fraction, ignore_index=ignore_index)
-        if sum(map(len, slices)) >= 3:
-            break
-    if all(len(found) == n for found, n in zip(slices, labels.shape, strict=True)):
-        last = max((axis for axis, found in enumerate(slices) if len(found) >= 3), default=labels.ndim - 1)
-        slices = tuple(found if axis == last else [] for axis, found in enumerate(slices))
+    slices = find_slices(labels, ignore_index=ignore_index).values()
     counts = _apportion([len(found) for found in slices], fraction)
     return {
         axis: [found[i] for i in (_blocks if _are_neighbours(found) else even_positions)(len(found), count)]

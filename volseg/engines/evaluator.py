@@ -1,4 +1,4 @@
-"""Scoring whole volumes on what was not trained on, and segmenting them: two MONAI evaluators."""
+"""Scoring whole volumes on what was not trained on: a MONAI evaluator."""
 
 import json
 import logging
@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from volseg.annotation import hold_out
@@ -23,13 +22,13 @@ from volseg.engines import processes
 from volseg.engines.checkpoint import load_weights
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
-from volseg.engines.run_folder import new_file, output_of
+from volseg.engines.run_folder import new_file
 from volseg.engines.scores import Scores
-from volseg.io import atomic_write, write_volume
+from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Report, panel, save_picture, write_report
 
-__all__ = ["evaluator", "predictor"]
+__all__ = ["engine_for", "evaluator", "segment"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def evaluator(
 
     # Of several processes each scores a part of the volumes, as far as parts can be put together.
     part = range(len(dataset)) if measures else processes.share(len(dataset))
-    engine = _engine(device, dataset, network, inferer, score, "evaluating", part)
+    engine = engine_for(device, dataset, network, inferer, score, "evaluating", part)
 
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
@@ -141,64 +140,16 @@ def evaluator(
     return engine
 
 
-def predictor(
-    *,
+def engine_for(
     device: torch.device | str,
-    dataset: WholeVolumes,
-    network: nn.Module,
-    inferer: Inferer,
-    checkpoint: str | Path,
-    output_dir: str | Path,
-    probabilities: bool = False,
-    val_handlers: Sequence[Any] = (),
-    overwrite: bool = False,
-) -> SupervisedEvaluator:
-    """A MONAI evaluator that writes a segmentation beside each image's name, in the image's geometry.
-
-    Args:
-        output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
-        probabilities: write ``NAME_probabilities`` too: one channel per class, float32.
-        val_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
-    """
-    folder = Path(output_dir)
-    outputs = {case.image: output_of(case, folder) for case in dataset.data}
-
-    def segment_and_write(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        item = batch[0]
-        path, named = outputs[item["volume"].path]
-        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0]
-        classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
-        folder.mkdir(parents=True, exist_ok=True)
-        write_volume(path, classes, item["volume"], overwrite=overwrite)
-        if probabilities:
-            maps = logits.softmax(0).cpu().numpy().astype(np.float32)
-            write_volume(named, maps, item["volume"], overwrite=overwrite)
-        logger.info("Segmented %s.", path)
-        return {}
-
-    engine = _engine(device, dataset, network, inferer, segment_and_write, "segmenting", range(len(dataset)))
-
-    @engine.on(Events.STARTED)
-    def start(_: Engine) -> None:
-        for case, paths in zip(dataset.data, outputs.values(), strict=True):
-            for path in paths[: 1 + probabilities]:
-                new_file(path, overwrite=overwrite, source=case.image)
-        load_weights(network, checkpoint)
-
-    for handler in val_handlers:
-        handler.attach(engine)
-    return engine
-
-
-def _engine(
-    device: torch.device | str,
-    dataset: WholeVolumes,
+    dataset: Dataset[Any],
     network: nn.Module,
     inferer: Inferer,
     update: Any,
     verb: str,
     part: Sequence[int],
 ) -> SupervisedEvaluator:
+    """A MONAI evaluator over some items of a dataset, with a bar."""
     engine = SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=DataLoader(dataset, batch_size=1, sampler=part, collate_fn=list),
@@ -219,15 +170,22 @@ def _engine(
     return engine
 
 
-def segment(image: Tensor, network: nn.Module, inferer: Inferer, device: torch.device) -> Tensor:
-    """Logits ``(1, C, *spatial)`` of one image ``(channels, *spatial)``; the network's mode is kept."""
+def segment(
+    image: Tensor, network: nn.Module, inferer: Inferer, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Logits ``(C, *spatial)`` of one image ``(channels, *spatial)``, and their spread if the inferer tells.
+
+    The network's mode is kept.
+    """
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            return inferer(image[None].to(device), network)
+            found = inferer(image[None].to(device), network)
     finally:
         network.train(was_training)
+    logits, spread = found if isinstance(found, tuple) else (found, None)
+    return logits[0], None if spread is None else spread[0]
 
 
 def _page(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:

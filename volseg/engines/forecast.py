@@ -9,15 +9,15 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import nn
 
-from volseg.engines.streaming import can_stream, plan_streamed
+from volseg.engines.streaming import plan_streamed
 from volseg.errors import InputError
 from volseg.geometry import Tile
-from volseg.inferers import OverlapTileInferer
+from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
+from volseg.inferers.averaging import Symmetry
 from volseg.inferers.planning import make_plan
 from volseg.inferers.statistics import as_for_inference
 from volseg.inferers.work import Work
-from volseg.io import read_volume
-from volseg.io.mapped import map_volume
+from volseg.io.blocks import WholeVolume, open_blocks
 from volseg.networks import UNet
 from volseg.networks.costs import operations
 
@@ -29,41 +29,46 @@ _PROBE_VOXELS = 2**20  # large enough for the speed to be that of a real tile
 @torch.no_grad()
 def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
     """Lines for people; a short run of the network tells the speed, whatever its weights."""
-    if not isinstance(network, UNet) or not isinstance(inferer, OverlapTileInferer):
+    inner = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
+    if not isinstance(network, UNet) or not isinstance(inner, OverlapTileInferer):
         raise InputError(
-            f"The bundle has a {type(network).__name__} and a {type(inferer).__name__}; a forecast is "
+            f"The bundle has a {type(network).__name__} and a {type(inner).__name__}; a forecast is "
             "possible for volseg.UNet with volseg.OverlapTileInferer."
         )
-    streams = can_stream(image)
-    source = map_volume(image) if streams else None
-    shape = source.shape if source is not None else read_volume(image).array.shape
-    size = shape[1:]
+    source = open_blocks(image)
+    shape, size = source.shape, source.shape[1:]
     if shape[0] != network.in_channels or len(size) != network.spatial_dims:
         raise InputError(
             f"{image} has {shape[0]} channel(s) of {_times(size)} voxels, but the network takes "
             f"{network.in_channels} and {network.spatial_dims} spatial axes."
         )
-    work = Work(network, amp=inferer.amp)
-    with as_for_inference(network, inferer.batch_norm):
+    versions: tuple[Symmetry, ...] = ()
+    if isinstance(inferer, RotationAveragingInferer):
+        versions = inferer.versions_for(len(size), source.like.spacing)
+    work = Work(network, amp=inner.amp)
+    with as_for_inference(network, inner.batch_norm):
         work.prepare()
-        memory = inferer.memory(work)
+        memory = inner.memory(work)
         plan = make_plan(work, shape[0], size, memory)
+        streamed = plan_streamed(source, work, inner, versions=versions)
         seconds = plan.operations / _speed(work)
-        lines = [
-            f"{image}: {_times(size)} voxels, {shape[0]} channel(s)",
-            f"  tiles       {len(plan.tiles)} of {_times(plan.tile)}{', by rows' if plan.by_rows else ''}",
-            f"  operations  {_short(plan.operations)} multiplications, "
-            f"{plan.operations / prod(size) / 1e6:.2f} million per voxel",
-            f"  memory      {plan.bytes / 1e9:.2f} GB of {memory / 1e9:.2f} GB for a tile, and "
-            f"{4 * prod(size) * (shape[0] + network.out_channels) / 1e9:.2f} GB for input and output",
-            f"  time        about {_duration(seconds)} on {work.device.type}",
-        ]
-        if source is not None:
-            streamed = plan_streamed(source, work, inferer, written=1)
-            lines.append(
-                f"  streamed    {len(streamed.tiles)} tiles of {_times(streamed.tile)}, "
-                f"{streamed.bytes / 1e9:.2f} GB in all"
-            )
+    times, count = max(1, len(versions)), prod(size)
+    lines = [
+        f"{image}: {_times(size)} voxels, {shape[0]} channel(s)",
+        f"  tiles       {len(plan.tiles)} of {_times(plan.tile)}{', by rows' if plan.by_rows else ''}",
+        f"  operations  {_short(times * plan.operations)} multiplications, "
+        f"{times * plan.operations / count / 1e6:.2f} million per voxel",
+        f"  memory      {plan.bytes / 1e9:.2f} GB of {memory / 1e9:.2f} GB for a tile, and "
+        f"{4 * count * (shape[0] + network.out_channels) / 1e9:.2f} GB for input and output",
+        f"  time        about {_duration(times * seconds)} on {work.device.type}",
+    ]
+    if versions:
+        lines.insert(2, f"  versions    {times}, turned and mirrored, are averaged")
+    if not isinstance(source, WholeVolume):
+        lines.append(
+            f"  streamed    {len(streamed.tiles)} tiles of {_times(streamed.tile)}, "
+            f"{streamed.bytes / 1e9:.2f} GB in all"
+        )
     return lines
 
 

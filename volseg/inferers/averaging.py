@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from volseg.inferers.demand import unwrapped
 
-__all__ = ["RotationAveragingInferer", "Symmetry", "grid_symmetries"]
+__all__ = ["RotationAveragingInferer", "Symmetry", "check_symmetric", "fold_in", "grid_symmetries"]
 
 Symmetries = Literal["rotations7", "square", "grid", "rotations", "mirror"]
 Plane = Sequence[int]
@@ -132,7 +132,7 @@ class RotationAveragingInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """``args`` and ``kwargs`` go to the inferer with every version."""
         versions = self.versions(inputs)
-        _check_symmetric(network, versions)
+        check_symmetric(network, versions)
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         mean: Tensor | None = None
         squares: Tensor | None = None
@@ -147,11 +147,7 @@ class RotationAveragingInferer(Inferer):
                     "Use an inferer that returns logits of the size of its input, such as OverlapTileInferer."
                 )
             for item, values in enumerate(logits):
-                probabilities = values.float().softmax(0)
-                change = probabilities - mean[item]
-                mean[item].add_(change, alpha=1 / count)
-                if squares is not None:  # Welford's sum, which does not cancel as a sum of squares would
-                    squares[item].addcmul_(change, probabilities.sub_(mean[item]))
+                fold_in(values, count, mean[item], None if squares is None else squares[item])
         assert mean is not None
         # A probability that float32 took for 0 must not become an infinite logit.
         output = mean.clamp_(min=torch.finfo(torch.float32).tiny).log_()
@@ -167,6 +163,16 @@ class RotationAveragingInferer(Inferer):
             raise ValueError(
                 f"The input has the shape {tuple(x.shape)}, but (batch, channels, *spatial) is needed."
             )
+        spacing: Sequence[float] | None = None
+        if isinstance(x, MetaTensor):
+            # A batch of one; MONAI collates the affines of a batch into one array.
+            affine = torch.as_tensor(x.affine).reshape(-1, *x.affine.shape[-2:])
+            sizes = affine[:, :dims, :dims].double().square().sum(1).sqrt()
+            spacing = sizes[0].tolist() if torch.allclose(sizes, sizes[:1], rtol=_SAME_SPACING) else None
+        return self.versions_for(dims, spacing)
+
+    def versions_for(self, dims: int, spacing: Sequence[float] | None = None) -> tuple[Symmetry, ...]:
+        """The versions of an image of so many axes; ``spacing`` counts where the inferer was told none."""
         if not isinstance(self.symmetries, str):
             for each in self.symmetries:
                 if sorted(each.axes) != list(range(dims)) or len(each.flipped) != dims:
@@ -174,7 +180,7 @@ class RotationAveragingInferer(Inferer):
             return self.symmetries
         if self.symmetries == "mirror":
             return grid_symmetries(dims, ())
-        planes = self._planes(x, dims)
+        planes = self._planes(dims, spacing)
         if self.symmetries in ("square", "rotations7"):
             if not planes:
                 raise ValueError(
@@ -194,16 +200,11 @@ class RotationAveragingInferer(Inferer):
             return tuple(each for each in everything if each.is_rotation)
         return everything
 
-    def _planes(self, x: Tensor, dims: int) -> tuple[tuple[int, int], ...]:
+    def _planes(self, dims: int, found: Sequence[float] | None) -> tuple[tuple[int, int], ...]:
         """The planes in which quarter turns are possible."""
         if self.planes is not None:
             return _checked_planes(self.planes, dims)
-        spacing: Sequence[float] | None = self.spacing
-        if spacing is None and isinstance(x, MetaTensor):
-            # A batch of one; MONAI collates the affines of a batch into one array.
-            affine = torch.as_tensor(x.affine).reshape(-1, *x.affine.shape[-2:])
-            sizes = affine[:, :dims, :dims].double().square().sum(1).sqrt()
-            spacing = sizes[0].tolist() if torch.allclose(sizes, sizes[:1], rtol=_SAME_SPACING) else None
+        spacing = found if self.spacing is None else self.spacing
         if spacing is None:
             return ((0, 1),) if dims > 1 else ()
         if len(spacing) != dims:
@@ -226,7 +227,16 @@ class RotationAveragingInferer(Inferer):
         return logits.as_tensor() if isinstance(logits, MetaTensor) else logits
 
 
-def _check_symmetric(network: nn.Module, versions: Sequence[Symmetry]) -> None:
+def fold_in(logits: Tensor, count: int, mean: Tensor, squares: Tensor | None) -> None:
+    """Update the mean of probabilities, and the sum of squares about it, with version number ``count``."""
+    probabilities = logits.float().softmax(0)
+    change = probabilities - mean
+    mean.add_(change, alpha=1 / count)
+    if squares is not None:  # Welford's sum, which does not cancel as a sum of squares would
+        squares.addcmul_(change, probabilities.sub_(mean))
+
+
+def check_symmetric(network: nn.Module, versions: Sequence[Symmetry]) -> None:
     """Refuse quarter turns between axes that the network treats differently."""
     described = unwrapped(network)
     for version in versions:

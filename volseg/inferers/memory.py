@@ -1,5 +1,7 @@
 """How much memory a network will need for one block, and how much there is. Bytes throughout."""
 
+import contextlib
+import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,14 @@ from torch.utils._pytree import tree_leaves
 from volseg.networks import UNet
 from volseg.networks.rows import ROWS, forward_rows
 
-__all__ = ["Forecast", "Ledger", "foretell_memory", "foretell_quick_memory", "free_memory"]
+__all__ = [
+    "Forecast",
+    "Ledger",
+    "foretell_memory",
+    "foretell_quick_memory",
+    "free_memory",
+    "give_back_at_once",
+]
 
 # Beside the tensors that torch shows, a convolution needs copies in another layout and scratch space.
 # Measured on a CPU with the 2016 network: 1.27 with channels first; with channels last only the weights
@@ -22,6 +31,7 @@ __all__ = ["Forecast", "Ledger", "foretell_memory", "foretell_quick_memory", "fr
 _WORKSPACE = 1.3
 _WORKSPACE_CHANNELS_LAST = 1.05
 _UNKNOWN = 4 * 2**30
+_M_MMAP_THRESHOLD = -3  # of mallopt
 
 
 class Forecast(NamedTuple):
@@ -92,6 +102,16 @@ def free_memory(device: torch.device) -> int:
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
         free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
     return free
+
+
+def give_back_at_once() -> None:
+    """Have large blocks of memory go back to the system as soon as they are freed, for this whole process.
+
+    Left to itself, glibc keeps blocks of up to 32 MB and cuts them up, so that a long run comes to hold a
+    multiple of what it needs. Elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 class Ledger(TorchDispatchMode):

@@ -123,7 +123,7 @@ class OverlapTileInferer(Inferer):
     def tiles(self, volume: Source, work: Work) -> list[Tile]:
         """The tiles of a volume, after whatever must be known about it before the first of them."""
         if self.batch_norm == "volume":
-            freeze_volume_statistics(volume, work)
+            freeze_volume_statistics(volume, work, self.memory(work))
         work.prepare()
         size = tuple(volume.shape[1:])
         demand = work.demand

@@ -4,6 +4,7 @@
 ``"volume"``: those of the volume at hand, gathered over a few blocks spread over it, then frozen.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -13,12 +14,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from volseg.geometry import Tile, choose_tile, plan_tiles
-from volseg.inferers.demand import Demand
+from volseg.inferers.demand import Demand, unwrapped
+from volseg.inferers.memory import foretell_memory
 from volseg.inferers.work import Source, Work
 
-__all__ = ["BatchNorm", "as_for_inference", "freeze_volume_statistics"]
+__all__ = [
+    "BatchNorm",
+    "Statistics",
+    "as_for_inference",
+    "freeze_volume_statistics",
+    "load_statistics",
+    "statistics_of",
+]
 
 BatchNorm = Literal["running", "tile", "volume"]
+
+_log = logging.getLogger(__name__)
 
 # Blocks for the statistics of a volume: about as large as the input tile of Çiçek et al. 2016.
 _STATISTICS_VOXELS = 2**21
@@ -51,8 +62,14 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [part for part in network.modules() if isinstance(part, _BatchNorm)]
 
 
-def freeze_volume_statistics(volume: Source, work: Work) -> None:
-    """Make the running statistics those of one volume: total variance, between blocks and within."""
+def freeze_volume_statistics(volume: Source, work: Work, memory: int | None = None) -> None:
+    """Make the running statistics those of one volume: total variance, between blocks and within.
+
+    Args:
+        memory: bytes that a block may take. The blocks depend on the volume's size alone unless this is
+            too little for them; then they are smaller, and that is said.
+    """
+    tiles = _fitting_tiles(volume, work, memory)
     norms = [norm for norm in _batch_norms(work.network) if norm.running_mean is not None]
     sums: dict[_BatchNorm, Tensor] = {}
 
@@ -68,7 +85,7 @@ def freeze_volume_statistics(volume: Source, work: Work) -> None:
     try:
         for norm in norms:
             norm.training, norm.track_running_stats = True, False
-        for tile in _statistics_tiles(tuple(volume.shape[1:]), work.demand):
+        for tile in tiles:
             work.forward(work.block(volume, tile.read))
     finally:
         for handle in handles:
@@ -82,9 +99,53 @@ def freeze_volume_statistics(volume: Source, work: Work) -> None:
         norm.running_var.copy_((second / count - mean**2).clamp(min=0))  # type: ignore[union-attr]
 
 
-def _statistics_tiles(size: tuple[int, ...], demand: Demand) -> list[Tile]:
+Statistics = list[tuple[list[float], list[float]]]  # of every batch norm, mean and variance per channel
+
+
+def statistics_of(network: nn.Module) -> Statistics:
+    """The running statistics as numbers, to be kept or sent."""
+    norms = [norm for norm in _batch_norms(network) if norm.running_mean is not None]
+    return [(norm.running_mean.tolist(), norm.running_var.tolist()) for norm in norms]  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def load_statistics(network: nn.Module, statistics: Statistics) -> None:
+    """Make the running statistics these."""
+    norms = [norm for norm in _batch_norms(network) if norm.running_mean is not None]
+    for norm, numbers in zip(norms, statistics, strict=True):
+        for buffer, values in zip((norm.running_mean, norm.running_var), numbers, strict=True):
+            buffer.copy_(torch.tensor(values, dtype=buffer.dtype))  # type: ignore[union-attr]
+
+
+def _fitting_tiles(volume: Source, work: Work, memory: int | None) -> list[Tile]:
+    """The blocks, as large as they should be or as memory allows."""
+    voxels, size = _STATISTICS_VOXELS, tuple(volume.shape[1:])
+    tiles = _statistics_tiles(size, work.demand, voxels)
+    while memory is not None and any(
+        part.stop - part.start > step for part, step in zip(tiles[0].write, work.demand.stride, strict=True)
+    ):
+        block = (1, volume.shape[0], *(part.stop - part.start for part in tiles[0].read))
+        try:
+            need = foretell_memory(unwrapped(work.network), block, work.dtype, work.args, work.kwargs).bytes
+        except ValueError:  # it cannot be foretold for this network
+            break
+        if need <= memory:
+            break
+        voxels //= 2
+        tiles = _statistics_tiles(size, work.demand, voxels)
+    if voxels < _STATISTICS_VOXELS:
+        _log.warning(
+            "Statistics of the volume are gathered over blocks of %d voxels, as %.1f MiB allow no more; with "
+            "more memory they would be a little different.",
+            voxels,
+            (memory or 0) / 2**20,
+        )
+    return tiles
+
+
+def _statistics_tiles(size: tuple[int, ...], demand: Demand, voxels: int) -> list[Tile]:
     """At most two blocks along each axis, at a quarter and three quarters; they depend on the size alone."""
-    tile = choose_tile(size, demand.halo, demand.stride, _STATISTICS_VOXELS, demand.remainder)
+    tile = choose_tile(size, demand.halo, demand.stride, voxels, demand.remainder)
     tiles = plan_tiles(size, tile or demand.stride, demand.halo, demand.stride, demand.remainder)
     kept = []
     for axis in range(len(size)):

@@ -99,6 +99,8 @@ class MappedVolume:
         sizes = [1 if axis is None else inside[i].stop - inside[i].start for i, axis in enumerate(self.order)]
         fast = self.order.index(len(self.stored) - 1)
         row = sizes[fast] * self.dtype.itemsize
+        if 0 in sizes:
+            return
         pages = prod(sizes) // (sizes[slow] * sizes[fast]) * (row // _PAGE + 2) if fast != slow else 1
         step = max(1, _HELD // (pages * _PAGE))
         for start in range(inside[slow].start, inside[slow].stop, step):

@@ -20,14 +20,8 @@ from volseg.io.ome_metadata import Multiscale, multiscale_of, new_multiscale
 from volseg.io.stored import require_memory
 from volseg.io.text_header import times
 from volseg.io.volume import Volume, contiguous
-from volseg.io.zarr_store import (
-    ZarrArray,
-    attributes_of,
-    create_array,
-    describe,
-    make_group,
-    zarr_library,
-)
+from volseg.io.zarr_array import ZarrArray, zarr_library
+from volseg.io.zarr_store import attributes_of, create_array, describe, make_group
 
 __all__ = ["OmeZarrHeader", "ZarrVolume", "add_levels", "create_zarr", "open_zarr", "read", "write"]
 

@@ -1,0 +1,256 @@
+"""What a volume and some painted slices are turned into, and from what."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from volseg.annotation import keep_slices
+from volseg.densification import learn_members, learning
+from volseg.densification.learn_features import filter_bank, responses_at, responses_in, smooth
+from volseg.densification.learn_members import Curve, Members, Sample, train
+from volseg.densification.learn_prior import Paint, measure_paint, prior_at
+from volseg.densification.learning import Model, Task, learn
+from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
+from volseg.errors import InputError
+from volseg.labels import IGNORE_INDEX
+
+SHAPES = [(40, 36), (22, 26, 18)]
+
+
+@pytest.fixture(params=SHAPES, ids=["2d", "3d"])
+def scene(request):
+    """Balls that are rough inside, in a smooth and noisy surrounding; a plane through their middle."""
+    rng = np.random.default_rng(0)
+    shape = request.param
+    centres = rng.uniform(0, 1, (4, len(shape))) * shape
+    grid = np.indices(shape).reshape(len(shape), -1).T
+    radius = 7 if len(shape) == 2 else 6
+    truth = (np.min([np.linalg.norm(grid - c, axis=1) for c in centres], 0) < radius).reshape(shape)
+    image = rng.normal(0, 0.3, shape) + truth * ndimage.gaussian_filter(rng.normal(0, 4, shape), 0.7)
+    return image[None].astype(np.float32), truth.astype(np.uint8)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every look at the clock takes a hundredth of a second, so that a second is a hundred steps."""
+    monkeypatch.setattr(learn_members, "_BATCH", 512)
+    ticks = itertools.count()
+    for module in (learning, learn_members):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
+
+
+def everywhere(shape):
+    return torch.cartesian_prod(*(torch.arange(n) for n in shape))
+
+
+@pytest.mark.parametrize("spacing", [1.0, 3.0], ids=["isotropic", "last axis coarse"])
+def test_responses_at_voxels_are_those_of_whole_layers(scene, spacing):
+    image, _ = scene
+    bank = filter_bank(torch.from_numpy(image), [*[1.0] * (image.ndim - 2), spacing])
+    layers = responses_in(bank, 3, 7)
+    voxels = everywhere(image.shape[1:]).reshape(*image.shape[1:], -1)[3:7].reshape(-1, image.ndim - 1)
+    torch.testing.assert_close(responses_at(bank, voxels), layers.flatten(1).T, rtol=1e-3, atol=1e-3)
+    assert layers.shape == (bank.features, 4, *image.shape[2:])
+
+
+def test_smoothing_is_that_of_scipy(scene):
+    image, _ = scene
+    found = smooth(torch.from_numpy(image), [1.3] * (image.ndim - 1))[0]
+    wanted = ndimage.gaussian_filter(image[0].astype(np.float64), 1.3, mode="mirror", radius=4)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_responses_turn_with_the_image(scene):
+    image, _ = scene
+    image = torch.from_numpy(image)[..., : min(image.shape[1:]) // 2 * 2]
+    size = min(image.shape[1:]) // 2 * 2
+    image = image[(slice(None), *[slice(size)] * (image.ndim - 1))]
+    turned = filter_bank(image.transpose(1, 2).flip(1), [1.0] * (image.ndim - 1)).maps
+    for maps, found in zip(filter_bank(image, [1.0] * (image.ndim - 1)).maps, turned, strict=True):
+        if maps.shape[1] * 2 ** round(math.log2(size / maps.shape[1])) == size:  # odd grids are padded
+            wanted = maps.transpose(1, 2).flip(1)
+            torch.testing.assert_close(found.float(), wanted.float(), rtol=5e-3, atol=5e-3)
+
+
+def test_eigenvalues_are_those_of_linear_algebra(scene):
+    image, _ = scene
+    dims = image.ndim - 1
+    smoothed = smooth(torch.from_numpy(image), [1.0] * dims)[0].double().numpy()
+    first = np.gradient(smoothed) if dims > 1 else [np.gradient(smoothed)]
+    hessian = np.stack([np.stack(np.gradient(each), -1) for each in first], -1)
+    wanted = np.linalg.eigvalsh((hessian + np.swapaxes(hessian, -1, -2)) / 2)[..., ::-1]
+    found = filter_bank(torch.from_numpy(image), [1.0] * dims, [1.0]).maps[0][2 : 2 + dims]
+    inside = (slice(3, -3),) * dims  # np.gradient mixes its one-sided differences otherwise
+    np.testing.assert_allclose(np.moveaxis(found.float().numpy(), 0, -1)[inside], wanted[inside], atol=2e-3)
+
+
+def test_an_image_without_contrast_gives_finite_responses():
+    bank = filter_bank(torch.zeros(1, 9, 8, 7), (1.0, 1.0, 2.0))
+    assert all(torch.isfinite(maps).all() for maps in bank.maps)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.5], ids=["isotropic", "last axis coarse"])
+def test_the_prior_is_the_distance_to_other_slices(scene, spacing):
+    """The slow twin: one distance transform of the volume per class, without the voxel's own slices."""
+    _, truth = scene
+    steps = [*[1.0] * (truth.ndim - 1), spacing]
+    labels = keep_slices(truth, [3] * truth.ndim)
+    found = prior_at(measure_paint(labels, 2, steps), everywhere(truth.shape)).numpy()
+    slices = [np.flatnonzero((np.moveaxis(labels, a, 0) != IGNORE_INDEX).reshape(n, -1).all(1))
+              for a, n in enumerate(truth.shape)]  # fmt: skip
+    rng = np.random.default_rng(1)
+    painted = np.argwhere(labels != IGNORE_INDEX)
+    for place in [*rng.choice(painted, 6), *rng.integers(0, truth.shape, (6, truth.ndim))]:
+        others = np.full_like(labels, IGNORE_INDEX)
+        for axis, indices in enumerate(slices):
+            for index in indices:
+                if index != place[axis]:
+                    chosen = (*[slice(None)] * axis, index)
+                    others[chosen] = labels[chosen]
+        distances = [
+            ndimage.distance_transform_edt(others != c, sampling=steps)[tuple(place)]
+            if (others == c).any() else 1e3
+            for c in (0, 1)
+        ]  # fmt: skip
+        margin = distances[0] - distances[1]
+        wanted = [np.sqrt(min(distances)), *(np.sign(m) * np.sqrt(abs(m)) for m in (margin, -margin))]
+        row = found[np.ravel_multi_index(tuple(place), truth.shape)]
+        np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_slice_is_not_told_its_own_labels(scene):
+    _, truth = scene
+    labels = keep_slices(truth, [3] * truth.ndim)
+    index = int(np.flatnonzero((labels != IGNORE_INDEX).reshape(len(labels), -1).all(1))[1])
+    changed = labels.copy()
+    others = (labels != IGNORE_INDEX).sum(0) >= 3  # where slices of other axes cross it
+    changed[index] = np.where(others, labels[index], 1 - labels[index])
+    voxels = everywhere(truth.shape)
+    voxels = voxels[(voxels[:, 0] == index) & torch.from_numpy(~others.reshape(-1)).repeat(len(truth))]
+    before, after = (
+        prior_at(measure_paint(each, 2, [1.0] * truth.ndim), voxels) for each in (labels, changed)
+    )
+    lines = torch.from_numpy(np.isfinite(before.numpy())).all()
+    assert lines
+    torch.testing.assert_close(before, after)
+
+
+def test_slices_are_learnt_from_and_the_rest_is_found(scene, clock):
+    image, truth = scene
+    labels = keep_slices(truth, [3] * truth.ndim)
+    task = Task(image, (1.0,) * truth.ndim, 2)
+    model = learn(task, labels, seconds=2.0)
+    found = model.predict(task)
+    rest = labels == IGNORE_INDEX
+    wrong = (found.argmax(0) != truth)[rest].mean()
+    assert found.shape == (2, *truth.shape)
+    assert found.dtype == np.float32
+    assert wrong < 0.5 * min(truth[rest].mean(), 1 - truth[rest].mean())
+    assert model.curve.loss[-1] < model.curve.loss[0] / 2
+
+
+@pytest.fixture
+def learnt(scene, clock):
+    image, truth = scene
+    labels = keep_slices(truth, [2] * truth.ndim)
+    task = Task(image, (1.0,) * truth.ndim, 2)
+    return (
+        task,
+        labels,
+        learn(task, labels, seconds=1.0, held_out=np.where(labels == IGNORE_INDEX, truth, 255)),
+    )
+
+
+def test_a_model_comes_back_from_its_file(learnt, tmp_path):
+    task, _, model = learnt
+    save_checkpoint(tmp_path / "model.pt", model.state())
+    again = Model.from_state(load_checkpoint(tmp_path / "model.pt"))
+    assert len(again.stages) == len(model.stages) == 2
+    assert again.curve == model.curve
+    np.testing.assert_allclose(again.predict(task), model.predict(task), atol=0.05)
+
+
+def test_a_model_goes_on_where_it_was(learnt):
+    task, labels, model = learnt
+    before = model.curve.iterations[-1]
+    further = learn(task, labels, seconds=1.0, start=model)
+    assert further.curve.iterations[-1] > before
+    assert further.curve.loss[len(model.curve.loss)] < model.curve.loss[0]
+    assert model.curve.iterations[-1] == before
+
+
+def test_what_is_held_out_is_looked_at_for_the_curve_alone(learnt):
+    _, _, model = learnt
+    assert len(model.curve.validation) == len(model.curve.iterations)
+    assert all(math.isfinite(value) for value in model.curve.validation)
+
+
+def test_learning_ends_when_it_is_told_to(scene):
+    image, truth = scene
+    labels = keep_slices(truth, [2] * truth.ndim)
+    asked: list[int] = []
+    told: list[float] = []
+    model = learn(
+        Task(image, (1.0,) * truth.ndim, 2),
+        labels,
+        seconds=60,
+        progress=lambda share, _: told.append(share),
+        should_stop=lambda: len(asked) > 20 or asked.append(1),
+    )
+    assert len(model.stages) == 1
+    assert told == sorted(told)
+
+
+def test_nothing_painted_is_nothing_to_learn_from(scene):
+    image, truth = scene
+    with pytest.raises(InputError, match="No voxel is painted"):
+        learn(Task(image, (1.0,) * truth.ndim, 2), np.full_like(truth, IGNORE_INDEX), seconds=1)
+
+
+def test_a_blind_network_does_not_see_the_prior():
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(200, 5, generator=generator)
+    members = Members.new(seen, slice(3, 5), 2, blind=(False, True), seed=0)
+    changed = seen.clone()
+    changed[:, 3:] += 1
+    for number, is_blind in enumerate((False, True)):
+        one = Members(
+            members.networks[number : number + 1], members.mean, members.std, members.masks[[number]]
+        )
+        assert torch.equal(one(seen.clone()), one(changed.clone())) is is_blind
+
+
+def test_members_learn_what_columns_say(clock):
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(3000, 4, generator=generator)
+    classes = (seen[:, 0] * seen[:, 1] > 0).long()
+    members = Members.new(seen, slice(3, 4), 2, blind=(False, True), seed=0)
+    train(members, Sample(seen.clone(), classes), seconds=1.5, random=generator, curve=Curve())
+    assert (members(seen.clone()).argmax(1) == classes).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_telling"),
+    [((0, 0, 6), False), ((1, 1, 1), False), ((2, 0, 1), False), ((2, 0, 2), True), ((2, 2, 2), True)],
+)
+def test_the_prior_is_used_where_slices_of_two_directions_cross(counts, is_telling):
+    labels = keep_slices(np.zeros((20, 21, 22), np.uint8), counts)
+    assert measure_paint(labels, 2, (1.0, 1.0, 1.0)).is_telling is is_telling
+
+
+def test_slices_in_one_direction_leave_all_networks_blind(scene, clock):
+    image, truth = scene
+    labels = keep_slices(truth, [*[0] * (truth.ndim - 1), 5])
+    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, seconds=0.2)
+    assert all((stage.masks == 0).any(1).all() for stage in model.stages)
+
+
+def test_paint_without_slices_says_nothing(scene):
+    _, truth = scene
+    found = prior_at(Paint((), (1.0,) * truth.ndim, 2), everywhere(truth.shape))
+    assert found.std(0).max() == 0

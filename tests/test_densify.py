@@ -1,0 +1,539 @@
+"""`volseg densify` from files to files: what it understands, refuses, keeps, and can be stopped at."""
+
+import json
+import logging
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from volseg.densification import densify, network, run
+from volseg.errors import InputError, RefusedError, ResourceError
+from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
+from volseg.labels import IGNORE_INDEX
+
+SIZE = (24, 20, 16)
+SPACING = (0.5, 0.5, 1.0)
+SLICES = {2: (3, 8, 13), 1: (6, 14), 0: (8,)}  # axis: indices
+QUICK = {"minutes": 0.001, "compare": False}
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+
+class Brightness:
+    """A model that takes no time: a voxel is of the class whose mean brightness is nearest to its own."""
+
+    def __init__(self, means, curve):
+        self.means, self.curve = means, curve
+
+    def predict(self, task, progress=None):
+        scores = -np.abs(
+            task.image.mean(0)[None] - self.means.numpy().reshape(-1, *[1] * len(task.image[0].shape))
+        )
+        return (scores / 20).astype(np.float32)
+
+    def predict_at(self, task, where):
+        return self.predict(task)[:, where]
+
+    def state(self):
+        return {"model": {"means": self.means}, "curve": vars(self.curve)}
+
+    @classmethod
+    def from_state(cls, state):
+        return cls(state["model"]["means"], SimpleNamespace(**state["curve"]))
+
+
+def brightness(task, labels, *, seconds, start=None, held_out=None, progress=None, should_stop=None):
+    """Stands in for :func:`volseg.densification.learning.learn`."""
+    image = task.image.mean(0)
+    known = [np.mean(image[labels == c]) if (labels == c).any() else 1e6 for c in range(task.classes)]
+    progress(1.0, "learning")
+    old = vars(start.curve) if start else {"iterations": [], "loss": [], "validation": []}
+    curve = {name: [*values, len(values) + 1.0] for name, values in old.items()}
+    if held_out is None:
+        curve["validation"] = old["validation"]
+    return Brightness(torch.tensor(known), SimpleNamespace(**curve))
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch, request):
+    """What is around the learning is tested here, on a model that learns at once."""
+    if "the_real_thing" not in request.fixturenames:
+        monkeypatch.setattr(network, "learn", brightness)
+        monkeypatch.setattr(network, "Model", Brightness)
+        monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
+
+
+@pytest.fixture
+def the_real_thing():
+    """For a test that learns, and draws."""
+
+
+def ball(size):
+    """Classes 0 (outside), 1 (shell), 2 (core)."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij")
+    radius = np.sqrt(sum(a**2 for a in axes)) + 0.1 * np.sin(5 * axes[0]) * np.cos(4 * axes[1])
+    return np.select([radius < 0.45, radius < 0.8], [2, 1], 0).astype(np.uint8)
+
+
+def on_slices(truth, slices=SLICES, values=(0, 1, 2), unlabelled=0):
+    """What an editor leaves: values on some slices, and 0 elsewhere."""
+    painted = np.full_like(truth, unlabelled)
+    for axis, indices in slices.items():
+        for index in indices:
+            where = (slice(None),) * axis + (index,)
+            painted[where] = np.asarray(values, np.uint8)[truth[where]]
+    return painted
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Writes an image and its paint, gives their paths, the truth and what was painted."""
+
+    def make(image=".nii.gz", labels=".nii.gz", *, size=SIZE, painted=None, unit="mm", **options):
+        truth = ball(size)
+        noise = np.random.default_rng(0).normal(0, 12, size)
+        grey = np.clip(80 * truth + 20 + noise, 0, 255).astype(np.uint8)
+        like = Volume(grey[None], np.diag([*SPACING[: len(size)], 1.0]), unit)
+        paint = on_slices(truth, **options) if painted is None else painted
+        segments = with_segments(like, [Segment(1, "shell", (1, 0.5, 0)), Segment(2, "core", (0, 0, 1))])
+        paths = tmp_path / f"ball{image}", tmp_path / f"paint{labels}"
+        write_volume(paths[0], grey, like)
+        write_volume(paths[1], paint, segments if labels == ".seg.nrrd" else like)
+        return SimpleNamespace(image=paths[0], labels=paths[1], truth=truth, paint=paint)
+
+    return make
+
+
+@pytest.fixture
+def learnt(monkeypatch):
+    """Notes every call of the learner; ``stop_at`` asks to stop during one, as Ctrl-C does."""
+    calls = SimpleNamespace(made=[], stop_at=None)
+
+    def noted(task, labels, *, start=None, should_stop=None, **settings):
+        calls.made.append(SimpleNamespace(labels=labels.copy(), start=start, **settings))
+        if len(calls.made) == calls.stop_at:
+            signal.raise_signal(signal.SIGINT)
+            assert should_stop()
+        return brightness(task, labels, start=start, should_stop=should_stop, **settings)
+
+    monkeypatch.setattr(network, "learn", noted)
+    return calls
+
+
+# --- what comes out ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "result"),
+    [
+        (".nii.gz", ".nii.gz", "ball_segmentation.nii.gz"),
+        (".nii", ".seg.nrrd", "ball_segmentation.seg.nrrd"),
+        (".nrrd", ".nii.gz", "ball_segmentation.nrrd"),
+        (".tif", ".tif", "ball_segmentation.tif"),
+        (".mha", ".nrrd", "ball_segmentation.mha"),
+        (".ome.zarr", ".nii.gz", "ball_segmentation.ome.zarr"),
+    ],
+)
+def test_paint_comes_back_as_painted_in_every_format(case, tmp_path, image, labels, result):
+    files = case(image, labels, unit="um" if image == ".tif" else "mm")
+    out = tmp_path / "out"
+    done = densify(files.image, files.labels, out, folds=0, **QUICK)
+    written = read_volume(out / result, labels=True)
+    source = read_volume(files.image)
+    on = on_slices(np.ones_like(files.truth)) > 0  # 0 on a painted slice was painted, too
+    assert written.array.dtype == np.uint8
+    np.testing.assert_array_equal(written.array[0], done.labels)
+    np.testing.assert_array_equal(done.labels[on], files.paint[on])
+    np.testing.assert_allclose(written.affine, source.affine)
+    confidence = read_volume(next(out.glob("ball_confidence.*"))).array[0]
+    assert confidence.max() == 100
+    assert (confidence[on] == 100).all()
+    np.testing.assert_allclose(confidence / 100, done.confidence, atol=0.0051)
+    assert np.mean(done.labels == files.truth) > 0.8  # it learnt something
+
+
+def test_the_model_may_differ_from_the_paint_if_asked(case, tmp_path):
+    random = np.random.default_rng(0).integers(1, 3, SIZE).astype(np.uint8)  # nobody can learn that
+    files = case(painted=on_slices(random))
+    kept, free = (
+        densify(files.image, files.labels, keep_painted=keep, folds=0, force=True, **QUICK)
+        for keep in (True, False)
+    )
+    on = files.paint > 0
+    assert (kept.labels[on] == files.paint[on]).all()
+    assert np.mean(free.labels[on] == files.paint[on]) < 0.9
+    assert (free.confidence[on] < 1).any()
+
+
+def test_segments_of_slicer_keep_their_names_and_colours(case, tmp_path, caplog):
+    files = case(".nrrd", ".seg.nrrd")
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, tmp_path / "out", folds=0, **QUICK)
+    assert done.names == {0: "background", 1: "shell", 2: "core"}
+    assert "classes 1 'shell', 2 'core'" in caplog.text
+    assert "shell" in (tmp_path / "out" / "report.html").read_text()
+    written = segments_of(read_volume(tmp_path / "out" / "ball_segmentation.seg.nrrd", labels=True))
+    assert [(s.value, s.name, s.colour) for s in written] == [
+        (1, "shell", (1.0, 0.5, 0.0)),
+        (2, "core", (0.0, 0.0, 1.0)),
+    ]
+
+
+def test_a_name_with_a_suffix_is_that_of_the_segmentation(case, tmp_path):
+    files = case()
+    done = densify(
+        files.image, files.labels, tmp_path / "mine.seg.nrrd", names=["1=shell", "2=core"], folds=0, **QUICK
+    )
+    assert [s.name for s in segments_of(read_volume(tmp_path / "mine.seg.nrrd", labels=True))] == [
+        "shell",
+        "core",
+    ]
+    assert done.folder == tmp_path / "mine"
+    assert {path.name for path in done.folder.iterdir()} == {
+        "log.txt", "mine_confidence.nii.gz", "model.pt", "report.html", "scores.json", "settings.json",
+    }  # fmt: skip
+    assert all(path.is_file() for path in done.written)
+
+
+def test_a_value_for_unlabelled_makes_0_a_class(case, tmp_path):
+    files = case(unlabelled=9)
+    done = densify(files.image, files.labels, tmp_path / "out", unlabelled=9, folds=0, **QUICK)
+    assert done.names == {0: "class 0", 1: "class 1", 2: "class 2"}
+    on = files.paint != 9
+    assert (done.labels[on] == files.paint[on]).all()
+    assert 9 not in done.labels
+
+
+def test_an_image_in_2d(case, tmp_path):
+    files = case(".png", ".png", size=(40, 36), painted=ball((40, 36)))
+    done = densify(files.image, files.labels, tmp_path / "out", **QUICK)
+    written = read_volume(tmp_path / "out" / "ball_segmentation.png", labels=True)
+    np.testing.assert_array_equal(written.array[0], files.paint)  # all of it was painted
+    assert done.scores["volseg"]["mean IoU"]["value"] > 0.5
+
+
+def test_arrays_in_memory_leave_no_file(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    truth = ball(SIZE)
+    image = (80 * truth + np.random.default_rng(0).normal(0, 12, SIZE)).astype(np.float32)
+    done = densify(image, on_slices(truth), **QUICK)
+    assert list(tmp_path.iterdir()) == []
+    assert done.written == []
+    assert done.folder is None
+    assert done.labels.shape == SIZE
+
+
+# --- what is told -----------------------------------------------------------------------------------------
+
+
+def test_what_was_understood_and_found_is_said_before_it_learns(case, tmp_path, caplog, learnt):
+    truth = ball(SIZE)
+    paint = on_slices(truth)
+    paint[..., 8] = paint[..., 3]  # copied
+    files = case(painted=paint)
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, tmp_path / "out", force=True, folds=0, **QUICK)
+    text = (tmp_path / "out" / "log.txt").read_text()
+    said = caplog.text
+    assert "xy: 3, 8, 13 · xz: 6, 14 · yz: 8; classes 1, 2" in text
+    assert done.findings
+    for finding in done.findings:
+        assert said.index(finding.message) < said.index("The result: learning")
+        assert finding.kind in json.dumps(json.loads((tmp_path / "out" / "scores.json").read_text()))
+        assert f">{finding.kind}<" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch):
+    pages = []
+    monkeypatch.setattr(run, "write_figures", lambda _, page, **__: pages.append(page.curve) or [])
+    files = case()
+    done = densify(files.image, files.labels, tmp_path / "out", **QUICK)
+    held = [call.held_out != IGNORE_INDEX for call in learnt.made[:-1]]
+    assert len(held) == 3
+    assert learnt.made[-1].held_out is None
+    assert max(sum(held).ravel()) == 1  # no voxel in two folds
+    for call, test in zip(learnt.made, held, strict=False):
+        assert not (test & (call.labels != IGNORE_INDEX)).any()  # nor learnt from where it is tested
+    everything = np.zeros(SIZE, bool)
+    for axis, indices in SLICES.items():
+        everything[(slice(None),) * axis + (list(indices),)] = True
+    np.testing.assert_array_equal(learnt.made[-1].labels != IGNORE_INDEX, everything)
+    (curve,) = pages
+    assert curve.iterations == [1, 2]  # of the last fold, then of the result
+    assert curve.validation_iterations == [1]
+    scores = done.scores["volseg"]
+    assert set(scores["IoU"]) == {"background", "class 1", "class 2"}
+    assert scores["slices"] == 6
+    assert scores["temperature"] > 0
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"{scores['mean IoU']['value']:.3f}" in report
+
+
+@pytest.mark.parametrize(
+    ("slices", "folds", "message"),
+    [({2: (8,)}, 3, "With 1 painted slice it cannot be told"), (SLICES, 0, "No slices were held out")],
+)
+def test_without_a_score_it_says_why(case, tmp_path, caplog, slices, folds, message):
+    files = case(slices=slices)
+    done = densify(files.image, files.labels, tmp_path / "out", folds=folds, **QUICK)
+    assert done.scores == {}
+    assert message in done.note
+    assert message in (tmp_path / "out" / "report.html").read_text()
+    assert message in caplog.text or folds == 0
+
+
+# --- what is refused, before any time is spent ------------------------------------------------------------
+
+
+@pytest.fixture
+def never_learns(monkeypatch):
+    def learn(*_, **__):
+        raise AssertionError("it began to learn")
+
+    monkeypatch.setattr(network, "learn", learn)
+
+
+@pytest.mark.parametrize("name", ["report.html", "ball_segmentation.nii.gz", "model.pt", "folds/fold_1.pt"])
+def test_nothing_is_overwritten_unasked(case, tmp_path, never_learns, name):
+    files = case()
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(
+        RefusedError, match=rf"{path.name} exists already. Choose another name with -o, or rep"
+    ):
+        densify(files.image, files.labels, tmp_path / "out", **QUICK)
+    assert path.read_text() == "mine"
+
+
+def test_overwriting_replaces_what_an_earlier_run_left(case, tmp_path):
+    files, out = case(), tmp_path / "out"
+    densify(files.image, files.labels, out, **QUICK)
+    (out / "figures").mkdir()
+    (out / "figures" / "scores.png").write_text("of the first")
+    (out / "mine.txt").write_text("mine")
+    densify(files.image, files.labels, out, overwrite=True, folds=0, **QUICK)
+    assert list((out / "folds").iterdir()) == []
+    assert not (out / "figures" / "scores.png").exists()
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model.pt", "ball_segmentation.nii.gz"])
+def test_a_folder_is_never_replaced(case, tmp_path, never_learns, name):
+    files = case()
+    (tmp_path / "out" / name / "mine").mkdir(parents=True)
+    with pytest.raises(RefusedError, match=f"{name} is a folder of yours"):
+        densify(files.image, files.labels, tmp_path / "out", overwrite=True, **QUICK)
+    assert (tmp_path / "out" / name / "mine").exists()
+
+
+def test_a_result_that_is_a_folder_itself_can_be_replaced(case, tmp_path):
+    files = case(".ome.zarr")
+    for _ in range(2):
+        densify(files.image, files.labels, tmp_path / "out", overwrite=True, folds=0, **QUICK)
+
+
+@pytest.mark.parametrize("source", ["image", "labels"])
+def test_what_it_is_made_from_is_never_replaced(case, tmp_path, never_learns, source):
+    files = case()
+    path = getattr(files, source)
+    with pytest.raises(RefusedError, match="is what the result is made from"):
+        densify(files.image, files.labels, path, overwrite=True, **QUICK)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(case, tmp_path, never_learns):
+    files = case()
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RefusedError, match="out is a file, but a folder of that name is needed"):
+        densify(files.image, files.labels, tmp_path / "out", **QUICK)
+
+
+def test_a_folder_that_cannot_be_made_is_told(case, tmp_path, never_learns):
+    files = case()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResourceError, match="cannot write to .*Choose another folder with -o"):
+        densify(files.image, files.labels, tmp_path / "file" / "out", **QUICK)
+
+
+def test_a_format_that_is_read_only_is_no_result(case, tmp_path, never_learns):
+    files = case()
+    with pytest.raises(
+        ValueError, match="out.nhdr cannot be written: .nhdr is read only. Write out.nrrd instead"
+    ):
+        densify(files.image, files.labels, tmp_path / "out.nhdr", **QUICK)
+
+
+def test_an_error_of_the_audit_stops_it_unless_forced(case, tmp_path):
+    files = case(painted=ball(SIZE)[::-1].copy())  # mirrored? the ball is nearly symmetric, so shift it
+    shifted = np.roll(ball(SIZE), 5, axis=0)
+    write_volume(files.labels, on_slices(shifted), read_volume(files.image), overwrite=True)
+    with pytest.raises(
+        InputError, match=r"The audit found 1 error\(s\) in the paint \(shifted\).*go on with --force"
+    ):
+        densify(files.image, files.labels, tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+    assert densify(files.image, files.labels, tmp_path / "out", force=True, folds=0, **QUICK).written
+
+
+def test_nobody_can_force_it_to_learn_from_nothing(case, tmp_path, never_learns):
+    files = case(painted=np.zeros(SIZE, np.uint8))
+    with pytest.raises(InputError, match="No voxel is labelled"):
+        densify(files.image, files.labels, tmp_path / "out", force=True, **QUICK)
+
+
+def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path):
+    truth = ball(SIZE)
+    paint = on_slices(truth).astype(np.uint16)
+    paint[3:6, 3, 3] = 300
+    files = case(painted=paint)
+    names = {1: "shell", 2: "core"}
+    with pytest.raises(InputError, match="unknown_value"):
+        densify(files.image, files.labels, tmp_path / "out", names=names, **QUICK)
+    done = densify(files.image, files.labels, tmp_path / "out", names=names, force=True, folds=0, **QUICK)
+    assert done.labels.dtype == np.uint16
+    assert (done.labels[3:6, 3, 3] == 300).all()
+    assert (done.labels == 300).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"minutes": 0}, "minutes = 0 is no time to learn"),
+        ({"minutes": float("nan")}, "minutes = nan is no time to learn"),
+        ({"method": "magic"}, "method = 'magic' is unknown. There are: network, interpolate, random-walker"),
+        ({"folds": 1}, "folds = 1: slices are held out in two or more turns"),
+        ({"folds": -3}, "folds = -3: slices are held out"),
+        ({"unlabelled": 3, "painted_only": True}, "two different things about 0"),
+        ({"device": "toaster"}, "device = 'toaster' is none: use cpu, cuda"),
+        ({"device": "cuda:77"}, "there is no device cuda:77"),
+        ({"names": ["tubule"]}, "--names tubule: give each class once, as VALUE=NAME"),
+        ({"names": ["1=a", "1=b"]}, "--names 1=b: give each class once"),
+        ({"names": {1: "a", "2": "a"}}, "names a: two classes have this name"),
+        ({"method": "interpolate", "continue_from": "out"}, "learns nothing, so there is nothing"),
+        ({"resume": True}, "nothing to resume or to overwrite"),
+        ({"overwrite": True}, "nothing to resume or to overwrite"),
+    ],
+)  # fmt: skip
+def test_a_request_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        densify("image.nii", "labels.nii", **settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "kind", "message"),
+    [
+        (
+            (3, 8, 8, 8),
+            (8, 8, 7),
+            InputError,
+            r"labels have the shape \(8, 8, 7\), the image has \(8, 8, 8\)",
+        ),
+        ((8,), (8, 8), ValueError, r"an image as an array is \(channels, \*spatial\), not \(8,\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(image, labels, kind, message):
+    with pytest.raises(kind, match=message):
+        densify(np.zeros(image), np.zeros(labels, np.uint8))
+
+
+# --- stopped, and gone on with ----------------------------------------------------------------------------
+
+
+def test_a_stopped_run_goes_on_behind_the_last_fold(case, tmp_path, learnt):
+    files, out = case(), tmp_path / "out"
+    learnt.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        densify(files.image, files.labels, out, **QUICK)
+    assert [path.name for path in (out / "folds").iterdir()] == ["fold_1.pt"]
+    assert not (out / "report.html").exists()
+    assert not list(out.rglob("*.partial*"))
+    with pytest.raises(RefusedError, match="go on with --resume, or replace"):
+        densify(files.image, files.labels, out, **QUICK)
+    first = learnt.made[1].held_out
+    learnt.made.clear()
+    learnt.stop_at = None
+    done = densify(files.image, files.labels, out, resume=True, **QUICK)
+    assert len(learnt.made) == 3  # two folds and the result
+    np.testing.assert_array_equal(learnt.made[0].held_out, first)
+    assert done.scores["volseg"]["slices"] == 6
+
+
+def test_a_run_that_is_stopped_at_the_result_keeps_what_it_learnt(case, tmp_path, learnt, caplog):
+    files, out = case(), tmp_path / "out"
+    learnt.stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        densify(files.image, files.labels, out, **QUICK)
+    assert "repeat the command with --resume" in caplog.text
+    assert (out / "model_partial.pt").exists()
+    learnt.made.clear()
+    learnt.stop_at = None
+    densify(files.image, files.labels, out, resume=True, **QUICK)
+    assert len(learnt.made) == 1
+    assert learnt.made[0].start is not None
+    assert not (out / "model_partial.pt").exists()
+    with pytest.raises(RefusedError, match="is finished: nothing is left to resume"):
+        densify(files.image, files.labels, out, resume=True, **QUICK)
+
+
+def test_only_the_same_request_is_resumed(case, tmp_path, learnt):
+    files, out = case(), tmp_path / "out"
+    with pytest.raises(InputError, match="holds no settings.json: there is nothing to resume"):
+        densify(files.image, files.labels, out, resume=True, **QUICK)
+    learnt.stop_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        densify(files.image, files.labels, out, **QUICK)
+    with pytest.raises(RefusedError, match="was begun with other choices"):
+        densify(files.image, files.labels, out, resume=True, seed=5, **QUICK)
+    truth = ball(SIZE)
+    write_volume(files.labels, on_slices(truth, {2: (3, 8)}), read_volume(files.image), overwrite=True)
+    with pytest.raises(RefusedError, match="was begun with other labels"):
+        densify(files.image, files.labels, out, resume=True, **QUICK)
+    (out / "settings.json").write_text("{")
+    with pytest.raises(InputError, match="settings.json cannot be read"):
+        densify(files.image, files.labels, out, resume=True, **QUICK)
+    (out / "settings.json").write_text("[]")
+    with pytest.raises(InputError, match="is not what volseg wrote there"):
+        densify(files.image, files.labels, out, resume=True, **QUICK)
+
+
+def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, learnt):
+    files = case()
+    densify(files.image, files.labels, tmp_path / "first", **QUICK)
+    before = list(learnt.made)
+    learnt.made.clear()
+    more = {axis: (*indices, 11) if axis == 2 else indices for axis, indices in SLICES.items()}
+    write_volume(files.labels, on_slices(ball(SIZE), more), read_volume(files.image), overwrite=True)
+    densify(files.image, files.labels, tmp_path / "second", continue_from=tmp_path / "first", **QUICK)
+    assert len(learnt.made) == 4
+    assert all(call.start is not None for call in learnt.made)
+    tested = [np.argwhere(call.held_out != IGNORE_INDEX) for call in before[:-1]]
+    for call, earlier in zip(learnt.made, before[:-1], strict=False):
+        # nothing of the slices that it is tested on was learnt from, neither now nor before
+        on = call.held_out != IGNORE_INDEX
+        assert not (on & (call.labels != IGNORE_INDEX)).any()
+        old = np.ones(SIZE, bool)
+        old[..., 11] = False
+        assert not (on & old & (earlier.labels != IGNORE_INDEX)).any()
+    assert len(tested) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"values": (0, 1, 4)}, r"was learnt with other values: \[0, 1, 2\] then, \[0, 1, 4\] now"),
+        ({"source": "nowhere"}, "nowhere holds no model.pt to go on from"),
+        ({"channels": 2}, "was learnt with other channels: 1 then, 2 now"),
+    ],
+)
+def test_what_does_not_fit_the_earlier_result_is_refused(case, tmp_path, changed, message):
+    files = case()
+    densify(files.image, files.labels, tmp_path / "first.nii.gz", folds=0, **QUICK)
+    source = changed.get("source", "first.nii.gz")
+    image = np.repeat(read_volume(files.image).array, changed.get("channels", 1), 0)
+    paint = on_slices(ball(SIZE), values=changed.get("values", (0, 1, 2)))
+    with pytest.raises(InputError, match=message):
+        densify(image, paint, tmp_path / "second", continue_from=tmp_path / source, **QUICK)
+    assert not (tmp_path / "second").exists()

@@ -1,0 +1,394 @@
+"""`volseg densify` and the bundle as they are typed; the real learner; the methods beside it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from monai.bundle import run as run_bundle
+
+from volseg.bundle import check_bundle
+from volseg.cli import main
+from volseg.densification import densify, run
+from volseg.densification.comparison import comparing, work
+from volseg.densification.folds import make_folds
+from volseg.densification.random_walker import random_walk
+from volseg.densification.scoring import Yardstick
+from volseg.densification.stopping import Stopping
+from volseg.densification.timing import Timetable
+from volseg.io import Volume, read_volume, write_volume
+from volseg.labels import IGNORE_INDEX
+
+SIZE = (26, 24, 22)
+PAINTED = {2: (3, 11, 18), 1: (6, 17), 0: (8,)}
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """An image of two nested balls, its paint as an editor leaves it, and the truth."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SIZE), indexing="ij")
+    radius = np.sqrt(sum(a**2 for a in axes))
+    truth = np.select([radius < 0.45, radius < 0.8], [2, 1], 0).astype(np.uint8)
+    grey = 80 * truth + np.random.default_rng(0).normal(0, 25, SIZE) + 20
+    like = Volume(np.clip(grey, 0, 255).astype(np.uint8)[None], np.eye(4), "mm")
+    paint = np.zeros_like(truth)
+    for axis, indices in PAINTED.items():
+        for index in indices:
+            where = (slice(None),) * axis + (index,)
+            paint[where] = truth[where]
+    write_volume(tmp_path / "image.nii.gz", like.array[0], like)
+    write_volume(tmp_path / "paint.nii.gz", paint, like)
+    return tmp_path / "image.nii.gz", tmp_path / "paint.nii.gz", truth
+
+
+@pytest.fixture
+def volseg(capfd):
+    """Runs a command; gives its exit code and what it printed."""
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def given(call):
+    """What a stand-in for :func:`densify` was called with."""
+    image, labels, output = call.pop("image"), call.pop("labels"), call.pop("output")
+    return [str(image), str(labels), str(output)], call
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command asks for, without doing it."""
+    calls = []
+
+    def noted(**settings):
+        calls.append(settings)
+        return run.Densified({}, None, {}, {}, "", ())
+
+    monkeypatch.setattr("volseg.densification.densify", noted)
+    return calls
+
+
+def test_the_command_passes_everything_on(volseg, asked):
+    words = "a.nii b.nii -o out --minutes 2.5 --unlabelled 9 --names 1=a 2=b --method interpolate --folds 5 "
+    words += (
+        "--no-keep-painted --no-compare --no-suggest --continue old --device cpu --seed 3 --force --resume "
+    )
+    assert volseg("densify", *words.split(), "--overwrite")[0] == 0
+    files, settings = given(asked[0])
+    assert files == ["a.nii", "b.nii", "out"]
+    assert str(settings.pop("continue_from")) == "old"
+    assert settings.pop("command").startswith("volseg ")
+    assert settings == {
+        "minutes": 2.5, "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
+        "method": "interpolate", "folds": 5, "keep_painted": False, "compare": False, "suggest_next": False,
+        "device": "cpu", "seed": 3, "force": True, "resume": True, "overwrite": True,
+    }  # fmt: skip
+
+
+def test_without_options_the_command_leaves_everything_to_the_function(volseg, asked):
+    import inspect
+
+    assert volseg("densify", "a.nii", "b.nii", "-o", "out")[0] == 0
+    _, settings = given(asked[0])
+    settings.pop("command")
+    defaults = {name: p.default for name, p in inspect.signature(densify).parameters.items()}
+    assert {name: value or defaults[name] for name, value in settings.items()} == {
+        name: defaults[name] for name in settings
+    }
+
+
+@pytest.mark.slow
+def test_the_command_learns_scores_writes_and_lists_what_it_wrote(volseg, files, tmp_path):
+    image, paint, truth = files
+    out = tmp_path / "out"
+    code, printed, said = volseg("densify", image, paint, "-o", out, "--minutes", "0.25", "--suggest")
+    assert code == 0, said
+    names = [os.path.relpath(line, out) for line in printed.splitlines()]
+    assert [name for name in names if name != "figures/curve.png"] == [  # a busy machine has no curve
+        "image_segmentation.nii.gz", "image_confidence.nii.gz", "figures/overview.png", "figures/scores.png",
+        "figures/calibration.png", "report.html",
+    ]  # fmt: skip
+    assert all((out / name).stat().st_size > 0 for name in names)
+    result = read_volume(out / names[0], labels=True).array[0]
+    assert np.mean(result == truth) > 0.8
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["scores"]["volseg"]["mean IoU"]["value"] > 0.35
+    assert scores["suggestion"]["axis"] in "xyz"
+    order = ["Image: ", "Paint: ", "Understood: xy: 3, 11, 18 · xz: 6, 17 · yz: 8; classes 1, 2", "Audit: ",
+             "Learning on the ", "Fold 1 of 3: without ", "Fold 3 of 3", "The result: ", "Wrote ", "class",
+             "Each of 6 painted slices", "Paint next: ", "To look around in"]  # fmt: skip
+    places = [said.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_a_refusal_ends_with_5_and_a_wrong_file_with_3(volseg, files, tmp_path):
+    image, paint, _ = files
+    code, _, said = volseg("densify", image, tmp_path / "paint.nii", "-o", tmp_path / "out")
+    assert code == 3
+    assert "Did you mean paint.nii.gz?" in said
+    code, _, said = volseg("densify", image, paint, "-o", tmp_path / "image.nii.gz", "--overwrite")
+    assert code == 5
+    assert "is what the result is made from" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_something_to_go_on_with(files, tmp_path, number):
+    image, paint, _ = files
+    out = tmp_path / "out"
+    words = [
+        "densify",
+        str(image),
+        str(paint),
+        "-o",
+        str(out),
+        "--minutes",
+        "30",
+        "--folds",
+        "0",
+        "--no-compare",
+    ]
+    code = f"import sys; from volseg.cli import main; sys.exit(main({words!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if line.startswith("The result"):
+                break
+        time.sleep(5)
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "repeat the command with --resume" in said
+    assert {path.name for path in out.iterdir()} == {"log.txt", "model_partial.pt", "settings.json"}
+
+
+def test_a_second_signal_does_not_wait():
+    with Stopping() as stopping, stopping.patient():
+        signal.raise_signal(signal.SIGINT)
+        assert stopping.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    with Stopping(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_bundle_says_what_the_function_takes(root):
+    assert check_bundle([root / "bundles" / "densify.json"]) == []
+    entries = json.loads((root / "bundles" / "densify.json").read_text())
+    import inspect
+
+    given = {key for key in entries["densify"] if not key.startswith("_")}
+    assert given == set(inspect.signature(densify).parameters) - {"command"}
+    assert all(entries["densify"][key] == f"@{key}" and key in entries for key in given)
+
+
+def test_the_bundle_densifies_its_phantom_or_ones_own(root, files, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("volseg.densify", lambda **settings: calls.append(settings), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("volseg.data.phantoms.XENOPUS_SIZES", [(16, 16, 16)] * 3)
+    config = {
+        "run_id": "densifying",
+        "config_file": str(root / "bundles" / "densify.json"),
+        "logging_file": False,
+    }
+    run_bundle(**config, phantom_dir=str(tmp_path / "phantom"))
+    assert calls[0]["image"] == tmp_path / "phantom" / "images" / "kidney_1.tif"
+    assert calls[0]["labels"] == tmp_path / "phantom" / "labels" / "kidney_1.tif"
+    assert calls[0]["minutes"] in (10, 15)
+    run_bundle(**config, phantom_dir="nowhere", image=str(files[0]), labels=str(files[1]), unlabelled="$None")
+    assert calls[1]["image"] == str(files[0])
+    assert calls[1]["unlabelled"] is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+# --- methods without a network ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [pytest.param("interpolate", marks=pytest.mark.slow), "random-walker"])
+def test_other_methods_give_the_same_files_and_a_score(files, tmp_path, method, monkeypatch):
+    monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
+    image, paint, truth = files
+    done = densify(image, paint, tmp_path / "out", method=method)
+    painted = read_volume(paint).array[0]
+    on = painted > 0
+    np.testing.assert_array_equal(done.labels[on], painted[on])
+    assert np.mean(done.labels == truth) > 0.8
+    (scores,) = done.scores.values()
+    assert scores["mean IoU"]["value"] > 0.3
+    assert {path.name for path in done.folder.iterdir()} == {
+        "image_confidence.nii.gz", "image_segmentation.nii.gz", "log.txt", "report.html", "scores.json",
+        "settings.json",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def compared(files, monkeypatch):
+    """Starts the process that compares, by itself or (if ``here``) as a function."""
+
+    def start(here, **settings):
+        image, paint, _ = files
+        labels = read_volume(paint).array[0].copy()
+        on = np.zeros(SIZE, bool)
+        for axis, indices in PAINTED.items():
+            on[(slice(None),) * axis + (list(indices),)] = True
+        labels[~on] = IGNORE_INDEX
+        if here:
+            monkeypatch.setattr("os.nice", lambda _: None)
+            monkeypatch.setattr(subprocess, "Popen", Here)
+        volume = read_volume(image)
+        volume = (
+            Volume(volume.array, volume.affine, volume.unit) if settings.pop("in_memory", False) else volume
+        )
+        return comparing(volume, labels, make_folds(labels).folds, classes=3, background=0)
+
+    class Here:
+        def __init__(self, words, **_):
+            self.words = words
+            self.code = None
+
+        def wait(self, patience=None):
+            if self.code is None:
+                work(self.words[-1])
+                self.code = 0
+
+        def poll(self):
+            return self.code
+
+        def kill(self):
+            self.code = 0
+
+    return start
+
+
+def collect(others, patience):
+    return others.collect(Yardstick(others._labels, (1.0, 1.0, 1.0)), patience)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_other_methods_are_scored_on_the_same_slices(compared, in_memory, monkeypatch):
+    def interpolate(labels, classes, *, spacing, background):  # ITK takes its time to be loaded
+        return random_walk(np.zeros((1, *SIZE)), labels, classes, spacing=spacing)
+
+    monkeypatch.setattr("volseg.densification.comparison.interpolate", interpolate)
+    with compared(True, in_memory=in_memory) as others:
+        found, reasons = collect(others, 1)
+    assert reasons == []
+    assert [one.method for one in found] == ["random walker", "interpolation"]
+    assert all(one.estimate.mean_iou.value > 0.3 and one.estimate.slices == 6 for one in found)
+
+
+def test_what_is_missing_to_compare_is_told(compared, monkeypatch):
+    from volseg.errors import ResourceError
+
+    def interpolate(*_, **__):
+        raise ResourceError("this needs a package.")
+
+    monkeypatch.setattr("volseg.densification.comparison.interpolate", interpolate)
+    with compared(True) as others:
+        found, reasons = collect(others, 1)
+    assert [one.method for one in found] == ["random walker"]
+    assert reasons == ["No interpolation to compare with: this needs a package."]
+
+
+def test_a_comparison_that_fails_or_takes_too_long_is_told(compared, monkeypatch):
+    with compared(False) as others:
+        _, reasons = collect(others, 0)
+        process = others._process
+    assert process.returncode is not None  # it was ended
+    assert len(reasons) == 2
+    assert all(reason.endswith("to compare with: it takes longer than there was time.") for reason in reasons)
+    monkeypatch.setattr("volseg.densification.comparison._START", "raise SystemExit(1)")
+    with compared(False) as others:
+        _, reasons = collect(others, 60)
+    assert [re.sub("No .* to", "No X to", reason) for reason in reasons] == [
+        "No X to compare with: it failed."
+    ] * 2
+
+
+@pytest.mark.slow
+def test_the_process_that_compares_does_so(compared):
+    with compared(False) as others:
+        found, reasons = collect(others, 120)
+    assert reasons == []
+    assert len(found) == 2
+
+
+# --- time -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that one sets."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def advance(seconds):
+        now[0] += seconds
+
+    return advance
+
+
+@pytest.mark.parametrize("folds", [0, 2, 3, 5])
+@pytest.mark.parametrize("segmenting", [2.0, 30.0])
+def test_everything_is_done_when_the_minutes_are(clock, folds, segmenting):
+    """Whatever segmenting takes, which is known only after the first time."""
+    table = Timetable(900, folds, voxels=10**6)
+    clock(7)  # reading
+    learnt = []
+    for _ in range(folds):
+        learnt.append(table.of_fold(0.1))
+        clock(learnt[-1])
+        with table.segmenting(0.1):
+            clock(0.1 * segmenting)
+    result = table.of_result()
+    clock(result + segmenting)
+    late = 0 if folds else segmenting  # nobody could know
+    assert -late <= table.left <= 15
+    assert 0.4 * 900 <= sum(learnt) <= 0.5 * 900 or not folds
+
+
+def test_time_of_a_stopped_run_counts(clock):
+    table = Timetable(900, 3, voxels=1000)
+    table.count_earlier(600)
+    assert table.left == 300
+    assert table.of_result() < 300
+    clock(900)
+    assert table.of_result() == 1.0  # late, but not for nothing
+
+
+# --- more paint -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_more_paint_is_better_in_a_quarter_of_the_time(files, tmp_path):
+    image, paint, truth = files
+    unseen = np.ones(SIZE, bool)
+    few = np.zeros_like(truth)
+    for axis, indices in PAINTED.items():
+        unseen[(slice(None),) * axis + (list(indices),)] = False
+    few[..., 11], few[..., 3] = truth[..., 11], truth[..., 3]
+    write_volume(paint, few, read_volume(image), overwrite=True)
+    first = densify(image, paint, tmp_path / "first", minutes=0.4, folds=0)
+    more = few.copy()
+    more[..., 18] = truth[..., 18]
+    more[:, 6] = truth[:, 6]
+    write_volume(paint, more, read_volume(image), overwrite=True)
+    second = densify(
+        image, paint, tmp_path / "second", minutes=0.1, folds=0, continue_from=tmp_path / "first"
+    )
+    assert np.mean((second.labels == truth)[unseen]) >= np.mean((first.labels == truth)[unseen])

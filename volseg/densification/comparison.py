@@ -1,0 +1,179 @@
+"""Methods without a network on the same held-out slices, while the network learns.
+
+They run in a process of their own, which takes what the network leaves of the processors and is ended when
+the result is there: nobody waits for a figure to compare with.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.densification.calibration import log_scores
+from volseg.densification.folds import Fold
+from volseg.densification.interpolate import interpolate
+from volseg.densification.random_walker import random_walk
+from volseg.densification.scoring import Measured, Tested, Yardstick, tested
+from volseg.errors import VolsegError
+from volseg.io import Volume, read_volume
+
+__all__ = ["NAMES", "Comparison", "comparing", "segment_by"]
+
+logger = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+
+NAMES: Mapping[str, str] = {"random-walker": "random walker", "interpolate": "interpolation"}
+
+_START = "import sys; from volseg.densification.comparison import work; work(sys.argv[1])"
+_NICENESS = 10
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def segment_by(
+    method: str,
+    image: npt.NDArray[Any],
+    labels: Labels,
+    *,
+    classes: int,
+    background: int,
+    spacing: Sequence[float],
+) -> npt.NDArray[np.float32]:
+    """Scores ``(C, *spatial)`` of a method, given class indices with 255 where nobody painted."""
+    if method == "interpolate":
+        found = interpolate(labels, classes, spacing=spacing, background=background)
+    else:
+        found = random_walk(image, labels, classes, spacing=spacing)
+    return log_scores(found.probabilities)
+
+
+class Comparison:
+    """The process, and what it has found so far."""
+
+    def __init__(
+        self, folder: Path, process: "subprocess.Popen[bytes]", folds: Sequence[Fold], labels: Labels
+    ):
+        self._folder = folder
+        self._process = process
+        self._folds = folds
+        self._labels = labels
+
+    def collect(self, yardstick: Yardstick, patience: float) -> tuple[list[Measured], list[str]]:
+        """What was measured, and in a sentence why something was not.
+
+        Args:
+            patience: seconds to wait for what is still to come.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(patience, 0))
+        found, reasons = [], []
+        for method, name in NAMES.items():
+            path, trouble = self._folder / f"{method}.npz", self._folder / f"{method}.txt"
+            if path.is_file():
+                with np.load(path) as parts:
+                    tests = [fold.split(self._labels)[1] for fold in self._folds]
+                    found.append(
+                        yardstick.measure(
+                            name,
+                            [
+                                Tested(fold, test, parts[f"fold_{i}"])
+                                for i, (fold, test) in enumerate(zip(self._folds, tests, strict=True))
+                            ],
+                        )
+                    )
+            elif trouble.is_file():
+                reasons.append(f"No {name} to compare with: {trouble.read_text(encoding='utf-8')}")
+            elif self._process.poll() is None:
+                reasons.append(f"No {name} to compare with: it takes longer than there was time.")
+            else:
+                reasons.append(f"No {name} to compare with: it failed.")
+        return found, reasons
+
+
+@contextlib.contextmanager
+def comparing(
+    image: Volume, labels: Labels, folds: Sequence[Fold], *, classes: int, background: int
+) -> Iterator[Comparison]:
+    """Runs the methods for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="volseg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        np.save(folder / "labels.npy", labels)
+        if image.path is None:
+            np.save(folder / "image.npy", image.array)
+        request = {
+            "image": None if image.path is None else str(image.path.resolve()),
+            "spacing": list(image.spacing),
+            "classes": classes,
+            "background": background,
+            "folds": [
+                {part: {a: list(map(int, i)) for a, i in getattr(fold, part).items()} for part in vars(fold)}
+                for fold in folds
+            ],
+        }
+        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _START, str(folder)],
+            env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield Comparison(folder, process, folds, labels)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def work(name: str) -> None:
+    """What the process does in a folder: every method on every fold, one file for each method."""
+    folder = Path(name)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    labels = np.load(folder / "labels.npy")
+    array = np.load(folder / "image.npy") if request["image"] is None else read_volume(request["image"]).array
+    folds = [Fold(**parts) for parts in request["folds"]]
+    for method in NAMES:
+        found: dict[str, Any] = {}
+        try:
+            for i, fold in enumerate(folds):
+                train, test = fold.split(labels)
+                scores = segment_by(
+                    method,
+                    array,
+                    train,
+                    classes=request["classes"],
+                    background=request["background"],
+                    spacing=request["spacing"],
+                )
+                found[f"fold_{i}"] = tested(fold, test, scores).scores
+        except VolsegError as error:
+            _whole(folder / f"{method}.txt").write_text(str(error), encoding="utf-8")
+            _finish(folder / f"{method}.txt")
+        else:
+            np.savez(_whole(folder / f"{method}.npz"), **found)
+            _finish(folder / f"{method}.npz")
+
+
+def _whole(path: Path) -> Path:
+    """Where a file grows until it is whole."""
+    return path.with_name(f"growing_{path.name}")
+
+
+def _finish(path: Path) -> None:
+    _whole(path).replace(path)

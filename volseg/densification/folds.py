@@ -1,0 +1,179 @@
+"""Which painted slices are held out in turn, so that a model is scored on slices it has not seen.
+
+Slices that lie side by side look alike. Those of one direction are therefore dealt out in *runs*: what
+lies closer together than ``_CLOSE`` slices goes into the same fold. Where all slices are one run, as in a
+stack painted from end to end, it is cut into blocks, and the slices beside a cut (the *guards*) are
+neither trained nor tested on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.annotation import find_slices, hold_out
+from volseg.annotation.slices import on_slices
+from volseg.labels import IGNORE_INDEX
+
+__all__ = ["Fold", "Folds", "make_folds", "runs_of"]
+
+Labels: TypeAlias = npt.NDArray[np.uint8]
+Run: TypeAlias = tuple[str, tuple[int, ...]]
+
+_AXES = "xyz"
+_CLOSE = 2  # slices at most this far apart are neighbours
+_FEWEST = 3  # runs of slices without which nothing can be told
+_GUARDED = 5  # a block has at least this many slices if those beside its cuts are left out
+_EXPLAINED = 0.5  # of the paint lies on slices, or they are not what it consists of
+_STRIPES = 9  # blocks that paint without slices is cut into
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is held out, as indices per axis.
+
+    Args:
+        slices: to test on.
+        guards: neither trained nor tested on.
+        others: the slices that are trained on. Where they cross one that is tested on, the voxels are in
+            neither: the slices trained on have their neighbours on both sides.
+    """
+
+    slices: Mapping[str, Sequence[int]]
+    guards: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    others: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def split(self, labels: Labels) -> tuple[Labels, Labels]:
+        """What to train on and what to test on: ``(train, test)``, the rest 255 in both."""
+        rest, test = hold_out(labels, self.slices)
+        return hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The folds, or why there are none.
+
+    Args:
+        folds: every painted slice is held out in one of them; empty if nothing can be told.
+        reason: why there are no folds, in a sentence for the report; empty if there are.
+    """
+
+    folds: tuple[Fold, ...]
+    reason: str = ""
+
+
+def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ()) -> Folds:
+    """Deal the painted slices out into ``count`` folds, those of every direction evenly.
+
+    Paint that does not lie on slices (strokes here and there) is cut into stripes along its longest
+    axis, which are dealt out like slices.
+
+    Args:
+        labels: class indices, ``(*spatial)``, 255 where nobody painted.
+        count: of the folds; fewer where there are fewer runs of slices.
+        previous: folds of earlier paint on the same image. There are as many again, and a slice stays in
+            the fold it was in, so that models trained then have still not seen what they are tested on.
+    """
+    if count < 2:
+        raise ValueError(f"count = {count}: cross-validation needs at least 2 folds.")
+    painted = labels != IGNORE_INDEX
+    if not painted.any():
+        return Folds((), "Nothing is painted, so nothing can be held out.")
+    slices: Mapping[str, Sequence[int]] = find_slices(labels)
+    blocks = _blocks(slices, count)
+    if _share(painted, slices) < _EXPLAINED:
+        slices, blocks = {}, [(stripe, ()) for stripe in _stripes(painted)]
+    if len(blocks) < _FEWEST:
+        n = sum(map(len, slices.values()))
+        return Folds(
+            (),
+            f"With {n} painted slice{'s' * (n != 1)} it cannot be told how good the result is: some have to "
+            f"be held out, and at least {_FEWEST} are needed for that. Paint "
+            f"{'one more' if n == _FEWEST - 1 else f'{_FEWEST - n} more'}, a few slices apart.",
+        )
+    count = len(previous) or min(count, len(blocks))
+    held: list[dict[str, list[int]]] = [{} for _ in range(count)]
+    guards: list[dict[str, list[int]]] = [{} for _ in range(count)]
+    sizes = [0] * count
+    for (axis, run), beside in blocks:
+        homes = [_home(previous, axis, index, run) for index in run]
+        emptiest = sizes.index(min(sizes))
+        for index, home in zip(run, homes, strict=True):
+            fold = emptiest if home is None else home
+            held[fold].setdefault(axis, []).append(index)
+            guards[fold].setdefault(axis, []).extend(beside)
+            sizes[fold] += 1
+    folds = [
+        Fold(
+            test,
+            {axis: sorted(set(indices) - set(test[axis])) for axis, indices in beside.items()},
+            {axis: sorted(set(slices.get(axis, ())) - set(test.get(axis, ()))) for axis in slices},
+        )
+        for test, beside in zip(held, guards, strict=True)
+    ]
+    return Folds(tuple(fold for fold in folds if fold.slices) if not previous else tuple(folds))
+
+
+def runs_of(indices: Iterable[int]) -> list[tuple[int, ...]]:
+    """The slices of one direction, those that are neighbours together."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index - runs[-1][-1] <= _CLOSE:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return [tuple(run) for run in runs]
+
+
+def _blocks(slices: Mapping[str, Sequence[int]], count: int) -> list[tuple[Run, tuple[int, ...]]]:
+    """What is held out together, with its guards: runs, the long ones cut."""
+    runs = [(axis, run) for axis, indices in slices.items() for run in runs_of(indices)]
+    total = sum(len(run) for _, run in runs)
+    longest = _GUARDED if len(runs) >= _FEWEST else 1
+    blocks: list[tuple[Run, tuple[int, ...]]] = []
+    for axis, run in runs:
+        parts = 1
+        if len(run) > max(longest, total / count) or (longest == 1 and total >= _FEWEST):
+            parts = max(1, min(len(run), round(2 * count * len(run) / total)))
+        edges = [i * len(run) // parts for i in range(parts + 1)]
+        for start, stop in pairwise(edges):
+            beside = (*run[max(0, start - 1) : start], *run[stop : stop + 1])
+            blocks.append(((axis, run[start:stop]), beside if stop - start >= _GUARDED else ()))
+    return blocks
+
+
+def _home(previous: Sequence[Fold], axis: str, index: int, run: Sequence[int]) -> int | None:
+    """The fold that the slice, or else the nearest one of its run, was in."""
+    known = [
+        (abs(old - index), fold)
+        for fold, part in enumerate(previous)
+        for old in part.slices.get(axis, ())
+        if old in run
+    ]
+    return min(known)[1] if known else None
+
+
+def _share(painted: npt.NDArray[np.bool_], slices: Mapping[str, Sequence[int]]) -> float:
+    """The share of the paint that lies on slices."""
+    on = on_slices(painted.shape, [slices.get(axis, ()) for axis in _AXES[: painted.ndim]])
+    return np.count_nonzero(painted & on) / np.count_nonzero(painted)
+
+
+def _stripes(painted: npt.NDArray[Any]) -> list[Run]:
+    """Blocks along the axis on which the paint is longest, with as much paint in each."""
+    profiles = [
+        np.count_nonzero(painted, axis=tuple(a for a in range(painted.ndim) if a != axis))
+        for axis in range(painted.ndim)
+    ]
+    axis = max(range(painted.ndim), key=lambda a: np.count_nonzero(profiles[a]))
+    paint = np.cumsum(profiles[axis])
+    stripe = np.minimum((paint - profiles[axis] / 2) * _STRIPES // paint[-1], _STRIPES - 1)
+    carrying = profiles[axis] > 0
+    return [
+        (_AXES[axis], tuple(np.flatnonzero(carrying & (stripe == i)).tolist()))
+        for i in range(_STRIPES)
+        if np.any(carrying & (stripe == i))
+    ]

@@ -1,0 +1,137 @@
+"""Image and painted slices, read and understood."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.annotation import Finding, Paint, audit, understand_paint
+from volseg.densification.request import Choices
+from volseg.errors import InputError
+from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
+from volseg.labels import IGNORE_INDEX, LabelScheme
+
+__all__ = ["Inputs", "Source", "read_inputs"]
+
+logger = logging.getLogger(__name__)
+
+Source = str | os.PathLike[str] | Volume | npt.NDArray[Any]
+
+_HOPELESS = ("empty", "one_class")  # nothing can be learnt, whatever one insists on
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What there is to learn from.
+
+    Attributes:
+        label: the painted file on the image's grid, values as in the file.
+        names: of the classes that somebody named, by value.
+        findings: of the audit.
+    """
+
+    image: Volume
+    label: Volume
+    paint: Paint
+    scheme: LabelScheme
+    names: Mapping[int, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def painted(self) -> npt.NDArray[np.bool_]:
+        """Voxels that somebody labelled, also with a value that is no class."""
+        mask = self.paint.labels != IGNORE_INDEX
+        for value in self.paint.unknown:
+            mask |= self.label.array[0] == value
+        return mask
+
+
+def read_inputs(image: Source, labels: Source, choices: Choices) -> Inputs:
+    """Both files, what the paint was understood to say, and what the auditor says of it.
+
+    Raises:
+        InputError: if the auditor found an error and nobody insisted, or if there is nothing to learn.
+    """
+    if isinstance(image, np.ndarray) and isinstance(labels, np.ndarray) and image.ndim == labels.ndim:
+        image = image[None]
+    picture = _volume(image, labels=False)
+    label = _volume(labels, labels=True, like=picture)
+    logger.info("Image: %s.", _told(picture))
+    logger.info("Paint: %s.", _told(label))
+    segments = segments_of(label)
+    label = check_alignment(picture, label)
+    names = dict(choices.names) or class_names(segments)
+    paint = understand_paint(
+        label.array[0],
+        classes=list(names) or None,
+        unlabelled=choices.unlabelled,
+        painted_only=choices.painted_only,
+        source=label.name,
+    )
+    logger.info("Understood: %s. %s", paint.describe(names), paint.explain())
+    findings = audit(picture.spatial_shape, picture.spacing, paint, picture.array, names)
+    for finding in findings:
+        level = logging.INFO if finding.severity == "note" else logging.WARNING
+        logger.log(level, "Audit, %s (%s): %s", finding.severity, finding.kind, finding.message)
+    if not findings:
+        logger.info("Audit: nothing wrong found.")
+    _stop_at_errors(findings, choices.force)
+    return Inputs(picture, label, paint, _scheme(paint, names), names, tuple(findings))
+
+
+def _stop_at_errors(findings: Sequence[Finding], force: bool) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    hopeless = [finding for finding in errors if finding.kind in _HOPELESS]
+    if hopeless:
+        raise InputError(hopeless[0].message)
+    if errors and not force:
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in errors))
+        raise InputError(
+            f"The audit found {len(errors)} error(s) in the paint ({kinds}), so nothing was learnt. The "
+            f"first: {errors[0].message} If all is as it should be, go on with --force."
+        )
+
+
+def _scheme(paint: Paint, names: Mapping[int, str]) -> LabelScheme:
+    """A name for every class; what nobody named is called by its value."""
+    chosen: list[str] = []
+    for index, value in enumerate(paint.values):
+        name = names.get(value, "background" if index == paint.background else f"class {value}")
+        while name in chosen:
+            name = f"{name} ({value})"
+        chosen.append(name)
+    return LabelScheme(chosen, paint.values)
+
+
+def _volume(source: Source, *, labels: bool, like: Volume | None = None) -> Volume:
+    """A file, a volume, or an array: an image as ``(*spatial)`` or ``(C, *spatial)`` beside its labels."""
+    if isinstance(source, Volume):
+        return source
+    if not isinstance(source, np.ndarray):
+        return read_volume(Path(source), labels=labels)
+    if like is not None:
+        if source.shape != like.spatial_shape:
+            raise InputError(
+                f"the labels have the shape {source.shape}, the image has {like.spatial_shape} voxels: give "
+                "labels as (*spatial) and the image as (channels, *spatial)."
+            )
+        return Volume(source[None], like.affine, like.unit)
+    if source.ndim not in (3, 4):
+        raise ValueError(
+            f"an image as an array is (channels, *spatial), not {source.shape}: add the axis of channels "
+            "with image[None]."
+        )
+    return Volume(source, np.eye(source.ndim))
+
+
+def _told(volume: Volume) -> str:
+    size = " x ".join(map(str, volume.spatial_shape))
+    spacing = " x ".join(f"{s:.4g}" for s in volume.spacing)
+    channels = f"{volume.channels} channels of " if volume.channels > 1 else ""
+    unit = f" {volume.unit}" if volume.unit else " (unit unknown)"
+    return f"{volume.name}, {channels}{size} voxels of {spacing}{unit}, {volume.array.dtype}"

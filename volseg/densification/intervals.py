@@ -1,0 +1,241 @@
+"""How good a result is, with an interval that should hold its true score.
+
+Voxels of one slice stand and fall together, so slices are counted, not voxels: the spread of a score is
+that of leaving out one slice after the other (the jackknife; Miller 1974, Biometrika 61:1-15). An IoU
+lies between 0 and 1 and is skewed close to them. Its interval is therefore symmetric in the logit, which
+stays within them, with the quantile of Student's t for as many slices as there *effectively* are: ten
+slices, one of which has most of a class, tell hardly more about it than that one.
+
+What is held out is scored by models that learnt from fewer slices than the result does. Two things make
+up for that: distances to paint are weighted as they are where nobody painted (:mod:`nearness
+<volseg.densification.nearness>`), and the upper end allows for errors that fall as the square root of the
+number of slices rises. The score itself stays a little too low.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from volseg.annotation.slices import along
+from volseg.densification.folds import runs_of
+from volseg.labels import IGNORE_INDEX
+from volseg.metrics import confusion_matrix, dice, iou, mean_score
+
+__all__ = ["Estimate", "Score", "SliceConfusion", "estimate", "slice_confusions"]
+
+_AXES = "xyz"
+_FEWEST = 3  # slices without which there is no interval
+_FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
+_HEAVIEST = 10.0  # a held-out voxel counts for at most as many
+_CERTAIN = 0.5  # voxels that are added to hits and misses, so that no score is exactly 0 or 1
+_ONE_SLICE = "It was painted on one slice only; when that is held out, none is left to learn it from."
+
+
+@dataclass(frozen=True)
+class SliceConfusion:
+    """What was predicted on a held-out slice, or on neighbouring ones.
+
+    Args:
+        matrices: voxels per true class (row) and predicted class (column), one for each bin of distance
+            to what was learnt from.
+    """
+
+    axis: str
+    indices: tuple[int, ...]
+    matrices: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure, and the interval that its true value lies in; ``None`` where it cannot be told.
+
+    Args:
+        reason: why not, in a sentence.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Scores per class and on average over classes."""
+
+    iou: tuple[Score, ...]
+    dice: tuple[Score, ...]
+    mean_iou: Score
+    mean_dice: Score
+    slices: int
+    level: float
+
+
+def slice_confusions(
+    prediction: npt.NDArray[Any],
+    test: npt.NDArray[np.uint8],
+    slices: Mapping[str, Sequence[int]],
+    num_classes: int,
+    *,
+    bins: npt.NDArray[np.uint8] | None = None,
+    num_bins: int = 1,
+) -> list[SliceConfusion]:
+    """Confusion matrices of one fold, slice by slice; neighbouring slices of a direction count as one.
+
+    A voxel on two held-out slices is counted on the first.
+
+    Args:
+        prediction: class indices, ``(*spatial)``; anything where nothing is tested.
+        test: what was held out, 255 elsewhere (:meth:`Fold.split`).
+        bins: of the distance to what was learnt from (:meth:`Nearness.bins`).
+    """
+    for name, array in (("prediction", prediction), ("bins", bins)):
+        if array is not None and array.shape != test.shape:
+            raise ValueError(f"{name} has the shape {array.shape}, test {test.shape}: they have to agree.")
+    rest = test.copy()
+    found = []
+    for axis, indices in slices.items():
+        for run in runs_of(indices):
+            on = along(_AXES.index(axis), run)
+            true, predicted = rest[on], prediction[on]
+            where = np.zeros(true.shape, np.uint8) if bins is None else bins[on]
+            matrices = np.stack(
+                [
+                    confusion_matrix(predicted, np.where(where == b, true, IGNORE_INDEX), num_classes)
+                    for b in range(num_bins)
+                ]
+            )
+            rest[on] = IGNORE_INDEX
+            if matrices.any():
+                found.append(SliceConfusion(axis, run, matrices))
+    return found
+
+
+def estimate(
+    confusions: Sequence[SliceConfusion],
+    num_classes: int,
+    *,
+    level: float = 0.95,
+    shares: Sequence[float] = (1.0,),
+    folds: int | None = None,
+) -> Estimate:
+    """Scores over all held-out slices of all folds, with confidence intervals over slices.
+
+    Args:
+        shares: how much each bin counts (:attr:`Nearness.shares`).
+        folds: how many there were: the models had learnt from all slices but one in so many. ``None`` if
+            they had learnt from all that the result learns from.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level} is no confidence level: choose one between 0 and 1, such as 0.95.")
+    matrices = _weighted(confusions, num_classes, shares)
+    truth = matrices.sum(2)
+    unions = truth + matrices.sum(1) - np.diagonal(matrices, axis1=1, axis2=2)
+    weights = unions / np.maximum(unions.sum(0), 1)
+    total = matrices.sum(0)
+    gain = 1.0 if folds is None else math.sqrt(1 - 1 / folds)
+    scores: list[tuple[tuple[Score, ...], Score]] = []
+    for measure in (iou, dice):
+        value = measure(total)
+        left_out = np.array([measure(total - matrix) for matrix in matrices]).reshape(-1, num_classes)
+        classes = tuple(
+            _class_score(float(value[c]), left_out[:, c], unions[:, c], truth[:, c], level, gain)
+            for c in range(num_classes)
+        )
+        if any(score.reason == _ONE_SLICE for score in classes):
+            mean = Score(None, reason="One class was painted on one slice only.")
+        else:
+            means = np.array([mean_score(scores) for scores in left_out])
+            mean = _score(mean_score(value), means, weights.sum(1), float(unions.sum()), level, gain)
+            mean = _widened(mean, classes)
+        scores.append((classes, mean))
+    (ious, mean_iou), (dices, mean_dice) = scores
+    return Estimate(ious, dices, mean_iou, mean_dice, len(matrices), level)
+
+
+def _weighted(
+    confusions: Sequence[SliceConfusion], num_classes: int, shares: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    """One matrix per slice, each bin counting as its share, and all together as many voxels as before."""
+    matrices = np.zeros((len(confusions), len(shares), num_classes, num_classes))
+    for row, confusion in zip(matrices, confusions, strict=True):
+        row[:] = confusion.matrices
+    voxels = matrices.sum((0, 2, 3))
+    weights = np.minimum(np.asarray(shares) * voxels.sum() / np.maximum(voxels, 1), _HEAVIEST)
+    found = np.tensordot(matrices, weights, ([1], [0]))
+    return np.asarray(found * (voxels.sum() / max(found.sum(), 1)))
+
+
+def _class_score(
+    value: float,
+    left_out: npt.NDArray[np.float64],
+    unions: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.float64],
+    level: float,
+    gain: float,
+) -> Score:
+    if not unions.any():
+        return Score(None, reason="It is on no held-out slice.")
+    if np.count_nonzero(truth) == 1:
+        return Score(None, reason=_ONE_SLICE)
+    return _score(value, left_out, unions, float(unions.sum()), level, gain)
+
+
+def _score(
+    value: float,
+    left_out: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    voxels: float,
+    level: float,
+    gain: float,
+) -> Score:
+    """A score with its interval.
+
+    Args:
+        value: over all slices.
+        left_out: over all slices but one, for each of them.
+        weights: how much each slice tells.
+        voxels: that the score is about.
+        gain: what is left of the errors with all slices, at best.
+    """
+    n = len(weights)
+    if math.isnan(value):
+        return Score(None, reason="Nothing was held out.")
+    effective = float(weights.sum() ** 2 / np.square(weights).sum())
+    if n < _FEWEST or effective < _FEWEST_EFFECTIVE:
+        slices = f"{n} held-out slice{'s' * (n != 1)}"
+        reason = f"{slices} ({effective:.1f} effectively) cannot tell how far that can be trusted."
+        return Score(value, reason=reason)
+    odds = _logits(left_out, voxels)
+    spread = math.sqrt((n - 1) / n * np.square(odds - odds.mean()).sum())
+    reach = float(stats.t.ppf((1 + level) / 2, effective - 1)) * spread
+    low, high = special.expit(_logits(value, voxels) + np.array([-reach, reach]))
+    never = (1 - level) ** (1 / effective)  # how rare something may be that so many slices do not show
+    if value == 0:
+        low, high = 0.0, max(high, 1 - never)
+    elif value == 1:
+        low, high = min(low, never), 1.0
+    return Score(value, float(low), 1 - gain * (1 - float(high)))
+
+
+def _widened(mean: Score, classes: Sequence[Score]) -> Score:
+    """The mean with what classes add that were never, or always, found: leaving out slices shows nothing."""
+    if mean.value is None or mean.low is None or mean.high is None:
+        return mean
+    known = [score for score in classes if score.value is not None]
+    above = sum(score.high or 0 for score in known if score.value == 0) / len(known)
+    below = sum(1 - (score.low or 0) for score in known if score.value == 1) / len(known)
+    low = mean.value - math.hypot(mean.value - mean.low, below)
+    high = mean.value + math.hypot(mean.high - mean.value, above)
+    return Score(mean.value, max(0.0, low), min(1.0, high))
+
+
+def _logits(scores: npt.ArrayLike, voxels: float) -> npt.NDArray[np.float64]:
+    """Log odds of scores, finite even for 0 and 1; a score that nothing is known of counts as 0.5."""
+    hits = np.nan_to_num(np.asarray(scores, np.float64), nan=0.5) * voxels
+    return np.asarray(np.log((hits + _CERTAIN) / (voxels - hits + _CERTAIN)))

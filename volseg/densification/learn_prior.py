@@ -1,0 +1,102 @@
+"""How far it is from a voxel to the nearest paint of each class: where in the volume, and in what shape.
+
+A painted slice must not be told its own answer. So a voxel on a slice is measured from all *other* slices,
+as one that nobody painted is: the distances that are learnt with are those that come later.
+
+Distances are in voxels along the finest axis.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from volseg.annotation import find_slices
+
+__all__ = ["Paint", "measure_paint", "prior_at"]
+
+_AXES = "xyz"
+_FEWEST, _DIRECTIONS = 2, 2  # slices in a direction, and directions
+_FAR = 1e3  # for a class that is nowhere else
+
+
+class Paint(NamedTuple):
+    """Distances within each painted slice, for :func:`prior_at`."""
+
+    planes: tuple[tuple[int, int, Tensor], ...]  # axis, index, (classes, *others)
+    steps: tuple[float, ...]  # size of a voxel along each axis, the finest being 1
+    classes: int
+
+    @property
+    def features(self) -> int:
+        """Columns of what :func:`prior_at` gives."""
+        return 1 + self.classes
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether distances from painted slices to the others are like those from the voxels in between.
+
+        They are where slices of two directions cross. Of slices in one direction, each is farther from
+        the next than any voxel in between.
+        """
+        per_axis = Counter(axis for axis, _, _ in self.planes)
+        return sum(count >= _FEWEST for count in per_axis.values()) >= _DIRECTIONS
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        planes = [[axis, index, plane.cpu().half()] for axis, index, plane in self.planes]
+        return {"planes": planes, "steps": list(self.steps), "classes": self.classes}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Paint":
+        """What :meth:`state` gave."""
+        planes = tuple((axis, index, plane.float()) for axis, index, plane in state["planes"])
+        return cls(planes, tuple(state["steps"]), state["classes"])
+
+
+def measure_paint(
+    labels: npt.NDArray[np.uint8], classes: int, spacing: Sequence[float], device: torch.device | str = "cpu"
+) -> Paint:
+    """From each pixel of each painted slice to the nearest of every class on this slice."""
+    steps = tuple(float(s) / min(spacing) for s in spacing)
+    planes = []
+    for name, indices in find_slices(labels).items():
+        axis = _AXES.index(name)
+        sampling = [s for a, s in enumerate(steps) if a != axis]
+        for index in indices:
+            plane = labels.take(index, axis)
+            found = np.full((classes, *plane.shape), _FAR, np.float32)
+            for c in range(classes):
+                if (plane == c).any():
+                    found[c] = ndimage.distance_transform_edt(plane != c, sampling=sampling)
+            planes.append((axis, int(index), torch.from_numpy(found).to(device)))
+    return Paint(tuple(planes), steps, classes)
+
+
+def prior_at(paint: Paint, voxels: Tensor) -> Tensor:
+    """Of voxels ``(n, dims)``: the distance to any paint, and by how much each class is farther than the
+    nearest other one: ``(n, 1 + classes)``. Square roots, so that what is near counts most."""
+    nearest = torch.full((paint.classes, len(voxels)), _FAR**2, device=voxels.device)
+    for axis, index, plane in paint.planes:
+        away = (voxels[:, axis] - index).float() * paint.steps[axis]
+        others = [voxels[:, a] for a in range(voxels.shape[1]) if a != axis]
+        squared = _columns(plane.to(voxels.device), others).square_().add_(away.square())
+        squared[:, away == 0] = _FAR**2
+        torch.minimum(nearest, squared, out=nearest)
+    distance = nearest.sqrt_()
+    first, second = distance.topk(min(2, paint.classes), 0, largest=False).values
+    margin = distance - torch.where(distance == first, second, first)
+    return torch.cat([first[None].sqrt(), margin.sign() * margin.abs().sqrt()]).T
+
+
+def _columns(plane: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """``(classes, *size)`` at places given axis by axis: ``(classes, n)``."""
+    flat = places[0]
+    for index, n in zip(places[1:], plane.shape[2:], strict=True):
+        flat = flat * n + index
+    return plane.flatten(1).index_select(1, flat)

@@ -1,0 +1,190 @@
+"""The network's way: a model per fold for the score, one for the result; each kept as soon as it is there.
+
+A run that was stopped goes on behind the last model that it kept. With ``--continue``, every model goes on
+from the one of the same fold, so that what a fold is scored on has never been learnt from.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from volseg.densification.folds import Fold
+from volseg.densification.learning import Model, Task, learn
+from volseg.densification.outputs import Outputs
+from volseg.densification.scoring import Tested
+from volseg.densification.stopping import Stopping
+from volseg.densification.timing import Timetable
+from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
+from volseg.errors import InputError
+from volseg.io import SUFFIXES
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report import LearningCurve
+
+__all__ = ["Earlier", "Networks", "load_earlier"]
+
+logger = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """The models of an earlier result."""
+
+    model: Model
+    folds: tuple[Fold, ...]
+    of_folds: tuple[Model, ...]
+
+
+def load_earlier(source: Path, scheme: LabelScheme, channels: int) -> Earlier:
+    """What to go on from.
+
+    Args:
+        source: the folder of a result, or its segmentation.
+
+    Raises:
+        InputError: if there is nothing, or it was learnt for other classes or channels.
+    """
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if source.name.lower().endswith(s)), "")
+    folder = source.with_name(source.name[: -len(suffix)]) if suffix else source
+    if not (folder / "model.pt").is_file():
+        raise InputError(
+            f"{source} holds no model.pt to go on from. Name the folder of an earlier volseg densify, or "
+            "leave --continue out."
+        )
+    content = load_checkpoint(folder / "model.pt")
+    for what, now in (("values", list(scheme.values)), ("channels", channels)):
+        if content.get(what) != now:
+            raise InputError(
+                f"{folder} was learnt with other {what}: {content.get(what)} then, {now} now. Paint the same "
+                "classes, or leave --continue out."
+            )
+    folds, models = [], []
+    for path in sorted((folder / "folds").glob("fold_*.pt"), key=lambda p: int(p.stem[5:])):
+        part = load_checkpoint(path)
+        folds.append(Fold(part["slices"]))
+        models.append(Model.from_state(part))
+    return Earlier(Model.from_state(content), tuple(folds), tuple(models))
+
+
+class Networks:
+    """Learns, segments, and keeps what it learnt.
+
+    Args:
+        outputs: where to keep it; ``None`` for nowhere.
+        resume: take what a stopped run kept there.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        scheme: LabelScheme,
+        *,
+        timetable: Timetable,
+        stopping: Stopping,
+        outputs: Outputs | None,
+        earlier: Earlier | None,
+        resume: bool,
+    ) -> None:
+        self.task = task
+        self.scheme = scheme
+        self.timetable = timetable
+        self.stopping = stopping
+        self.outputs = outputs
+        self.earlier = earlier
+        self.resume = resume
+        self.curve: LearningCurve | None = None
+        self._last: Model | None = None
+
+    def of_fold(self, number: int, fold: Fold, labels: Labels) -> Tested:
+        """Learn from all slices but those of a fold, and segment these.
+
+        Args:
+            number: from 0 on.
+        """
+        train, test = fold.split(labels)
+        path = None if self.outputs is None else self.outputs.fold(number + 1)
+        slices = {axis: [int(i) for i in indices] for axis, indices in fold.slices.items()}
+        if path is not None and self.resume and path.is_file():
+            content = load_checkpoint(path)
+            if content["slices"] == slices:
+                self._last = Model.from_state(content)
+                self.timetable.count_earlier(content["seconds"])
+                logger.info("Fold %d: kept from the run that was stopped.", number + 1)
+                return Tested(fold, test, content["scores"].numpy())
+        began = time.monotonic()
+        start = self.earlier.of_folds[number] if self.earlier and self.earlier.folds else None
+        where = test != IGNORE_INDEX
+        share = np.count_nonzero(where) / where.size
+        seconds = self.timetable.of_fold(share)
+        model = self._learn(f"fold {number + 1}", train, seconds, start, held_out=test)
+        if self.stopping.asked:
+            self._leave("before fold %d was done", number + 1)
+        with self.timetable.segmenting(share):
+            found = Tested(fold, test, model.predict_at(self.task, where))
+        if path is not None:
+            path.parent.mkdir(exist_ok=True)
+            kept = {"slices": slices, "scores": torch.from_numpy(found.scores)}
+            save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
+        self._last = model
+        return found
+
+    def result(self, labels: Labels) -> npt.NDArray[np.float32]:
+        """Learn from all slices, and segment the whole volume: scores, ``(C, *spatial)``.
+
+        It goes on from the last fold's model, so that the time for the score is not lost for the result.
+        """
+        start = self._last if self.earlier is None else self.earlier.model
+        if self.outputs is not None and self.resume and self.outputs.partial.is_file():
+            content = load_checkpoint(self.outputs.partial)
+            start = Model.from_state(content)
+            self.timetable.count_earlier(content["seconds"])
+            logger.info("The result: going on from the model of the run that was stopped.")
+        began = time.monotonic()
+        model = self._learn("the result", labels, self.timetable.of_result(), start)
+        about = {"values": list(self.scheme.values), "channels": len(self.task.image)}
+        about["names"] = list(self.scheme.names)
+        content = model.state() | about | {"seconds": time.monotonic() - began}
+        if self.outputs is not None:
+            save_checkpoint(self.outputs.partial if self.stopping.asked else self.outputs.model, content)
+        if self.stopping.asked:
+            self._leave("before the result was done")
+        if self.outputs is not None:
+            self.outputs.partial.unlink(missing_ok=True)
+        self.curve = _curve(model)
+        with self.timetable.bar("segmenting") as bar:
+            return model.predict(self.task, progress=bar)
+
+    def _learn(
+        self, what: str, labels: Labels, seconds: float, start: Model | None, held_out: Labels | None = None
+    ) -> Model:
+        with self.timetable.bar(f"learning, {what}") as bar, self.stopping.patient():
+            return learn(
+                self.task,
+                labels,
+                seconds=seconds,
+                start=start,
+                held_out=held_out,
+                progress=bar,
+                should_stop=lambda: self.stopping.asked,
+            )
+
+    def _leave(self, where: str, *words: Any) -> None:
+        kept = "" if self.outputs is None else " What was learnt is kept; repeat the command with --resume."
+        logger.warning(f"Stopped {where}.{kept}", *words)
+        raise KeyboardInterrupt
+
+
+def _curve(model: Model) -> LearningCurve | None:
+    """That of the result, which began as a fold's, when slices were held out from it."""
+    curve = model.curve
+    if not curve.iterations:
+        return None
+    tested = curve.iterations[: len(curve.validation)]
+    return LearningCurve(curve.iterations, curve.loss, tested, curve.validation, "loss on held-out slices")

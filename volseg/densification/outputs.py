@@ -1,0 +1,207 @@
+"""Where everything goes: settled, and refused if need be, before any time is spent."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from volseg.errors import InputError, RefusedError, ResourceError
+from volseg.io import SUFFIXES, Volume, atomic_write, digest, is_volume, output_suffix
+
+__all__ = ["Outputs", "outputs_for", "read_json", "write_json"]
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("volseg", "torch", "monai", "numpy", "scipy")
+_FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one result.
+
+    Attributes:
+        folder: holds everything but the segmentation, if that was given a name of its own.
+    """
+
+    folder: Path
+    segmentation: Path
+    confidence: Path
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.pt"
+
+    @property
+    def partial(self) -> Path:
+        """The final network of a run that was stopped while it learnt."""
+        return self.folder / "model_partial.pt"
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "scores.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def fold(self, number: int) -> Path:
+        """The network that did not see the slices of this fold, from 1 on."""
+        return self.folder / "folds" / f"fold_{number}.pt"
+
+    def all(self) -> list[Path]:
+        """Every file that a run may write and that exists."""
+        files = [self.segmentation, self.confidence, self.report, self.model, self.partial, self.settings]
+        files += [self.scores, self.log, *(self.figures / name for name in _FIGURES)]
+        files += sorted((self.folder / "folds").glob("fold_*.pt"))
+        return [path for path in files if os.path.lexists(path)]
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Make the folder, and note what is being asked for.
+
+        Raises:
+            RefusedError: if a result stands there already and nobody said what to do with it.
+            InputError: if there is nothing to resume, or it was another request.
+        """
+        there = self.all()
+        if resume:
+            self._check_same(settings)
+        elif there and not overwrite:
+            began = self.settings.exists() and not self.report.exists()
+            remedy = "go on with --resume, " if began else ""
+            raise RefusedError(
+                f"{there[0]} exists already. Choose another name with -o, {remedy}or replace what is there "
+                "with --overwrite."
+            )
+        for path in there:
+            if path.is_dir() and not is_volume(path):
+                raise RefusedError(f"{path} is a folder of yours. Move it, or choose another name with -o.")
+        try:
+            for folder in (self.folder, self.segmentation.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for path in there:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_json(self.settings, settings)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write to {self.folder}: {error.strerror or error}. Choose another folder with -o."
+            ) from error
+
+    def _check_same(self, settings: Mapping[str, Any]) -> None:
+        if not self.settings.is_file():
+            raise InputError(
+                f"{self.folder} holds no settings.json: there is nothing to resume. Leave --resume out."
+            )
+        if self.report.exists():
+            raise RefusedError(
+                f"{self.folder} is finished: nothing is left to resume. With more paint, go on into another "
+                f"folder with --continue {self.folder}."
+            )
+        before = read_json(self.settings)
+        for part in ("image", "labels", "choices", "continued"):
+            now = json.loads(json.dumps(settings[part]))
+            if before.get(part) != now:
+                raise RefusedError(
+                    f"{self.folder} was begun with other {part}: {before.get(part)} then, {now} now. Repeat "
+                    "the command as it was, or start anew with --overwrite."
+                )
+
+
+def outputs_for(output: str | os.PathLike[str], image: Volume, label: Volume) -> Outputs:
+    """The files that belong to ``output``: a folder, or the name of the segmentation.
+
+    A segmentation in a folder is named after the image and has its format; 3D Slicer's own if the paint has.
+
+    Raises:
+        RefusedError: if the result would replace what it is made from.
+    """
+    path = Path(output)
+    name = image.path.name if image.path else "image.nii.gz"
+    own = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    stem = name[: len(name) - len(own)]
+    given = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    if given:
+        written = output_suffix(path)
+        if written != given:
+            raise ValueError(
+                f"{path} cannot be written: {given} is read only. Write {path.name[: -len(given)]}{written} "
+                "instead."
+            )
+        folder, segmentation = path.with_name(path.name[: -len(given)]), path
+        stem = folder.name
+    else:
+        of_slicer = label.path is not None and label.path.name.lower().endswith(".seg.nrrd")
+        suffix = ".seg.nrrd" if of_slicer else output_suffix(name)
+        folder, segmentation = path, path / f"{stem}_segmentation{suffix}"
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise RefusedError(f"{folder} is a file, but a folder of that name is needed. Choose another -o.")
+    outputs = Outputs(folder, segmentation, folder / f"{stem}_confidence{output_suffix(name)}")
+    for source in (image.path, label.path):
+        for target in (outputs.segmentation, outputs.confidence):
+            if source is not None and target.exists() and source.exists() and target.samefile(source):
+                raise RefusedError(f"{target} is what the result is made from. Choose another name with -o.")
+    return outputs
+
+
+def settings_of(
+    image: Volume, label: Volume, choices: Mapping[str, Any], continued: Path | None, command: str
+) -> dict[str, Any]:
+    """What ``settings.json`` tells: everything that the result depends on."""
+    versions = {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
+    return {
+        "image": _file(image),
+        "labels": _file(label),
+        "choices": dict(choices),
+        "continued": None if continued is None else str(continued),
+        "command": command,
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions | {"machine": platform.machine(), "threads": torch.get_num_threads()},
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file by this, in one step."""
+    with atomic_write(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Start anew with --overwrite.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not what volseg wrote there. Start anew with --overwrite.")
+    return content
+
+
+def _file(volume: Volume) -> dict[str, str]:
+    """A file by its content, so that a resumed run goes on with the same one."""
+    if volume.path is None:
+        return {"sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest()}
+    return {"path": str(volume.path), "sha256": digest(volume.path)}

@@ -1,0 +1,165 @@
+"""What a person is told at the end: a page, figures, and the same as numbers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from volseg.annotation import Finding
+from volseg.densification.inputs import Inputs
+from volseg.densification.intervals import Score
+from volseg.densification.request import Method
+from volseg.densification.scoring import Measured, lines
+from volseg.io import Volume
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report import LearningCurve, Report, Suggestion
+
+__all__ = ["Densified", "as_json", "note_of", "report_of", "summary_of"]
+
+_WITH_ORIENTATION = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+@dataclass(frozen=True, eq=False)
+class Densified:
+    """What :func:`volseg.densify` found.
+
+    Attributes:
+        labels: of every voxel, ``(*spatial)``, values as in the painted file.
+        confidence: probability that this is right, ``(*spatial)``, 0 to 1; 1 where somebody painted.
+        names: of the classes, by value.
+        scores: per method and class, on slices that were held out; see ``scores.json``.
+        note: how far the scores can be trusted, or why there are none.
+        folder: where everything was written; ``None`` if nothing was.
+    """
+
+    labels: npt.NDArray[Any]
+    confidence: npt.NDArray[np.float32]
+    names: Mapping[int, str]
+    scores: Mapping[str, Any]
+    note: str
+    findings: Sequence[Finding]
+    suggestion: Suggestion | None = None
+    folder: Path | None = None
+    written: Sequence[Path] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {
+            "scores": self.scores,
+            "note": self.note,
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "suggestion": None if self.suggestion is None else dataclasses.asdict(self.suggestion),
+        }
+
+
+def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any]:
+    """The scores of all methods, as plain values."""
+    return {
+        one.method: {
+            "IoU": {
+                name: dataclasses.asdict(score) for name, score in zip(names, one.estimate.iou, strict=True)
+            },
+            "Dice": {
+                name: dataclasses.asdict(score) for name, score in zip(names, one.estimate.dice, strict=True)
+            },
+            "mean IoU": dataclasses.asdict(one.estimate.mean_iou),
+            "mean Dice": dataclasses.asdict(one.estimate.mean_dice),
+            "slices": one.estimate.slices,
+            "folds": one.folds,
+            "temperature": one.calibrator.temperature,
+        }
+        for one in measured
+    }
+
+
+def note_of(measured: Measured, method: Method, *, continued: bool) -> str:
+    """On what the scores were measured."""
+    with_what = "what the others say of it"
+    if method == "network":
+        with_what = "a model that had not seen it"
+        with_what += "" if continued else ", and had less time than the final one"
+    return (
+        f"Each of {measured.estimate.slices} painted slices (neighbours count as one) was compared with "
+        f"{with_what}. Voxels are weighted to lie as far from paint as those that nobody painted. IoU is "
+        "what is right, as a share of all that is the class or was taken for it: 1 is perfect."
+    )
+
+
+def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelScheme) -> list[str]:
+    """The figures for somebody who does not open the page."""
+    found = lines(measured[0], scheme) if measured else []
+    for other in measured[1:]:
+        value = other.estimate.mean_iou.value
+        found.append(f"To compare with: {other.method}, mean IoU {'–' if value is None else f'{value:.3f}'}.")
+    found.append(done.note)
+    if done.suggestion is not None:
+        told = f"Paint next: {done.suggestion.axis} = {done.suggestion.index}. {done.suggestion.text}"
+        found.append(told.rstrip())
+    return found
+
+
+def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float) -> dict[str, str]:
+    facts = {}
+    mean = measured[0].estimate.mean_iou if measured else Score(None)
+    if mean.value is not None:
+        told = f"{mean.value:.3f}"
+        if mean.low is not None and mean.high is not None:
+            told += f" ({mean.low:.2f} – {mean.high:.2f})"
+        facts["mean IoU, held out"] = told
+    facts["painted"] = f"{np.mean(inputs.paint.labels != IGNORE_INDEX):.1%}"
+    facts["minutes"] = f"{minutes:.1f}"
+    return facts
+
+
+def report_of(
+    inputs: Inputs,
+    result: npt.NDArray[np.uint8],
+    done: Densified,
+    measured: Sequence[Measured],
+    *,
+    curve: LearningCurve | None,
+    minutes: float,
+    warnings: Sequence[str],
+    versions: Mapping[str, Any],
+    command: str,
+) -> Report:
+    """The page about a result.
+
+    Args:
+        result: class indices.
+    """
+    image = inputs.image
+    return Report(
+        image.path.name if image.path else "densified",
+        image.array,
+        inputs.scheme,
+        result,
+        spacing=image.spacing,
+        unit=image.unit,
+        orientation=_orientation(image),
+        paint=inputs.paint.labels,
+        confidence=done.confidence,
+        scores=[one.as_scores() for one in measured],
+        scores_note=done.note,
+        curve=curve,
+        findings=inputs.findings,
+        suggestion=done.suggestion,
+        calibration=measured[0].calibrator.chart if measured else None,
+        facts=_facts(inputs, measured, minutes),
+        warnings=warnings,
+        versions={name: str(value) for name, value in versions.items()},
+        command=command,
+    )
+
+
+def _orientation(image: Volume) -> str:
+    """Where the axes point to, of a patient; what is measured in micrometres is none."""
+    known = image.path is not None and image.path.name.lower().endswith(_WITH_ORIENTATION)
+    if not known or image.spatial_dims != 3 or image.unit == "um":
+        return ""
+    return "".join(nib.aff2axcodes(image.affine))

@@ -1,0 +1,224 @@
+"""One request on its way: read, score, learn, write, tell."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.densification.calibration import Calibrator
+from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
+from volseg.densification.folds import Fold, Folds, make_folds
+from volseg.densification.inputs import Source, read_inputs
+from volseg.densification.learning import Task
+from volseg.densification.network import Networks, load_earlier
+from volseg.densification.outputs import outputs_for, settings_of, write_json
+from volseg.densification.reporting import Densified, as_json, note_of, report_of, summary_of
+from volseg.densification.request import Choices
+from volseg.densification.scoring import Measured, Yardstick, tested
+from volseg.densification.stopping import Stopping
+from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
+from volseg.densification.timing import Timetable
+from volseg.densification.volumes import classes_of, values_of, write_volumes
+from volseg.engines.run_log import open_log
+from volseg.report import LearningCurve, Suggestion, write_figures, write_report
+
+__all__ = ["Run"]
+
+logger = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class Run:
+    """The steps of one request, in order; the last one is :meth:`__call__`.
+
+    Args:
+        earlier: the folder of a result to go on from.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        image: Source,
+        labels: Source,
+        output: str | os.PathLike[str] | None,
+        earlier: Path | None,
+        stopping: Stopping,
+    ) -> None:
+        self.choices = choices
+        self.stopping = stopping
+        self.began = time.monotonic()
+        self.inputs = read_inputs(image, labels, choices)
+        self.outputs = None if output is None else outputs_for(output, self.inputs.image, self.inputs.label)
+        self.source = earlier
+        channels = self.inputs.image.channels
+        self.earlier = None if earlier is None else load_earlier(earlier, self.inputs.scheme, channels)
+        self.timetable: Timetable | None = None
+
+    def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
+        """Do it all."""
+        inputs, outputs = self.inputs, self.outputs
+        settings = settings_of(inputs.image, inputs.label, self.choices.as_json(), self.source, command)
+        if outputs is not None:
+            outputs.open(settings, resume=resume, overwrite=overwrite)
+            open_log(outputs.log)
+        parts = self._folds()
+        folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
+        yardstick = Yardstick(inputs.paint.labels, inputs.image.spacing)
+        with self._comparing([fold for _, fold in folds]) as others:
+            measured, scores, curve = self._segment(folds, yardstick, resume)
+            calibrator = measured[0].calibrator if measured else Calibrator()
+            keep = self.choices.keep_painted
+            classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
+            values = values_of(inputs, classes, keep_painted=keep)
+            written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
+            suggestion = self._suggestion(calibrator, scores)
+            del scores
+            reasons: list[str] = []
+            if others is not None:
+                found, reasons = others.collect(yardstick, self._patience())
+                measured += found
+        note = parts.reason
+        if measured:
+            note = note_of(measured[0], self.choices.method, continued=self.earlier is not None)
+        note = " ".join([note, *reasons])
+        names = inputs.scheme.names
+        done = Densified(
+            values,
+            confidence,
+            dict(zip(inputs.scheme.values, names, strict=True)),
+            as_json(measured, names),
+            note,
+            inputs.findings,
+            suggestion,
+            None if outputs is None else outputs.folder,
+            written,
+        )
+        for line in summary_of(done, measured, inputs.scheme):
+            logger.info("%s", line)
+        if outputs is None:
+            return done
+        minutes = (time.monotonic() - self.began) / 60
+        write_json(outputs.scores, done.as_json() | {"minutes": minutes})
+        report = report_of(
+            inputs,
+            classes,
+            done,
+            measured,
+            curve=curve,
+            minutes=minutes,
+            warnings=[] if measured else [parts.reason],
+            versions=settings["versions"],
+            command=command,
+        )
+        written += write_figures(outputs.figures, report, overwrite=True)
+        written.append(write_report(outputs.report, report, overwrite=True))
+        logger.info("To look around in: %s.", outputs.report)
+        return dataclasses.replace(done, written=written)
+
+    def _folds(self) -> Folds:
+        if not self.choices.folds:
+            return Folds((), "No slices were held out (--folds 0), so it cannot be told how good this is.")
+        previous = self.earlier.folds if self.earlier else ()
+        parts = make_folds(self.inputs.paint.labels, self.choices.folds, previous=previous)
+        if parts.reason:
+            logger.warning("%s", parts.reason)
+        return parts
+
+    def _segment(
+        self, folds: Sequence[tuple[int, Fold]], yardstick: Yardstick, resume: bool
+    ) -> tuple[list[Measured], Floats, LearningCurve | None]:
+        """Scores of the method that was asked for: on held-out slices, and of every voxel."""
+        labels = self.inputs.paint.labels
+        method = self.choices.method
+        if method != "network":
+            logger.info("Segmenting: %s, which learns nothing.", NAMES[method])
+            parts = []
+            for _, fold in folds:
+                train, test = fold.split(labels)
+                parts.append(tested(fold, test, self._by_method(train)))
+            return [yardstick.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), None
+        seconds = self.choices.seconds(continued=self.earlier is not None)
+        image = self.inputs.image
+        timetable = self.timetable = Timetable(seconds, len(folds), math.prod(image.spatial_shape))
+        device = self.choices.torch_device
+        task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
+        networks = Networks(
+            task,
+            self.inputs.scheme,
+            timetable=timetable,
+            stopping=self.stopping,
+            outputs=self.outputs,
+            earlier=self.earlier,
+            resume=resume,
+        )
+        logger.info("%s", self._plan(seconds, len(folds)))
+        parts = []
+        for number, fold in folds:
+            logger.info("Fold %d of %d: without %s.", number + 1, len(folds), _slices(fold))
+            parts.append(networks.of_fold(number, fold, labels))
+        measured = [yardstick.measure("volseg", parts)] if parts else []
+        del parts
+        logger.info("The result: learning from all slices.")
+        scores = networks.result(labels)
+        return measured, scores, networks.curve
+
+    def _plan(self, seconds: float, folds: int) -> str:
+        device = self.choices.torch_device
+        where = "GPU" if device.type == "cuda" else "CPU"
+        half = f"{folds} folds for the score take half of it, " if folds else ""
+        asked = "" if self.choices.minutes is not None else " (--minutes changes that)"
+        return (
+            f"Learning on the {where}: {seconds / 60:.3g} minutes in all{asked}; {half}the result the rest. "
+            "More minutes help most where borders are fine and classes are told apart by texture."
+        )
+
+    @contextlib.contextmanager
+    def _comparing(self, folds: Sequence[Fold]) -> Iterator[Comparison | None]:
+        """Methods without a network beside it, on the same slices."""
+        if not (self.choices.compare and folds and self.choices.method == "network"):
+            yield None
+            return
+        paint, image = self.inputs.paint, self.inputs.image
+        background = paint.background or 0
+        with comparing(
+            image, paint.labels, folds, classes=len(self.inputs.scheme), background=background
+        ) as found:
+            yield found
+
+    def _by_method(self, labels: Labels) -> Floats:
+        image = self.inputs.image
+        return segment_by(
+            self.choices.method,
+            image.array,
+            labels,
+            classes=len(self.inputs.scheme),
+            background=self.inputs.paint.background or 0,
+            spacing=image.spacing,
+        )
+
+    def _patience(self) -> float:
+        """Seconds of the time that are left for what is not the result."""
+        return 0.0 if self.timetable is None else self.timetable.left - self.timetable.for_report
+
+    def _suggestion(self, calibrator: Calibrator, scores: Floats) -> Suggestion | None:
+        wanted = SUGGESTION_DEFAULT if self.choices.suggest is None else self.choices.suggest
+        if not wanted or self.inputs.image.spatial_dims == 2:
+            return None
+        spacing = self.inputs.image.spacing
+        return suggest(calibrator.probabilities(scores), self.inputs.paint.labels, spacing=spacing)
+
+
+def _slices(fold: Fold) -> str:
+    """``z = 3, 9; x = 12``."""
+    return "; ".join(
+        f"{axis} = {', '.join(map(str, indices))}" for axis, indices in sorted(fold.slices.items())
+    )

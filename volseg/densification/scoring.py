@@ -1,0 +1,121 @@
+"""How good each method is on slices that it did not learn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.densification.calibration import Calibrator, calibrate, held_out_sample
+from volseg.densification.folds import Fold
+from volseg.densification.intervals import Estimate, Score, estimate, slice_confusions
+from volseg.densification.nearness import measure_nearness
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report import ClassScore, MethodScores
+
+__all__ = ["Measured", "Tested", "Yardstick", "lines", "tested"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What a model said of the voxels that were held out from it.
+
+    Attributes:
+        scores: ``(C, N)``, of the voxels of ``test`` that hold a class, in C order.
+    """
+
+    fold: Fold
+    test: npt.NDArray[np.uint8]
+    scores: npt.NDArray[np.float32]
+
+    @property
+    def where(self) -> npt.NDArray[np.bool_]:
+        return self.test != IGNORE_INDEX
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The figures of one method, and what makes its confidence honest."""
+
+    method: str
+    estimate: Estimate
+    calibrator: Calibrator
+    folds: int
+
+    def as_scores(self) -> MethodScores:
+        """For the report."""
+        pairs = zip(self.estimate.iou, self.estimate.dice, strict=True)
+        return MethodScores(
+            self.method,
+            [_class_score(iou, dice) for iou, dice in pairs],
+            _class_score(self.estimate.mean_iou, self.estimate.mean_dice),
+        )
+
+
+def tested(fold: Fold, test: npt.NDArray[np.uint8], scores: npt.NDArray[Any]) -> Tested:
+    """Keep of the scores of a whole volume those that are tested."""
+    return Tested(fold, test, scores[:, test != IGNORE_INDEX].astype(np.float32, copy=False))
+
+
+class Yardstick:
+    """Scores methods on held-out slices as if these were what nobody painted; see :mod:`.nearness`.
+
+    Args:
+        labels: all paint, class indices, 255 elsewhere.
+    """
+
+    def __init__(self, labels: npt.NDArray[np.uint8], spacing: Sequence[float]) -> None:
+        self._labels = labels
+        self._nearness = measure_nearness(labels, spacing)
+        self._bins: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def measure(self, method: str, parts: Sequence[Tested]) -> Measured:
+        """All folds together."""
+        confusions, samples = [], []
+        classes = len(parts[0].scores)
+        shares = self._nearness.shares
+        for part in parts:
+            where = part.where
+            prediction = np.zeros(part.test.shape, np.uint8)
+            prediction[where] = part.scores.argmax(0)
+            confusions += slice_confusions(
+                prediction,
+                part.test,
+                part.fold.slices,
+                classes,
+                bins=self._bins_of(part.fold),
+                num_bins=len(shares),
+            )
+            samples.append(held_out_sample(part.scores, part.test[where]))
+        estimated = estimate(confusions, classes, shares=shares, folds=len(parts))
+        return Measured(method, estimated, calibrate(samples), len(parts))
+
+    def _bins_of(self, fold: Fold) -> npt.NDArray[np.uint8]:
+        key = str(fold.slices)
+        if key not in self._bins:
+            self._bins[key] = self._nearness.bins(fold.split(self._labels)[0])
+        return self._bins[key]
+
+
+def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
+    """A table for a person."""
+    estimated = measured.estimate
+    rows = [*zip(scheme.names, estimated.iou, estimated.dice, strict=True)]
+    rows.append(("mean", estimated.mean_iou, estimated.mean_dice))
+    width = max(len(name) for name, *_ in rows)
+    found = [f"{'class':<{width}}  IoU    {estimated.level:.0%} interval  Dice"]
+    for name, iou, dice in rows:
+        interval = "–" if iou.low is None else f"{iou.low:.3f} – {iou.high:.3f}"
+        found.append(f"{name:<{width}}  {_figure(iou)}  {interval:<13}  {_figure(dice)}")
+    reasons = dict.fromkeys(iou.reason for _, iou, _ in rows if iou.reason)
+    return [*found, *reasons]
+
+
+def _class_score(iou: Score, dice: Score) -> ClassScore:
+    interval = None if iou.low is None or iou.high is None else (iou.low, iou.high)
+    return ClassScore(iou.value, dice.value, interval)
+
+
+def _figure(score: Score) -> str:
+    return "–    " if score.value is None else f"{score.value:.3f}"

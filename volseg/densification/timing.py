@@ -1,0 +1,95 @@
+"""How the minutes are spent: about half on the score, the rest on the result."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+__all__ = ["Timetable"]
+
+_FOLDS = 0.5  # share of the time that all folds take together
+_FIRST_GUESS = 6e-6  # seconds per voxel for segmenting, until it was measured
+_AT_MOST = 0.25  # of the time it is part of, for the same
+_MARGIN = 1.1  # on the time that segmenting took before
+_LEAST = 1.0  # seconds of learning, however short the time is
+_REPORT = 3.0  # seconds
+_REPORT_PER_VOXEL = 1.5e-6  # seconds
+
+
+class Timetable:
+    """When what has to be done.
+
+    Args:
+        seconds: all in all.
+        folds: how many models are scored; 0 leaves all of the time to the result.
+        voxels: of the volume, which the report takes time for.
+
+    Attributes:
+        for_report: seconds at the end for what comes behind the result.
+    """
+
+    def __init__(self, seconds: float, folds: int, voxels: int) -> None:
+        self.seconds = seconds
+        self.folds = folds
+        self.began = time.monotonic()
+        self.for_report = min(_REPORT + _REPORT_PER_VOXEL * voxels, seconds / 5)
+        self._guess = _FIRST_GUESS * voxels
+        self._segmenting: float | None = None  # seconds for all voxels
+
+    @property
+    def left(self) -> float:
+        """Seconds until everything should be done."""
+        return self.seconds - (time.monotonic() - self.began)
+
+    def count_earlier(self, seconds: float) -> None:
+        """Time that an earlier, stopped run spent on what need not be done again."""
+        self.began -= seconds
+
+    def of_fold(self, share: float) -> float:
+        """Seconds to learn for in a fold, of which this share of all voxels is segmented."""
+        slot = _FOLDS * self.seconds / max(self.folds, 1)
+        return max(slot - self._for_segmenting(share, slot), _LEAST)
+
+    def of_result(self) -> float:
+        """Seconds to learn for the result, from now on."""
+        left = self.left - self.for_report
+        return max(left - self._for_segmenting(1.0, left), _LEAST)
+
+    def _for_segmenting(self, share: float, slot: float) -> float:
+        if self._segmenting is None:
+            return min(share * self._guess, _AT_MOST * slot)
+        return _MARGIN * share * self._segmenting
+
+    @contextmanager
+    def segmenting(self, share: float) -> Iterator[None]:
+        """Measures how long it takes to segment this share of all voxels."""
+        began = time.monotonic()
+        yield
+        self._segmenting = (time.monotonic() - began) / share
+
+    @contextmanager
+    def bar(self, name: str) -> "Iterator[Bar]":
+        """A bar for one stage, with the time left for everything."""
+        with tqdm(
+            total=100,
+            desc=name,
+            leave=False,
+            disable=None,
+            bar_format="{desc} {percentage:3.0f}%|{bar:30}|{postfix}",
+        ) as drawn:
+            yield Bar(drawn, self)
+
+
+class Bar:
+    """What a stage tells how far it is."""
+
+    def __init__(self, drawn: "tqdm[None]", timetable: Timetable) -> None:
+        self._drawn = drawn
+        self._timetable = timetable
+
+    def __call__(self, share: float, _: str = "") -> None:
+        """From 0 to 1."""
+        minutes, seconds = divmod(max(int(self._timetable.left), 0), 60)
+        self._drawn.set_postfix_str(f"{minutes}:{seconds:02d} left in all", refresh=False)
+        self._drawn.update(max(100 * min(share, 1.0) - self._drawn.n, 0))

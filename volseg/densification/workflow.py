@@ -1,0 +1,92 @@
+"""`volseg densify`: from a few painted slices to the whole volume, how good it is, and what to paint next."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from volseg.densification.inputs import Source
+from volseg.densification.reporting import Densified
+from volseg.densification.request import Choices, Method, names_of
+from volseg.densification.run import Run
+from volseg.densification.stopping import Stopping
+from volseg.engines.run_log import close_log, keep_log
+
+__all__ = ["densify"]
+
+
+def densify(
+    image: Source,
+    labels: Source,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    minutes: float | None = None,
+    unlabelled: int | None = None,
+    painted_only: bool = False,
+    names: Mapping[Any, str] | Sequence[str] | None = None,
+    method: Method = "network",
+    folds: int = 3,
+    keep_painted: bool = True,
+    compare: bool = True,
+    suggest_next: bool | None = None,
+    continue_from: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+) -> Densified:
+    """Segment a whole volume from a few painted slices of it, and tell how good that is.
+
+    What the paint means is told by :func:`volseg.annotation.understand_paint`; an error that the auditor
+    finds stops everything. Slices are held out in turn to score the result, then it is learnt from all of
+    them. What a person painted comes back as painted.
+
+    Args:
+        image: a file, a :class:`~volseg.Volume`, or an array ``(C, *spatial)``.
+        labels: the same with painted slices; an array is ``(*spatial)``.
+        output: a folder for everything, or the name of the segmentation, with the rest in a folder of that
+            name without suffix; ``None`` writes nothing.
+        minutes: for everything; 15 without a GPU, 10 with one, a third of it with ``continue_from``.
+        unlabelled: the value of voxels that nobody looked at; found if None.
+        painted_only: 0 is unlabelled everywhere, on painted slices, too.
+        names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
+        folds: in how many turns slices are held out; 0 for no score and all of the time for the result.
+        compare: score the methods without a network as well, for the report.
+        suggest_next: name the slice to paint next; if None, where that was measured to help.
+        continue_from: the folder of an earlier result, with less paint on the same image or another.
+        force: go on although the auditor found an error.
+        resume: go on where the same request was stopped.
+        command: to stand in the report.
+
+    Raises:
+        InputError: if a file or the paint cannot be used.
+        RefusedError: if a result stands at ``output`` already; nothing has been learnt then.
+    """
+    choices = Choices(
+        minutes=minutes,
+        unlabelled=unlabelled,
+        painted_only=painted_only,
+        names=names_of(names),
+        method=method,
+        folds=folds,
+        keep_painted=keep_painted,
+        compare=compare,
+        suggest=suggest_next,
+        device=device,
+        seed=seed,
+        force=force,
+    )
+    earlier = None if continue_from is None else Path(continue_from)
+    if earlier is not None and method != "network":
+        raise ValueError(f"method = {method!r} learns nothing, so there is nothing to continue from.")
+    if output is None and (resume or overwrite):
+        raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
+    keep_log()
+    try:
+        with Stopping() as stopping:
+            run = Run(choices, image, labels, output, earlier, stopping)
+            return run(resume=resume, overwrite=overwrite, command=command)
+    finally:
+        close_log()

@@ -1,0 +1,121 @@
+"""Which tiles of an unfinished output are on the disk.
+
+Beside the output stand, under hidden names, the unfinished files and their journal: one line that says what
+the work is and how it was planned, then one line per tile, written after the tile itself has reached the
+disk. Whoever comes back with the same work goes on from there.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import RefusedError, ResourceError
+
+__all__ = ["Journal"]
+
+logger = logging.getLogger(__name__)
+
+_LINE = re.compile(rb"(\d+);")
+
+
+class Journal:
+    """The record of one output.
+
+    Several processes may note tiles: each line is written at once, behind what is there.
+
+    Args:
+        target: the name of the output when it is complete.
+        work: what identifies the work; another text, and everything starts anew.
+    """
+
+    def __init__(self, target: Path, work: str) -> None:
+        self.target = target
+        self.work = work
+        self.path = target.with_name(f".{target.name}.journal")
+        self.done: set[int] = set()
+        self.plan: dict[str, Any] = {}
+        self._handle: int | None = None
+
+    def open(
+        self, plan: Callable[[], dict[str, Any]], create: Callable[[], object], there: Callable[[], bool]
+    ) -> None:
+        """Read what is there; or make a plan, have ``create`` make the unfinished files, and note both.
+
+        Args:
+            there: whether the unfinished files of an earlier run are still there.
+
+        Raises:
+            RefusedError: if another process is at this output.
+        """
+        self._open()
+        self._lock()
+        first, *lines = self.path.read_bytes().split(b"\n")
+        try:
+            head = json.loads(first) if first else {}
+        except json.JSONDecodeError:
+            head = {}
+        if head.get("work") == self.work and there():
+            self.plan = head["plan"]
+            # What a kill cut off is no whole line, and the next one begins anew.
+            self.done = {int(found[1]) for line in lines if (found := _LINE.fullmatch(line))}
+            return
+        if head:
+            logger.warning(
+                "%s was begun with another image, network or setting: it starts anew.", self.target
+            )
+        self.plan = plan()
+        assert self._handle is not None
+        os.ftruncate(self._handle, 0)
+        create()
+        self._write(json.dumps({"work": self.work, "plan": self.plan}))
+
+    def join(self, plan: dict[str, Any], done: set[int]) -> None:
+        """Note tiles in the journal that another process has opened."""
+        self.plan, self.done = plan, set(done)
+        self._open()
+
+    def note(self, tile: int) -> None:
+        """A tile has reached the disk."""
+        self._write(f"\n{tile};\n")
+        self.done.add(tile)
+
+    def finish(self) -> None:
+        """Everything has its final name: forget the rest."""
+        self.close()
+        self.path.unlink()
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _open(self) -> None:
+        try:
+            self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {self.path}: {error.strerror or error}. Choose a folder you may write to."
+            ) from error
+
+    def _write(self, text: str) -> None:
+        assert self._handle is not None
+        os.write(self._handle, text.encode())
+        os.fsync(self._handle)
+
+    def _lock(self) -> None:
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            assert self._handle is not None
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self.close()
+                raise RefusedError(
+                    f"another process is writing {self.target}. Let it finish first."
+                ) from error

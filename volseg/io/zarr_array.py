@@ -1,0 +1,150 @@
+"""Blocks of one array of a Zarr folder.
+
+zarr-python reads a chunk that is missing as zeros and says nothing. Here every chunk must be there before
+anything is read.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import InputError, RefusedError, ResourceError, VolsegError
+
+__all__ = ["ZarrArray", "in_short", "zarr_library"]
+
+_MOST = 1 << 22  # chunks of an array
+_ABSENT = np.uint64(2**64 - 1)  # where the index of a shard has no chunk
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """An array in a folder, its description checked; blocks are indexed in the file's order of axes.
+
+    ``chunks`` are the pieces that are files of their own: chunks, or the shards that hold them.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    prefix: str
+    separator: str
+    shard: tuple[int, ...] | None = None
+    _open: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def read(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        """A block; damage is an `InputError`."""
+        try:
+            block = np.asarray(self._array("r")[index])
+        except (VolsegError, MemoryError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{self.folder}: some of its chunks cannot be read ({in_short(error)}). They were cut or are "
+                "damaged; fetch it again."
+            ) from error
+        return block
+
+    def write(self, index: tuple[slice, ...], block: NDArray[Any]) -> None:
+        """Write a block; it is on the disk when this returns."""
+        try:
+            self._array("r+")[index] = block
+            for path in self.files(index):
+                _flush(path)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {self.folder}: {error.strerror or error}. Free some space or choose another "
+                "folder."
+            ) from error
+
+    def files(self, index: Sequence[slice] | None = None) -> Iterator[Path]:
+        """The files that hold a block, or all."""
+        return map(self._file, self._corners(index))
+
+    def require_complete(self) -> None:
+        """All chunks are there and are plain files."""
+        count = prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
+        if count > _MOST:
+            raise InputError(f"{self.folder} has {count} chunks, more than are read. Use larger ones.")
+        missing, first = 0, None
+        for corner in self._corners():
+            path = self._file(corner)
+            if path.is_symlink():
+                raise RefusedError(f"{path} is a link, so it is not opened. Put the file itself there.")
+            if not path.is_file() or self._lacks(path, corner):
+                missing, first = missing + 1, first or path
+        if first is not None:
+            raise InputError(
+                f"{self.folder}: {missing} of {count} chunks are missing, such as "
+                f"{first.relative_to(self.folder)}; they would be read as empty space. Copy it again; if it "
+                "was written without its empty chunks, write it with write_empty_chunks=True."
+            )
+
+    def _corners(self, index: Sequence[slice] | None = None) -> Iterator[tuple[int, ...]]:
+        """The first voxels of the chunks of a block, or of all."""
+        wanted = index or [slice(0, n) for n in self.shape]
+        return product(
+            *(
+                range(part.start - part.start % c, part.stop, c)
+                for c, part in zip(self.chunks, wanted, strict=True)
+            )
+        )
+
+    def _file(self, corner: Sequence[int]) -> Path:
+        place = [str(start // c) for start, c in zip(corner, self.chunks, strict=True)]
+        return self.folder / self.separator.join([self.prefix, *place] if self.prefix else place)
+
+    def _lacks(self, path: Path, corner: Sequence[int]) -> bool:
+        """Whether the index of a shard says that some of its chunks are not there."""
+        if self.shard is None:
+            return False
+        count = prod(c // s for c, s in zip(self.chunks, self.shard, strict=True))
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16 * count - 4))
+            index = np.frombuffer(file.read(16 * count)[: 16 * count], np.uint8)
+        if len(index) < 16 * count:
+            return True
+        inside = np.array(True)  # chunks beyond the end of the array need not be there
+        for n, c, s, start in zip(self.shape, self.chunks, self.shard, corner, strict=True):
+            inside = np.logical_and.outer(inside, start + np.arange(0, c, s) < n)
+        return bool((index.view("<u8")[::2][inside.ravel()] == _ABSENT).any())
+
+    def _array(self, mode: Any) -> Any:
+        if mode not in self._open:
+            array = zarr_library().open_array(str(self.folder), mode=mode)
+            self._open[mode] = array.with_config({"write_empty_chunks": True})
+        return self._open[mode]
+
+
+def zarr_library() -> Any:
+    """The package ``zarr``, which is asked for where it is needed."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(
+            "Zarr needs a package that is not installed. Install it with: pip install 'volseg[zarr]'."
+        ) from error
+    return zarr
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def in_short(error: BaseException) -> str:
+    """What a library says, in a few words."""
+    return (str(error) or type(error).__name__).splitlines()[0].split(". ")[0][:120].rstrip(".")
