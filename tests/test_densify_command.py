@@ -371,6 +371,13 @@ def test_time_of_a_stopped_run_counts(clock):
     assert table.of_result() == 1.0  # late, but not for nothing
 
 
+def test_a_result_on_a_busy_machine_learns_as_long_as_what_is_scored(clock):
+    table = Timetable(900, 3, voxels=1000)
+    of_fold = table.of_fold(0.1)
+    clock(2000)
+    assert table.of_result() == of_fold > 100
+
+
 # --- more paint -------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ _DECAY = 0.01
 _NOISE = 0.2  # standard deviations, added to what is seen
 _CLAMP = 6.0  # standard deviations
 _EVERY = 50  # steps between two points of the curve
+_FEWEST = 100  # steps, however short the time
 _VALIDATED = 4096  # held-out voxels that are looked at for each point
 
 
@@ -121,6 +122,8 @@ def train(
 ) -> None:
     """Train all of them for so long; the learning rate comes to its end when the time does.
 
+    On a machine too busy to take a few steps in that time, they are taken all the same.
+
     Args:
         sample, held_out: what is seen of them is overwritten.
     """
@@ -138,8 +141,8 @@ def train(
     for network in networks:
         network.train()
     for step in itertools.count(1):
-        share = (time.monotonic() - began) / seconds
-        if (share >= 1 and step > 1) or (should_stop is not None and should_stop()):
+        share = min((time.monotonic() - began) / seconds, (step - 1) / _FEWEST)
+        if share >= 1 or (should_stop is not None and should_stop()):
             break
         for group in optimizer.param_groups:
             group["lr"] = _RATE * max(0.5 * (1 + math.cos(math.pi * min(share, 1.0))), 0.01)

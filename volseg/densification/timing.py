@@ -34,6 +34,7 @@ class Timetable:
         self.folds = folds
         self.began = time.monotonic()
         self.for_report = min(_REPORT + _REPORT_PER_VOXEL * voxels, seconds / 5)
+        self._least = _LEAST
         self._guess = _FIRST_GUESS * voxels
         self._segmenting: float | None = None  # seconds for all voxels
 
@@ -49,12 +50,13 @@ class Timetable:
     def of_fold(self, share: float) -> float:
         """Seconds to learn for in a fold, of which this share of all voxels is segmented."""
         slot = _FOLDS * self.seconds / max(self.folds, 1)
-        return max(slot - self._for_segmenting(share, slot), _LEAST)
+        self._least = max(slot - self._for_segmenting(share, slot), _LEAST)
+        return self._least
 
     def of_result(self) -> float:
-        """Seconds to learn for the result, from now on."""
+        """Seconds to learn for the result, from now on; as long as for a fold, although it be late."""
         left = self.left - self.for_report
-        return max(left - self._for_segmenting(1.0, left), _LEAST)
+        return max(left - self._for_segmenting(1.0, left), self._least)
 
     def _for_segmenting(self, share: float, slot: float) -> float:
         if self._segmenting is None:
