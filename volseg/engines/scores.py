@@ -107,10 +107,11 @@ class Scores:
     def table(self) -> Iterator[str]:
         """A few lines for a person."""
         for kind, found in self.report().items():
-            classes = ", ".join(
-                f"{name} {value:.3f}" for name, value in found["IoU"].items() if value is not None
-            )
-            yield f"Voxels {kind} ({found['voxels']}): mean IoU {found['mean IoU']:.3f} ({classes})."
+            scores = {name: value for name, value in found["IoU"].items() if value is not None}
+            classes = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            missing = f" over {len(scores)} of {len(found['IoU'])} classes, the others are nowhere"
+            of_some = missing if len(scores) < len(found["IoU"]) else ""
+            yield f"Voxels {kind} ({found['voxels']}): mean IoU {found['mean IoU']:.3f}{of_some} ({classes})."
             mean = found["mean foreground Dice over cases"]
             if mean is not None:
                 yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."
