@@ -164,8 +164,9 @@ class Networks:
     def _learn(
         self, what: str, labels: Labels, seconds: float, start: Model | None, held_out: Labels | None = None
     ) -> Model:
+        began = time.monotonic()
         with self.timetable.bar(f"learning, {what}") as bar, self.stopping.patient():
-            return learn(
+            model = learn(
                 self.task,
                 labels,
                 seconds=seconds,
@@ -174,6 +175,8 @@ class Networks:
                 progress=bar,
                 should_stop=lambda: self.stopping.asked,
             )
+        self.timetable.learnt(seconds, time.monotonic() - began)
+        return model
 
     def _leave(self, where: str, *words: Any) -> None:
         kept = "" if self.outputs is None else " What was learnt is kept; repeat the command with --resume."

@@ -98,8 +98,9 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         found.append(f"To compare with: {other.method}, mean IoU {'–' if value is None else f'{value:.3f}'}.")
     found.append(done.note)
     if done.suggestion is not None:
-        told = f"Paint next: {done.suggestion.axis} = {done.suggestion.index}. {done.suggestion.text}"
-        found.append(told.rstrip())
+        next_one = done.suggestion
+        gain = "" if next_one.gain is None else f" ({100 * next_one.gain:+.1f} points of mean IoU)"
+        found.append(f"Paint next: {next_one.axis} = {next_one.index}{gain}. {next_one.text}".rstrip())
     return found
 
 

@@ -12,6 +12,7 @@ _FOLDS = 0.5  # share of the time that all folds take together
 _FIRST_GUESS = 6e-6  # seconds per voxel for segmenting, until it was measured
 _AT_MOST = 0.25  # of the time it is part of, for the same
 _MARGIN = 1.1  # on the time that segmenting took before
+_LATEST = 1.5  # times as long as asked for, at most, is allowed for
 _LEAST = 1.0  # seconds of learning, however short the time is
 _REPORT = 3.0  # seconds
 _REPORT_PER_VOXEL = 1.5e-6  # seconds
@@ -35,6 +36,7 @@ class Timetable:
         self.began = time.monotonic()
         self.for_report = min(_REPORT + _REPORT_PER_VOXEL * voxels, seconds / 5)
         self._least = _LEAST
+        self._late = 1.0
         self._guess = _FIRST_GUESS * voxels
         self._segmenting: float | None = None  # seconds for all voxels
 
@@ -50,13 +52,17 @@ class Timetable:
     def of_fold(self, share: float) -> float:
         """Seconds to learn for in a fold, of which this share of all voxels is segmented."""
         slot = _FOLDS * self.seconds / max(self.folds, 1)
-        self._least = max(slot - self._for_segmenting(share, slot), _LEAST)
+        self._least = max((slot - self._for_segmenting(share, slot)) / self._late, _LEAST)
         return self._least
 
     def of_result(self) -> float:
         """Seconds to learn for the result, from now on; as long as for a fold, although it be late."""
         left = self.left - self.for_report
-        return max(left - self._for_segmenting(1.0, left), self._least)
+        return max((left - self._for_segmenting(1.0, left)) / self._late, self._least)
+
+    def learnt(self, asked: float, took: float) -> None:
+        """How long learning took instead of what was asked for: the next one may be as late."""
+        self._late = min(max(took / asked, 1.0), _LATEST)
 
     def _for_segmenting(self, share: float, slot: float) -> float:
         if self._segmenting is None:
