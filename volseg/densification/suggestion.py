@@ -59,7 +59,7 @@ def suggest(
     if not candidates:
         return None
     best = max(candidates, key=lambda candidate: candidate.gain)
-    text = "Most errors are expected on it and nearby. Painting it brings at most as much as if all of them went."
+    text = "Most errors are expected on it and nearby; the gain is what it would be if all of them went."
     return Suggestion(best.axis, best.index, best.gain, text)
 
 
