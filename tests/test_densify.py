@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from volseg.densification import densify, network, run
+from volseg.densification.learning import Task
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
@@ -63,6 +64,7 @@ def at_once(monkeypatch, request):
     if "the_real_thing" not in request.fixturenames:
         monkeypatch.setattr(network, "learn", brightness)
         monkeypatch.setattr(network, "Model", Brightness)
+        monkeypatch.setattr(Task, "bank", None)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
 
 

@@ -1,5 +1,6 @@
 """`volseg densify` and the bundle as they are typed; the real learner; the methods beside it."""
 
+import importlib.util
 import json
 import os
 import re
@@ -126,7 +127,7 @@ def test_the_command_learns_scores_writes_and_lists_what_it_wrote(volseg, files,
     assert scores["scores"]["volseg"]["mean IoU"]["value"] > 0.35
     assert scores["suggestion"]["axis"] in "xyz"
     order = ["Image: ", "Paint: ", "Understood: xy: 3, 11, 18 · xz: 6, 17 · yz: 8; classes 1, 2", "Audit",
-             "Learning on the ", "Fold 1 of 3: without ", "Fold 3 of 3", "The result: ", "Wrote ", "class",
+             "Learning on the ", "Fold 1 of 3: without ", "Fold 3 of 3", "The result: ", "Wrote ", "\nclass ",
              "Each of 6 painted slices", "Paint next: ", "To look around in"]  # fmt: skip
     places = [said.index(text) for text in order]
     assert places == sorted(places)
@@ -221,6 +222,8 @@ def test_the_bundle_densifies_its_phantom_or_ones_own(root, files, tmp_path, mon
 
 @pytest.mark.parametrize("method", [pytest.param("interpolate", marks=pytest.mark.slow), "random-walker"])
 def test_other_methods_give_the_same_files_and_a_score(files, tmp_path, method, monkeypatch):
+    if method == "interpolate":
+        pytest.importorskip("itk", reason="interpolation needs ITK: pip install 'volseg[interpolate]'")
     monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
     image, paint, truth = files
     done = densify(image, paint, tmp_path / "out", method=method)
@@ -324,8 +327,10 @@ def test_a_comparison_that_fails_or_takes_too_long_is_told(compared, monkeypatch
 def test_the_process_that_compares_does_so(compared):
     with compared(False) as others:
         found, reasons = collect(others, 120)
-    assert reasons == []
-    assert len(found) == 2
+    has_itk = importlib.util.find_spec("itk") is not None
+    assert [one.method for one in found] == ["random walker", "interpolation"][: 1 + has_itk]
+    assert has_itk == (reasons == [])
+    assert all("volseg[interpolate]" in reason for reason in reasons)
 
 
 # --- time -------------------------------------------------------------------------------------------------
@@ -350,6 +355,7 @@ def test_everything_is_done_when_the_minutes_are(clock, folds, segmenting, late)
     """Whatever segmenting takes, and however late learning is, which is known after the first time only."""
     table = Timetable(900, folds, voxels=10**6)
     clock(7)  # reading
+    table.prepared()
     learnt = []
     for _ in range(folds):
         learnt.append(table.of_fold(0.1))
@@ -375,9 +381,12 @@ def test_time_of_a_stopped_run_counts(clock):
 
 def test_a_result_on_a_busy_machine_learns_as_long_as_what_is_scored(clock):
     table = Timetable(900, 3, voxels=1000)
+    clock(300)
+    table.prepared()
     of_fold = table.of_fold(0.1)
+    assert of_fold < 100 == 0.5 * (900 - 300) / 3
     clock(2000)
-    assert table.of_result() == of_fold > 100
+    assert table.of_result() == of_fold > 90
 
 
 # --- more paint -------------------------------------------------------------------------------------------

@@ -102,6 +102,12 @@ class Networks:
         self.curve: LearningCurve | None = None
         self._last: Model | None = None
 
+    def prepare(self) -> None:
+        """See the image once for all."""
+        logger.info("Looking at the image.")
+        self.task.bank  # noqa: B018 - computed when it is first asked for
+        self.timetable.prepared()
+
     def of_fold(self, number: int, fold: Fold, labels: Labels) -> Tested:
         """Learn from all slices but those of a fold, and segment these.
 

@@ -161,6 +161,7 @@ class Run:
             resume=resume,
         )
         logger.info("%s", self._plan(seconds, len(folds)))
+        networks.prepare()
         parts = []
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), _slices(fold))

@@ -37,6 +37,7 @@ class Timetable:
         self.for_report = min(_REPORT + _REPORT_PER_VOXEL * voxels, seconds / 5)
         self._least = _LEAST
         self._late = 1.0
+        self._before = 0.0
         self._guess = _FIRST_GUESS * voxels
         self._segmenting: float | None = None  # seconds for all voxels
 
@@ -49,9 +50,13 @@ class Timetable:
         """Time that an earlier, stopped run spent on what need not be done again."""
         self.began -= seconds
 
+    def prepared(self) -> None:
+        """What all of them need is there: the time for it is no fold's."""
+        self._before = min(time.monotonic() - self.began, self.seconds)
+
     def of_fold(self, share: float) -> float:
         """Seconds to learn for in a fold, of which this share of all voxels is segmented."""
-        slot = _FOLDS * self.seconds / max(self.folds, 1)
+        slot = _FOLDS * (self.seconds - self._before) / max(self.folds, 1)
         self._least = max((slot - self._for_segmenting(share, slot)) / self._late, _LEAST)
         return self._least
 
