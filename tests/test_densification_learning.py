@@ -175,6 +175,26 @@ def test_a_model_comes_back_from_its_file(learnt, tmp_path):
     np.testing.assert_allclose(again.predict(task), model.predict(task), atol=0.05)
 
 
+@pytest.mark.parametrize("read_back", [False, True])
+def test_some_voxels_are_segmented_as_all_of_them_are(learnt, read_back):
+    task, labels, model = learnt
+    model = Model.from_state(model.state()) if read_back else model
+    where = np.random.default_rng(0).random(labels.shape) < 0.1
+    np.testing.assert_allclose(model.predict_at(task, where), model.predict(task)[:, where], atol=1e-3)
+
+
+def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
+    clock = itertools.count()
+    busy = SimpleNamespace(monotonic=lambda: 1000.0 * next(clock))
+    monkeypatch.setattr(learn_members, "time", busy)
+    monkeypatch.setattr(learn_members, "_BATCH", 64)
+    image, truth = scene
+    labels = keep_slices(truth, [2] * truth.ndim)
+    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, seconds=0.01)
+    assert model.curve.iterations[-1] >= 50
+    assert model.curve.loss[-1] < model.curve.loss[0]
+
+
 def test_a_model_goes_on_where_it_was(learnt):
     task, labels, model = learnt
     before = model.curve.iterations[-1]
