@@ -53,6 +53,54 @@ def test_unclear_axes_of_an_nrrd(tmp_path):
     np.testing.assert_array_equal(mend(tmp_path / "a.nrrd", tmp_path / "b.nrrd").array, both)
 
 
+def test_the_wanted_image_of_a_tiff(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as out:
+        for z, size in ((0, 0.5), (1, 0.25)):  # micrometres
+            out.write(
+                ARRAY[: 8 - z, :, z].T, photometric="minisblack", resolution=(1e4 / size,) * 2,
+                resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    np.testing.assert_array_equal(mend(tmp_path / "a.tif", tmp_path / "b.tif").array[0], ARRAY[..., 0])
+    words = ["convert", str(tmp_path / "a.tif"), "--series", "1", "-o", str(tmp_path / "c.tif")]
+    assert main(words) == 0
+    second = read_volume(tmp_path / "c.tif")
+    np.testing.assert_array_equal(second.array[0], ARRAY[:7, :, 1])
+    np.testing.assert_allclose(second.spacing, 0.25e-3)  # mm; its own, not the first one's
+    with pytest.raises(ValueError, match=r"has no image 2: it holds 2 \(7x8, 7x7\), counted from 0"):
+        read_volume(tmp_path / "a.tif", series=2)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_a_position_that_cannot_be_used(tmp_path, suffix):
+    path, image = tmp_path / f"a{suffix}", tmp_path / "image.nii"
+    affine = np.diag([0.5, 0.5, 2, 1]) + np.eye(4, k=3) * 7
+    write_volume(path, ARRAY, Volume(ARRAY[None], affine, "mm"))
+    write_volume(image, ARRAY, Volume(ARRAY[None], affine, "mm"))
+    if suffix == ".nii":
+        broken = nib.load(path)
+        fields = broken.header.copy()
+        fields["srow_x"], fields["qform_code"] = np.nan, 0
+        path.write_bytes(fields.binaryblock + b"\0" * 4 + ARRAY.tobytes(order="F"))
+    else:
+        path.write_bytes(path.read_bytes().replace(b"-0.5", b"nan ").replace(b"-7.0", b"nan "))
+    plain = mend(path, tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(plain.array[0], ARRAY)
+    np.testing.assert_allclose(plain.affine[:3, 3], 0)
+    assert np.isfinite(plain.affine).all()
+    words = ["convert", str(path), "--ignore-affine", "--like", str(image), "-o", str(tmp_path / "c.nii")]
+    assert main(words) == 0
+    np.testing.assert_allclose(read_volume(tmp_path / "c.nii").affine, affine)
+
+
+def test_what_a_file_cannot_be_told(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", ARRAY[..., 0])
+    with pytest.raises(ValueError, match=r"ignore_affine=True says nothing about a.tif: it is for .nii"):
+        read_volume(tmp_path / "a.tif", ignore_affine=True)
+    nib.save(nib.Nifti1Image(ARRAY, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"series=0 says nothing about a.nii: it is for .tif, .tiff"):
+        read_volume(tmp_path / "a.nii", series=0)
+
+
 def test_values_that_are_not_finite(tmp_path):
     array = ARRAY.astype(np.float32) + 1
     array[1, 2, 0] = np.nan

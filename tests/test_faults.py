@@ -211,6 +211,7 @@ def _(tools):
         for shape in ((40, 48), (20, 20)):
             out.write(np.zeros(shape, np.uint8), photometric="minisblack")
     tools.refused(tools.folder / "a.tif", "pages differ in size or type: there are 2 images .40x48, 20x20.")
+    assert read_volume(tools.folder / "a.tif", series=1).spatial_shape == (20, 20)
 
 
 @row(16)
@@ -348,6 +349,9 @@ def _(tools):
 @row(27)
 def _(tools):
     tools.refused(tools.nifti(srow_x=[1, 0, 0, np.nan], sform_code=1), "affine holds NaN")
+    plain = read_volume(tools.folder / "a.nii", ignore_affine=True)
+    tools.said("position is left aside")
+    np.testing.assert_array_equal(plain.affine, np.eye(4))
 
 
 @row(28)

@@ -246,6 +246,17 @@ def test_a_damaged_memory_is_made_anew_and_none_is_needed(make_dataset, tmp_path
     assert verify(folder, cache=tmp_path / "file" / "no folder") == first
 
 
+def test_what_nobody_asks_for_is_forgotten(make_dataset, tmp_path):
+    folder, cache = make_dataset(suffix=".nii", size=(8, 8, 8)), tmp_path / "cache"
+    verify(folder, cache=cache)
+    (wanted,) = cache.iterdir()
+    (cache / "other.json").write_text("{}")
+    for place in cache.iterdir():
+        os.utime(place, (0, 0))
+    verify(folder, cache=cache)
+    assert list(cache.iterdir()) == [wanted]
+
+
 def test_what_a_bundle_expects_is_read_as_data(root):
     found = expectations(read_bundle([root / "bundles" / "xenopus.json"]))
     assert found == Expectations(LabelScheme(["inside tubule", "tubule", "background"], [0, 1, 2], 3), 3, 3)

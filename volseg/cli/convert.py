@@ -27,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="replace NaN and infinity by the smallest value (default: refuse them)",
     )
+    parser.add_argument(
+        "--series", type=int, metavar="N", help="which image of a TIFF file that holds several, from 0"
+    )
+    parser.add_argument(
+        "--ignore-affine",
+        action="store_true",
+        help="leave a position that cannot be used aside: a plain voxel grid, or that of --like",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
@@ -34,7 +42,14 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import join_volumes, read_volume, write_volume
 
     volumes = [
-        read_volume(path, labels=given.labels, axes=given.axes, nonfinite=given.nonfinite)
+        read_volume(
+            path,
+            labels=given.labels,
+            axes=given.axes,
+            nonfinite=given.nonfinite,
+            series=given.series,
+            ignore_affine=given.ignore_affine,
+        )
         for path in given.files
     ]
     volume = join_volumes(volumes)

@@ -3,31 +3,48 @@
 An affine maps voxel indices to world positions in RAS: x to the right, y to the front, z up.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from volseg.errors import InputError
 
-__all__ = ["REMEDY", "check_affine", "embed", "in_plane", "is_sheared"]
+__all__ = ["REMEDY", "check_affine", "embed", "in_plane", "is_sheared", "plain_grid"]
 
-REMEDY = "Give the file a valid affine, for example that of the image it was made from, and save it again."
+logger = logging.getLogger(__name__)
+
+REMEDY = (
+    "Write it as a plain voxel grid ('volseg convert FILE --ignore-affine -o NEW'), with --like IMAGE on the "
+    "grid of the image it was made from."
+)
 
 
-def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path) -> None:
+def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, remedy: str = REMEDY) -> None:
     """Refuse an affine that places voxels nowhere, or all on top of each other."""
     columns = affine[:-1, :spatial_dims]
     if not np.isfinite(affine).all():
-        raise InputError(f"{path}: the header's affine holds NaN or infinity. {REMEDY}")
+        raise InputError(f"{path}: the header's affine holds NaN or infinity. {remedy}")
     sizes = np.linalg.norm(columns, axis=0)
     if not sizes.all():
         raise InputError(
-            f"{path}: the voxel size along {'xyz'[int(np.argmin(sizes))]} is 0 in the header. {REMEDY}"
+            f"{path}: the voxel size along {'xyz'[int(np.argmin(sizes))]} is 0 in the header. {remedy}"
         )
     if not np.isfinite(sizes).all() or np.linalg.svd(columns / sizes, compute_uv=False)[-1] < 1e-5:
-        raise InputError(f"{path}: the header's affine is singular: two axes point the same way. {REMEDY}")
+        raise InputError(f"{path}: the header's affine is singular: two axes point the same way. {remedy}")
+
+
+def plain_grid(sizes: ArrayLike, path: Path) -> NDArray[np.float64]:
+    """The affine of a voxel grid without a position, of these voxel sizes where they can be sizes."""
+    sizes = np.asarray(sizes, np.float64)
+    usable = np.isfinite(sizes) & (sizes > 0)
+    logger.warning("%s: its position is left aside, as asked; it is taken as a plain voxel grid.", path)
+    if not usable.all():
+        logger.warning("%s: the header's voxel sizes (%s) cannot be used; they are taken as 1.", path, sizes)
+        sizes = np.ones_like(sizes)
+    return np.diag([*sizes, 1.0])
 
 
 def in_plane(affine: NDArray[np.float64]) -> NDArray[np.float64]:

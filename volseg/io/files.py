@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,10 +15,12 @@ import numpy as np
 
 from volseg.errors import InputError, ResourceError
 from volseg.io import (
+    affines,
     metaimage,
     nifti,
     nifti_affine,
     nrrd,
+    nrrd_affine,
     ome_zarr,
     pictures,
     stored,
@@ -33,30 +36,27 @@ __all__ = ["SUFFIXES", "is_volume", "output_suffix", "read_volume", "write_volum
 logger = logging.getLogger(__name__)
 
 
-class _Reader(Protocol):
-    def __call__(self, path: Path, *, labels: bool, axes: str | None) -> Volume: ...
-
-
 class _Writer(Protocol):
     def __call__(self, path: Path, array: np.ndarray, like: Volume) -> str: ...
 
 
 class _Format(NamedTuple):
     suffixes: tuple[str, ...]
-    read: _Reader
+    read: Callable[..., Volume]  # of path, labels, axes, and whatever of `told` was given
     write: _Writer | None
     results: str = ""  # suffix of a segmentation of such a file, where it cannot be the file's own
     fractions: str = ""  # suffix of its probabilities, where that cannot be the segmentation's
     folder: bool = False
+    told: tuple[str, ...] = ()  # what of `read_volume` such a file can need
 
 
 _FORMATS = (
-    _Format((".nii", ".nii.gz"), nifti.read, nifti.write),
-    _Format((".tif", ".tiff"), tiff.read, tiff.write),
-    _Format((".nrrd", ".seg.nrrd"), nrrd.read, nrrd.write),
-    _Format((".nhdr",), nrrd.read, None, ".nrrd"),
-    _Format((".mha",), metaimage.read, metaimage.write),
-    _Format((".mhd",), metaimage.read, None, ".mha"),
+    _Format((".nii", ".nii.gz"), nifti.read, nifti.write, told=("ignore_affine",)),
+    _Format((".tif", ".tiff"), tiff.read, tiff.write, told=("series",)),
+    _Format((".nrrd", ".seg.nrrd"), nrrd.read, nrrd.write, told=("ignore_affine",)),
+    _Format((".nhdr",), nrrd.read, None, ".nrrd", told=("ignore_affine",)),
+    _Format((".mha",), metaimage.read, metaimage.write, told=("ignore_affine",)),
+    _Format((".mhd",), metaimage.read, None, ".mha", told=("ignore_affine",)),
     _Format((".png",), pictures.read_png, pictures.write_png, fractions=".tif"),
     _Format((".jpg", ".jpeg"), pictures.read_jpeg, None, ".png", ".tif"),
     _Format((".zarr", ".ome.zarr"), ome_zarr.read, ome_zarr.write, folder=True),
@@ -77,7 +77,19 @@ class _Mute(logging.Filter):
 
 
 _MUTE = _Mute()
-for _room in (nifti, nifti_affine, nrrd, ome_zarr, pictures, stored, tiff, tiff_axes, tiff_geometry):
+for _room in (
+    affines,
+    nifti,
+    nifti_affine,
+    nrrd,
+    nrrd_affine,
+    ome_zarr,
+    pictures,
+    stored,
+    tiff,
+    tiff_axes,
+    tiff_geometry,
+):
     logging.getLogger(_room.__name__).addFilter(_MUTE)
 
 
@@ -87,6 +99,8 @@ def read_volume(
     labels: bool = False,
     axes: str | None = None,
     nonfinite: Literal["refuse", "replace"] = "refuse",
+    series: int | None = None,
+    ignore_affine: bool = False,
 ) -> Volume:
     """Read an image or a label volume as ``(C, X, Y[, Z])`` with its place in the world.
 
@@ -98,12 +112,24 @@ def read_volume(
         axes: what the file's axes are, one letter of X, Y, Z, C each, in the file's order (``"ZYX"`` for a
             TIFF stack, ``"XYZC"`` for NIfTI with channels last), where the file does not say or is wrong.
         nonfinite: refuse an image that holds NaN or infinity, or replace these by its smallest value.
+        series: which image of a TIFF file that holds several, counted from 0.
+        ignore_affine: take a NIfTI, NRRD or MetaImage file as a plain voxel grid, with the voxel size of its
+            header where there is one, because its position cannot be used.
     """
     path = Path(path)
     format_ = _check_exists(path)
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
-    volume = _read(format_, path, labels, axes.upper() if axes else None)
+    told: dict[str, Any] = {}
+    if series is not None:
+        told["series"] = series
+    if ignore_affine:
+        told["ignore_affine"] = True
+    for name in told:
+        if name not in format_.told:
+            known = ", ".join(s for f in _FORMATS if name in f.told for s in f.suffixes)
+            raise ValueError(f"{name}={told[name]} says nothing about {path.name}: it is for {known}.")
+    volume = _read(format_, path, labels, axes.upper() if axes else None, **told)
     if labels:
         array = as_labels(volume.array, str(path))
     elif nonfinite == "replace":
@@ -168,10 +194,10 @@ def output_suffix(path: str | os.PathLike[str], *, fractions: bool = False) -> s
     return (format_.fractions if fractions else "") or format_.results or own
 
 
-def _read(format_: _Format, path: Path, labels: bool, axes: str | None) -> Volume:
+def _read(format_: _Format, path: Path, labels: bool, axes: str | None, **told: Any) -> Volume:
     """Read, with what the machine says in the user's words."""
     try:
-        return format_.read(path, labels=labels, axes=axes)
+        return format_.read(path, labels=labels, axes=axes, **told)
     except MemoryError as error:
         raise ResourceError(
             f"{path} does not fit into memory. Close other programs or cut the volume."

@@ -235,7 +235,7 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
     pages = count_pages(path)
     with tiff._strict(path), tifffile.TiffFile(path, _multifile=False) as tif:
         series = tiff._only_series(tif, path)
-        tiff._check_complete(tif, series, pages, path)
+        tiff._check_complete(tif, series, pages, path, alone=True)
         if series.dataoffset is None or series.keyframe.compression != 1:
             raise NotMappedError(
                 f"{path} is compressed or scattered, so it cannot be read block by block. Save it without "

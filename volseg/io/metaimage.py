@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io.affines import check_affine, in_plane
+from volseg.io.affines import check_affine, in_plane, plain_grid
 from volseg.io.stored import Stored, beside, load
 from volseg.io.text_header import chosen_axes, needed, numbers, size_of_axes, times
 from volseg.io.units import common_unit
@@ -56,18 +56,18 @@ class Description(NamedTuple):
     unit: str
 
 
-def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # MetaImage stores no scaling that anybody applies
-    stored, header, affine, unit = describe(path, axes)
+    stored, header, affine, unit = describe(path, axes, ignore_affine)
     array = load(stored, path)
     kept = header.axes.replace("1", "")
     array = array.reshape([n for n, a in zip(stored.shape, header.axes, strict=True) if a != "1"], order="F")
     array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
-    return Volume(contiguous(array), affine, unit, path, header)
+    return Volume(contiguous(array), affine, unit, path, None if ignore_affine else header)
 
 
-def describe(path: Path, axes: str | None = None) -> Description:
+def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -> Description:
     """All that the header says, and where the voxels are."""
     fields, start = _parse(path)
     sizes = size_of_axes(path, "DimSize", needed(path, fields, "DimSize"))
@@ -78,7 +78,7 @@ def describe(path: Path, axes: str | None = None) -> Description:
     channels = size_of_axes(path, "channels", fields.get("ElementNumberOfChannels", "1"))[0]
     shape = (channels, *sizes) if channels > 1 else sizes
     letters = _letters(shape, channels > 1, axes, path)
-    affine, unit = _affine(fields, len(sizes), letters, path)
+    affine, unit = (_plain_grid if ignore_affine else _affine)(fields, len(sizes), letters, path)
     own = {name: fields[name] for name in _GEOMETRY if name in fields}
     return Description(_stored(path, fields, shape, start), MetaImageHeader(own, letters), affine, unit)
 
@@ -226,6 +226,16 @@ def _affine(fields: dict[str, str], dims: int, letters: str, path: Path) -> tupl
         raise InputError(f"{path}: {_SPACING[0]} is not positive in the header. Export the image again.")
     check_affine(affine, world - ("1" in letters), path)
     return (in_plane(affine) if "1" in letters else affine) + 0.0, unit
+
+
+def _plain_grid(
+    fields: dict[str, str], dims: int, letters: str, path: Path
+) -> tuple[NDArray[np.float64], str]:
+    """The grid alone, of the voxel sizes that the header gives for themselves."""
+    world = sum(letter in "XYZ" for letter in letters)
+    factor, unit = common_unit(fields.get("DistanceUnits", ""))
+    sizes = numbers(path, _SPACING[0], _first(fields, _SPACING, "1 " * dims).split(), dims)[:world]
+    return plain_grid(factor * sizes, path), unit
 
 
 def _for_axes(old: MetaImageHeader, dims: int) -> dict[str, str]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import gzip_stream
-from volseg.io.affines import embed, in_plane, is_sheared
+from volseg.io.affines import embed, in_plane, is_sheared, plain_grid
 from volseg.io.nifti_affine import affine_of
 from volseg.io.volume import Volume, contiguous
 
@@ -49,7 +49,7 @@ class NiftiHeader:
     axes: str
 
 
-def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -71,13 +71,17 @@ def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
             f"{path}: the header needs {need} bytes for {_times(shape)} voxels, but the file of {size} bytes "
             f"holds {'at most ' if zipped else ''}{most}. It was cut or is damaged; fetch it again."
         )
-    affine = affine_of(fields, sum(letter in "XYZ" for letter in letters), path)
+    if ignore_affine:
+        affine = plain_grid(fields["pixdim"][1 : 1 + sum(a in "XYZ" for a in letters)], path)
+    else:
+        affine = affine_of(fields, sum(letter in "XYZ" for letter in letters), path)
     array = _spatial(_voxels(path, offset, shape, dtype, zipped), letters)
-    if array.ndim == 3:
+    if array.ndim == 3 and not ignore_affine:
         affine = in_plane(affine)
     array = _scaled(array, fields, labels, path)
     unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "")
-    return Volume(contiguous(array), affine, unit, path, NiftiHeader(fields, letters))
+    header = None if ignore_affine else NiftiHeader(fields, letters)
+    return Volume(contiguous(array), affine, unit, path, header)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:

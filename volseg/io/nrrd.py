@@ -9,10 +9,9 @@ size 1 that makes a plane of a volume.
 """
 
 import gzip
-import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,10 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import segments
-from volseg.io.affines import check_affine, in_plane
+from volseg.io.nrrd_affine import NrrdHeader, affine_of, grid_of, new_header
 from volseg.io.segments import Segment
 from volseg.io.stored import Stored, beside, load
-from volseg.io.text_header import chosen_axes, needed, numbers, size_of_axes, times
-from volseg.io.units import common_unit
+from volseg.io.text_header import chosen_axes, needed, size_of_axes, times
 from volseg.io.volume import Volume, contiguous
 
 __all__ = [
@@ -38,8 +36,6 @@ __all__ = [
     "with_segments",
     "write",
 ]
-
-logger = logging.getLogger(__name__)
 
 _MAX_HEADER = 1 << 20
 _SEGMENTATION = ".seg.nrrd"
@@ -58,13 +54,6 @@ _TYPES = {
 _CODE_OF = {name: code for code, names in _TYPES.items() for name in names.split(", ")}
 _NAME_OF = {code: names.split(", ")[-1] if code[0] != "f" else names for code, names in _TYPES.items()}
 _ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
-# Factors from the file's world axes to right, anterior, superior.
-_SPACES = {
-    "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
-    "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
-    "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
-    "scanner-xyz": (-1, -1, 1), "3d-right-handed": (-1, -1, 1), "3d-left-handed": (-1, -1, 1),
-}  # fmt: skip
 _WHOLE = ("space", "space dimension", "space origin", "space units", "measurement frame")
 # Fields with one entry per axis, and what stands there for a channel axis.
 _PER_AXIS = {
@@ -76,16 +65,6 @@ _WORLD = ("domain", "space")
 _TOKEN = re.compile(r'\([^()]*\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 
 
-@dataclass(frozen=True)
-class NrrdHeader:
-    """The geometry of a file in its own words: fields of the whole, and per axis; and its axes' letters."""
-
-    whole: dict[str, str]
-    per_axis: dict[str, list[str]]
-    axes: str
-    segments: tuple[Segment, ...] = ()  # of a .seg.nrrd
-
-
 class Description(NamedTuple):
     """A header, read: where the voxels are, what is kept of it, and where the image lies."""
 
@@ -95,9 +74,9 @@ class Description(NamedTuple):
     unit: str
 
 
-def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
-    found = describe(path, axes)
+    found = describe(path, axes, ignore_affine)
     header, letters = found.header, found.header.axes
     array = load(found.stored, path)
     kept = letters.replace("1", "")
@@ -108,10 +87,10 @@ def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
     if labels:
         array, known = segments.merge_layers(array, header.segments, path)
         header = replace(header, segments=known)
-    return Volume(contiguous(array), found.affine, found.unit, path, header)
+    return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else header)
 
 
-def describe(path: Path, axes: str | None = None) -> Description:
+def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -> Description:
     """All that the header says, and where the voxels are."""
     fields, pairs, start = _parse(path)
     shape = size_of_axes(path, "sizes", needed(path, fields, "sizes"))
@@ -125,7 +104,7 @@ def describe(path: Path, axes: str | None = None) -> Description:
     whole = {name: fields[name] for name in _WHOLE if name in fields}
     of_slicer = path.name.lower().endswith(_SEGMENTATION)
     header = NrrdHeader(whole, per_axis, letters, segments.parse(pairs, path) if of_slicer else ())
-    affine, unit = _affine(header, path)
+    affine, unit = (grid_of if ignore_affine else affine_of)(header, path)
     return Description(_stored(path, fields, shape, start), header, affine, unit)
 
 
@@ -149,7 +128,7 @@ def header_for(path: Path, array: NDArray[Any], like: Volume, encoding: str) -> 
     code = array.dtype.str[1:]
     if code not in _NAME_OF:
         raise ValueError(f"NRRD cannot hold {array.dtype} voxels: convert them to float32 or an integer.")
-    old = like.header if isinstance(like.header, NrrdHeader) else _new_header(like)
+    old = like.header if isinstance(like.header, NrrdHeader) else new_header(like)
     letters, source = _letters_to_write(old.axes, channels)
     sizes = dict(zip("XYZ", array.shape[1:], strict=False)) | {"C": channels, "1": 1}
     shape = [sizes[letter] for letter in letters]
@@ -173,7 +152,7 @@ def segments_of(volume: Volume) -> tuple[Segment, ...]:
 
 def with_segments(volume: Volume, known: Sequence[Segment]) -> Volume:
     """The same volume, but what is written like it as ``.seg.nrrd`` has these segments."""
-    header = volume.header if isinstance(volume.header, NrrdHeader) else _new_header(volume)
+    header = volume.header if isinstance(volume.header, NrrdHeader) else new_header(volume)
     return replace(volume, header=replace(header, segments=tuple(known)))
 
 
@@ -287,68 +266,6 @@ def _letters_to_write(old: str, channels: int) -> tuple[str, list[int | None]]:
     return "C" + old, [None, *range(len(old))]
 
 
-def _affine(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]:
-    """Voxel index to RAS position, and the unit; a file without directions lies as ITK has it lie."""
-    world = [i for i, letter in enumerate(header.axes) if letter != "C"]
-    flat = "Z" not in header.axes
-    dims = len(world)
-    space = header.whole.get("space", "").lower()
-    if "space" in header.whole and space not in _SPACES:
-        raise InputError(
-            f"{path}: space = '{header.whole['space']}' is not known. Use right-anterior-superior or "
-            "left-posterior-superior."
-        )
-    directions = header.per_axis.get("space directions")
-    factor, unit = _unit(header, world, path)
-    if directions is None:
-        spacings = header.per_axis.get("spacings", ["1"] * len(header.axes))
-        sizes = numbers(path, "spacings", [spacings[i] for i in world], dims)
-        matrix = np.diag(np.where(np.isnan(sizes), 1.0, sizes))
-        origin = np.zeros(dims)
-        logger.warning("%s stores no orientation: it is taken as a plain voxel grid (axes L, P, S).", path)
-    else:
-        vectors = [_vector(path, "space directions", directions[i]) for i in world]
-        matrix = np.array(vectors).T if len({len(v) for v in vectors}) == 1 else np.empty((0, 0))
-        text = header.whole.get("space origin")
-        origin = np.zeros(len(matrix)) if text is None else _vector(path, "space origin", text)
-    if matrix.shape[0] not in (2, 3) or origin.shape != matrix.shape[:1] or matrix.shape[0] < dims:
-        raise InputError(f"{path}: space directions and space origin do not fit. The header is damaged.")
-    signs = np.array(_SPACES.get(space, (-1, -1, 1))[: len(matrix)], float)
-    affine = np.eye(len(matrix) + 1)
-    affine[:-1, :dims] = factor * signs[:, None] * matrix
-    affine[:-1, -1] = factor * signs * origin
-    if dims == 2 and len(matrix) == 3:
-        affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1])
-    check_affine(affine, 2 if flat else 3, path)
-    if flat and len(affine) == 4:
-        affine = in_plane(affine)
-    return affine + 0.0, unit
-
-
-def _unit(header: NrrdHeader, world: list[int], path: Path) -> tuple[float, str]:
-    """One unit for all axes."""
-    text = header.whole.get("space units")
-    per_axis = header.per_axis.get("units")
-    names = _TOKEN.findall(text) if text else [per_axis[i] for i in world] if per_axis else []
-    found = {common_unit(name.strip('"')) for name in names}
-    if len(found) > 1:
-        raise InputError(f"{path}: the axes have different units ({' '.join(names)}). Use one for all.")
-    return found.pop() if found else (1.0, "")
-
-
-def _new_header(like: Volume) -> NrrdHeader:
-    """For a volume that came from another format: left-posterior-superior, as most programs write it."""
-    dims = like.spatial_dims
-    signs = np.array([-1.0, -1.0, 1.0][:dims])
-    matrix, origin = signs[:, None] * like.affine[:-1, :-1] + 0.0, signs * like.affine[:-1, -1] + 0.0
-    whole = {"space": "left-posterior-superior"} if dims == 3 else {"space dimension": "2"}
-    whole["space origin"] = _text(origin)
-    if like.unit:
-        whole["space units"] = " ".join([f'"{like.unit}"'] * dims)
-    per_axis = {"space directions": [_text(column) for column in matrix.T], "kinds": ["domain"] * dims}
-    return NrrdHeader(whole, per_axis, "XYZ"[:dims])
-
-
 def _split(path: Path, fields: dict[str, str], name: str, count: int) -> list[str]:
     tokens = _TOKEN.findall(fields[name])
     if len(tokens) != count:
@@ -356,14 +273,3 @@ def _split(path: Path, fields: dict[str, str], name: str, count: int) -> list[st
             f"{path}: '{name}' has {len(tokens)} entries for {count} axes. The header is damaged."
         )
     return tokens
-
-
-def _vector(path: Path, name: str, text: str) -> NDArray[np.float64]:
-    words = text[1:-1].split(",")
-    if not (text.startswith("(") and text.endswith(")")):
-        raise InputError(f"{path}: '{text[:40]}' in {name} is no vector. The header is damaged.")
-    return numbers(path, name, words, len(words))
-
-
-def _text(vector: NDArray[np.float64]) -> str:
-    return f"({','.join(repr(float(v)) for v in vector)})"

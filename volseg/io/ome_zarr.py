@@ -109,7 +109,7 @@ def open_zarr(path: Path) -> ZarrVolume:
     dims = 3 if sizes.get("Z", 1) > 1 else 2
     array.require_complete()
     affine, unit = multiscale.place(dims, path)
-    check_affine(affine, dims, path)
+    check_affine(affine, dims, path, "Put valid numbers into its coordinateTransformations.")
     order = tuple(letters.index(a) if a in letters else None for a in "CXYZ"[: dims + 1])
     found = ZarrVolume(path, array, order, Volume(np.zeros((1,) * (dims + 1)), np.eye(dims + 1)))
     dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else array.dtype

@@ -68,30 +68,28 @@ _TRAP = _Trap()
 logging.getLogger("tifffile").addFilter(_TRAP)
 
 
-def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, series: int | None = None) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # TIFF stores no scaling
     pages = count_pages(path)
     with _strict(path), tifffile.TiffFile(path, _multifile=False) as tif:
-        series = _only_series(tif, path)
-        _check_complete(tif, series, pages, path)
-        kept = [
-            i for i, (a, n) in enumerate(zip(series.axes, series.shape, strict=True)) if n > 1 or a in "XY"
-        ]
-        stored = "".join(series.axes[i] for i in kept)
-        shape = tuple(series.shape[i] for i in kept)
+        found = _only_series(tif, path) if series is None else _chosen_series(tif, series, path)
+        _check_complete(tif, found, pages, path, alone=series is None)
+        kept = [i for i, (a, n) in enumerate(zip(found.axes, found.shape, strict=True)) if n > 1 or a in "XY"]
+        stored = "".join(found.axes[i] for i in kept)
+        shape = tuple(found.shape[i] for i in kept)
         meaning = (
-            chosen_axes(axes, stored, shape, path) if axes else clear_axes(stored, shape, series.kind, path)
+            chosen_axes(axes, stored, shape, path) if axes else clear_axes(stored, shape, found.kind, path)
         )
-        array = series.asarray().reshape(shape)
+        array = found.asarray().reshape(shape)
         letters = meaning
         if (
             axes and "Z" in axes and "Z" not in meaning
         ):  # a stack of one slice that the user wants as a volume
             array, letters = array[None], "Z" + meaning
         dims = 3 if "Z" in letters else 2
-        affine, unit = affine_of(tif, dims, path)
-        header = _header(tif, stored, meaning)
+        affine, unit = affine_of(tif, dims, path, series or 0)
+        header = _header(tif, stored, meaning) if series is None else None
     if array.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: {array.dtype} voxels are not supported. Save the magnitude as float32 instead."
@@ -170,12 +168,23 @@ def _only_series(tif: tifffile.TiffFile, path: Path) -> Any:
         sizes = ", ".join("x".join(str(n) for n in s.shape) for s in found[:5])
         raise InputError(
             f"{path}: the pages differ in size or type: there are {len(found)} images ({sizes}) in one file, "
-            "and reading the first would drop the others. Save the wanted one on its own."
+            "and reading the first would drop the others. Save the wanted one on its own "
+            f"('volseg convert {path.name} --series 0 -o NEW.tif')."
         )
     return found[0]
 
 
-def _check_complete(tif: tifffile.TiffFile, series: Any, pages: int, path: Path) -> None:
+def _chosen_series(tif: tifffile.TiffFile, series: int, path: Path) -> Any:
+    """The image that the user named."""
+    if not 0 <= series < len(tif.series):
+        sizes = ", ".join("x".join(str(n) for n in s.shape) for s in tif.series[:5])
+        raise ValueError(
+            f"{path} has no image {series}: it holds {len(tif.series)} ({sizes}), counted from 0."
+        )
+    return tif.series[series]
+
+
+def _check_complete(tif: tifffile.TiffFile, series: Any, pages: int, path: Path, *, alone: bool) -> None:
     """As many pages as the metadata promise, and no more voxels than the file can hold."""
     seen = len(tif.pages)
     if seen < pages:
@@ -187,7 +196,7 @@ def _check_complete(tif: tifffile.TiffFile, series: Any, pages: int, path: Path)
     numbers = [int(meta.get(k, 1) or 1) for k in ("channels", "slices", "frames")]
     promised = max(math.prod(numbers), int(meta.get("images", 1) or 1))
     missing = sum(page is None for page in series)
-    if promised > planes or missing:
+    if (alone and promised > planes) or missing:
         raise InputError(
             f"{path}: the TIFF promises {max(promised, planes)} slices, {planes - missing} found. "
             "Writing or copying it was interrupted, or other files belong to it. Export it again as one file."

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per inch of printers and screens
 
 
-def affine_of(tif: Any, spatial_dims: int, path: Path) -> tuple[NDArray[np.float64], str]:
+def affine_of(tif: Any, spatial_dims: int, path: Path, series: int = 0) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size."""
-    sizes, unit = _sizes(tif)
+    sizes, unit = _sizes(tif, series)
     known = [s for s in sizes[:spatial_dims] if s is not None]
     if any(not np.isfinite(s) or s <= 0 for s in known):
         raise InputError(
@@ -34,11 +34,11 @@ def affine_of(tif: Any, spatial_dims: int, path: Path) -> tuple[NDArray[np.float
     return np.diag([factor * (s or 1.0) if known else 1.0 for s in sizes[:spatial_dims]] + [1.0]), unit
 
 
-def _sizes(tif: Any) -> tuple[tuple[float | None, float | None, float | None], str]:
+def _sizes(tif: Any, series: int) -> tuple[tuple[float | None, float | None, float | None], str]:
     """x, y and z size and the unit's name, from the most talkative source."""
     if tif.is_ome and tif.ome_metadata:
-        return _from_ome(tif.ome_metadata)
-    page = tif.pages.first
+        return _from_ome(tif.ome_metadata, series)
+    page = tif.series[series].keyframe
     x, y = (_per_pixel(page, tag) for tag in ("XResolution", "YResolution"))
     own = tif.imagej_metadata if tif.is_imagej else (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
     own = own or {}
@@ -69,16 +69,17 @@ def _is_print(size: float, per: str) -> bool:
     return dpi < 10 or any(abs(dpi - p) < 0.01 * p for p in _PRINT)
 
 
-def _from_ome(xml: str) -> tuple[tuple[float | None, float | None, float | None], str]:
-    """Physical sizes of the first image; OME's default unit is the micrometre."""
+def _from_ome(xml: str, series: int) -> tuple[tuple[float | None, float | None, float | None], str]:
+    """Physical sizes of one image; OME's default unit is the micrometre."""
     if "<!DOCTYPE" in xml:  # entities can make a small file expand without end
         return (None, None, None), ""
     try:
-        pixels = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", xml)).find(".//{*}Pixels")
+        images = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", xml)).findall(".//{*}Pixels")
     except ElementTree.ParseError:
         return (None, None, None), ""
-    if pixels is None:
+    if series >= len(images):
         return (None, None, None), ""
+    pixels = images[series]
     sizes: list[float | None] = []
     for axis in "XYZ":
         text = pixels.get(f"PhysicalSize{axis}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,11 @@ __all__ = ["default_cache", "require_sound", "verify"]
 
 logger = logging.getLogger(__name__)
 
-RULES = 2  # goes up when the checks change, so that what was remembered is forgotten
+RULES = 3  # goes up when the checks change, so that what was remembered is forgotten
 _IMAGES = ("images", "imagesTr", "imagesTs")
 _LABELS = ("labels", "labelsTr", "truth")
 _BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")
+_KEPT = 90 * 24 * 3600  # seconds since it was last asked for
 _ODD_SPACING = 4.0  # a voxel size so many times that of the other cases
 
 
@@ -103,10 +105,20 @@ def _check(
                 progress(len(results), len(cases))
     for findings, _, _ in results:
         found += findings
+    if keep is not None:
+        _forget(keep)
     told = {"channels": expected.in_channels, "spatial_dims": expected.spatial_dims, "unit": None}
     unsaid = [key for key, value in told.items() if value is None]
     found += _compare(cases, [facts for _, facts, _ in results], [key for _, _, key in results], unsaid)
     return found
+
+
+def _forget(cache: Path) -> None:
+    """Remove what nobody asked for in a long time."""
+    with suppress(OSError):  # somebody else may be doing the same
+        for place in cache.glob("*.json"):
+            if place.stat().st_mtime < time.time() - _KEPT:
+                place.unlink()
 
 
 def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
@@ -154,6 +166,7 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     place = cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made anew
         kept = json.loads(place.read_text(encoding="utf-8"))
+        os.utime(place)  # still of use
         return [Finding(*one) for one in kept["findings"]], kept["facts"], image
     findings, facts = check_case(case, expected)
     if {str(path): sha256(path) for path in files_of(case)} == hashes:  # nobody wrote meanwhile
