@@ -29,6 +29,7 @@ from monai.inferers import PatchInferer, SlidingWindowSplitter, ZarrAvgMerger, s
 from torch import Tensor
 
 from volseg.inferers import OverlapTileInferer
+from volseg.inferers.memory import give_back_at_once
 from volseg.inferers.planning import make_plan
 from volseg.inferers.work import Work
 from volseg.networks import UNet, unet3d_2016
@@ -40,7 +41,8 @@ WINDOW = 96
 PUBLISHED, WRITTEN = (132, 132, 116), (44, 44, 28)
 LIMIT = 3 * 10**9
 PEERS = (
-    "volseg:float32", "volseg:bf16", "monai:0.25", "monai-bf16:0.25", "monai:0.5", "zarr:0.5", "nnunet:0.5",
+    "volseg:float32", "volseg:bf16", "volseg-same:float32", "volseg-same:bf16",
+    "monai:0.25", "monai-bf16:0.25", "monai:0.5", "zarr:0.5", "nnunet:0.5",
 )  # fmt: skip
 
 
@@ -124,7 +126,8 @@ def nnunet_inferer(option: str) -> Inferer:
 
 def inferer_of(name: str, option: str) -> Inferer:
     makers: dict[str, Callable[[str], Inferer]] = {
-        "volseg": volseg_inferer, "monai": monai_inferer, "zarr": zarr_inferer, "nnunet": nnunet_inferer,
+        "volseg": volseg_inferer, "volseg-same": volseg_inferer,
+        "monai": monai_inferer, "zarr": zarr_inferer, "nnunet": nnunet_inferer,
         "monai-bf16": lambda option: monai_inferer(option, half=True),
     }  # fmt: skip
     return makers[name](option)
@@ -160,6 +163,7 @@ def measure_here(job: str, size: Sequence[int], channels: int) -> dict[str, floa
 
 def measure_memory(limit: int) -> dict[str, float]:
     """A tile of the 2016 network: what was foretold, and what it took."""
+    give_back_at_once()  # as every streamed run does
     work = Work(unet3d_2016().eval())
     work.prepare()
     plan = make_plan(work, 3, (512, 512, 512), limit)
@@ -207,7 +211,7 @@ def whole(size: Sequence[int], repeats: int) -> None:
 
 
 def peers(size: Sequence[int], repeats: int) -> None:
-    """Other inferers, with the padded network of the same channels."""
+    """Other inferers, with the padded network of the same channels, which ``volseg-same`` runs as well."""
     print(f"  {size} voxels, 1 channel, U-Net of {HALF}, windows of {window_of(size)}")
     jobs = [
         job

@@ -52,11 +52,12 @@ def test_memory_is_foretold_within_15_per_cent(dims, padding, by_rows):
     volume = torch.randn(2, *size)
     for plan in foretold.values():
         work.by_rows = by_rows
-        with Ledger() as ledger, torch.no_grad():
+        with Ledger(is_quick=True) as ledger, torch.no_grad():
             for _ in work.pieces(volume, plan.tiles[0]):
                 pass
-        weights = sum(part.numel() * part.element_size() for part in work.quick.parameters())
-        measured = 1.05 * (ledger.peak - 4 * volume.numel()) + weights  # the volume itself does not count
+        weights = [part.numel() * part.element_size() for part in work.quick.parameters()]
+        measured = ledger.peak - 4 * volume.numel()  # the volume itself does not count
+        measured = 1.15 * measured + max(weights) if by_rows else 1.05 * measured + sum(weights)
         assert plan.bytes == pytest.approx(measured, rel=0.15), plan.tile
 
 
@@ -77,7 +78,7 @@ def test_large_blocks_go_back_to_the_system_at_once():
 
 def plans(work, size):
     found = []
-    for limit in (10**6, 4 * 10**6, 25 * 10**6, 10**9):
+    for limit in (10**6, 4 * 10**6, 30 * 10**6, 10**9):
         try:
             found.append(make_plan(work, 2, size, limit))
         except ResourceError:
@@ -105,7 +106,7 @@ def test_no_other_tile_that_fits_costs_less():
         needs = []
         for by_rows in (False, True):
             work.by_rows = by_rows
-            with Ledger() as ledger, torch.no_grad():
+            with Ledger(is_quick=True) as ledger, torch.no_grad():
                 for _ in work.pieces(torch.zeros(2, *size), tiles[0]):
                     pass
             needs.append(ledger.peak)

@@ -11,6 +11,7 @@ from volseg.inferers.memory import Ledger
 from volseg.networks import UNet, unet3d_2016, unet_2015
 from volseg.networks.costs import operations
 from volseg.networks.folding import fold_batch_norm
+from volseg.networks.layers import convolve
 from volseg.networks.rows import forward_rows, rows_per_step
 
 OPTIONS = {
@@ -142,3 +143,17 @@ def counted(network, shape):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         copy.deepcopy(network).float().to("meta")(torch.empty(shape, device="meta"))
     return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("size", [(1, 5, 6, 7), (2, 5, 6, 7), (1, 5, 90, 91)], ids=str)
+@torch.no_grad()
+def test_convolutions_by_onednn_are_convolutions(dims, size):
+    """Batches of one and small maps are what torch computes in another way."""
+    torch.manual_seed(0)
+    kind = nn.Conv2d if dims == 2 else nn.Conv3d
+    for channels, kernel, padding in ((3, 3, 0), (20, 3, 1), (3, 1, 0)):
+        layer = kind(channels, 4, kernel, padding=padding)
+        x = torch.randn(size[0], channels, *size[4 - dims :])
+        expected = layer.double()(x.double())
+        found = convolve(x, layer.float(), (padding,) * dims)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

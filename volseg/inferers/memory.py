@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,15 @@ __all__ = [
 ]
 
 # Beside the tensors that torch shows, a convolution needs copies in another layout and scratch space.
-# Measured on a CPU with the 2016 network: 1.27 with channels first; with channels last only the weights
-# are copied. ``benchmarks/inference.py`` compares forecast and resident memory.
+# Measured on a CPU with the 2016 network at full, half and a quarter of its width: 1.27 with channels first;
+# with channels last the weights are copied, by rows one convolution's at a time.
+# ``benchmarks/inference.py`` compares forecast and resident memory.
 _WORKSPACE = 1.3
-_WORKSPACE_CHANNELS_LAST = 1.05
+_WORKSPACE_AT_ONCE = 1.05
+_WORKSPACE_BY_ROWS = 1.15
+# With at most this many values per place of the last axis torch 2.13 leaves oneDNN for a batch of one in
+# float32, and writes down all inputs of the kernel for each voxel.
+_FEW = 20480
 _UNKNOWN = 4 * 2**30
 _M_MMAP_THRESHOLD = -3  # of mallopt
 
@@ -47,6 +53,7 @@ def foretell_memory(
     dtype: torch.dtype,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Forecast:
     """What a forward pass without gradient will need for an input of ``shape``, computed on no data.
 
@@ -57,7 +64,7 @@ def foretell_memory(
         name: value.to("meta") for name, value in [*network.named_parameters(), *network.named_buffers()]
     }
     try:
-        with torch.no_grad(), Ledger() as ledger:
+        with torch.no_grad(), Ledger(device) as ledger:
             block = torch.empty(tuple(shape), dtype=dtype, device="meta")
             functional_call(network, state, (block, *args), dict(kwargs or {}))
     except (NotImplementedError, RuntimeError) as error:
@@ -68,7 +75,9 @@ def foretell_memory(
     return Forecast(int(_WORKSPACE * ledger.peak), ledger.largest)
 
 
-def foretell_quick_memory(meta: UNet, shape: Sequence[int], *, by_rows: bool) -> Forecast:
+def foretell_quick_memory(
+    meta: UNet, shape: Sequence[int], *, by_rows: bool, device: str = "cpu"
+) -> Forecast:
     """The same for the quick copy of a U-Net, which stands on the ``meta`` device, at once or by rows.
 
     By rows, only as many are sent through as it takes until memory no longer grows.
@@ -81,11 +90,13 @@ def foretell_quick_memory(meta: UNet, shape: Sequence[int], *, by_rows: bool) ->
         size[2] -= max(0, size[2] - enough) // step * step
     parts = [ROWS] * (size[2] // ROWS) + [size[2] % ROWS] * bool(size[2] % ROWS) if by_rows else [size[2]]
     blocks = (weights[0].new_empty((*size[:2], rows, *size[3:])) for rows in parts)
-    with torch.no_grad(), Ledger() as ledger:
+    with torch.no_grad(), Ledger(device, is_quick=True) as ledger:
         for _ in forward_rows(meta, blocks) if by_rows else map(meta, blocks):
             pass
-    copies = sum(part.numel() * part.element_size() for part in weights)
-    return Forecast(int(_WORKSPACE_CHANNELS_LAST * ledger.peak) + copies, ledger.largest)
+    copies = [part.numel() * part.element_size() for part in weights]
+    if by_rows:
+        return Forecast(int(_WORKSPACE_BY_ROWS * ledger.peak) + max(copies), ledger.largest)
+    return Forecast(int(_WORKSPACE_AT_ONCE * ledger.peak) + sum(copies), ledger.largest)
 
 
 def free_memory(device: torch.device) -> int:
@@ -115,10 +126,17 @@ def give_back_at_once() -> None:
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes that the results of all operations occupy until they are freed."""
+    """Counts the bytes that the results of all operations occupy until they are freed, and those that
+    convolutions take beside them.
 
-    def __init__(self) -> None:
+    Args:
+        device: the type of the one that is counted for.
+        is_quick: whether convolutions are those of `volseg.networks.layers.convolve`.
+    """
+
+    def __init__(self, device: str = "cpu", *, is_quick: bool = False) -> None:
         super().__init__()
+        self.device, self.is_quick = device, is_quick
         self.now = self.peak = self.largest = 0
         self._known: set[int] = set()
 
@@ -129,7 +147,20 @@ class Ledger(TorchDispatchMode):
         for part in tree_leaves(result):
             if isinstance(part, Tensor):
                 self._enter(part)
+        if func is torch.ops.aten.convolution.default:
+            self.peak = max(self.peak, self.now + self._columns(args, result))
         return result
+
+    def _columns(self, args: tuple[Any, ...], result: Tensor) -> int:
+        """What a convolution writes down where it does not run by oneDNN."""
+        x, weight, transposed = args[0], args[1], args[6]
+        taps = prod(weight.shape[2:])
+        few = len(x) == 1 and prod(x.shape[:4]) <= _FEW and x.dtype == torch.float32 and taps > 1
+        if self.device != "cpu" or not few or (self.is_quick and not transposed):
+            return 0
+        if transposed:
+            return int(4 * weight.shape[1] * taps * prod(x.shape[2:]))
+        return int(4 * x.shape[1] * taps * prod(result.shape[2:]))
 
     def _enter(self, part: Tensor) -> None:
         storage = part.untyped_storage()

@@ -97,12 +97,13 @@ class _Forecasts:
 
     def __call__(self, read: tuple[int, ...], by_rows: bool) -> Forecast:
         if (read, by_rows) not in self.known:
-            shape = (1, self.channels, *read)
+            shape, device = (1, self.channels, *read), self.work.device.type
             if self.meta is not None:
-                forecast = foretell_quick_memory(self.meta, shape, by_rows=by_rows)
+                forecast = foretell_quick_memory(self.meta, shape, by_rows=by_rows, device=device)
             else:
                 work = self.work
-                forecast = foretell_memory(unwrapped(work.network), shape, work.dtype, work.args, work.kwargs)
+                network = unwrapped(work.network)
+                forecast = foretell_memory(network, shape, work.dtype, work.args, work.kwargs, device)
             self.known[read, by_rows] = forecast
         return self.known[read, by_rows]
 

@@ -5,14 +5,15 @@ so does a convolution, which can take both over. What is left are fewer passes o
 """
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from volseg.networks.layers import Block
+from volseg.networks.layers import Block, convolve
 from volseg.networks.unet import UNet
 
 __all__ = ["fold_batch_norm"]
@@ -27,11 +28,33 @@ def fold_batch_norm(network: UNet) -> UNet:
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for block in [*folded.analysis, folded.bottom, *folded.synthesis]:
         layers = cast(Block, block).layers
-        for place, norm in enumerate(layers):
-            if isinstance(norm, _BatchNorm):
-                _fold(cast(_ConvNd, layers[place - 1]), norm)
+        for place, layer in enumerate(layers):
+            if isinstance(layer, _BatchNorm):
+                _fold(cast(_ConvNd, layers[place - 1]), layer)
                 layers[place] = nn.Identity()
+            elif isinstance(layer, _ConvNd):
+                layers[place] = _quick(layer)
+    folded.head = _quick(folded.head)
     return folded
+
+
+def _quick(convolution: _ConvNd) -> _ConvNd:
+    """The same convolution, quicker without gradient."""
+    kind = _QuickConv2d if convolution.weight.ndim == 4 else _QuickConv3d
+    inputs, outputs, size = convolution.in_channels, convolution.out_channels, convolution.kernel_size
+    quick = kind(inputs, outputs, size, padding=convolution.padding, device="meta")  # type: ignore[arg-type]
+    quick.weight, quick.bias = convolution.weight, convolution.bias
+    return quick.train(convolution.training)
+
+
+class _QuickConv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self, cast(Sequence[int], self.padding))
+
+
+class _QuickConv3d(nn.Conv3d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self, cast(Sequence[int], self.padding))
 
 
 def _fold(convolution: _ConvNd, norm: _BatchNorm) -> None:

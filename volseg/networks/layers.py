@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Block", "CropAndPool", "Norm", "crop", "initialise", "is_scripting", "normalisation"]
+__all__ = [
+    "Block",
+    "CropAndPool",
+    "Norm",
+    "convolve",
+    "crop",
+    "initialise",
+    "is_scripting",
+    "normalisation",
+]
 
 Norm = Literal["batch", "instance", "group"]
 
@@ -24,6 +33,7 @@ _MAX_POOL_BACKWARD: dict[int, Any] = {
 _BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _GROUPS = 8
+_CONVOLUTIONS: dict[int, Any] = {4: nn.functional.conv2d, 5: nn.functional.conv3d}
 
 
 class Block(nn.Module):
@@ -104,6 +114,21 @@ def crop(x: Tensor, margin: list[int]) -> Tensor:
         cropped = cropped.narrow(axis + 2, border, cropped.shape[axis + 2] - 2 * border)
     # A view would keep the whole map alive until the way up; autograd keeps it in any case.
     return cropped if torch.is_grad_enabled() else cropped.clone()
+
+
+def convolve(x: Tensor, convolution: nn.modules.conv._ConvNd, padding: Sequence[int]) -> Tensor:
+    """What a convolution of stride 1 gives, without gradient, with another padding.
+
+    On a CPU by oneDNN throughout. By itself torch 2.13 leaves it for a batch of one in float32 where
+    channels times the first two lengths are at most 20480, and writes down all inputs of the kernel for each
+    voxel: 16 channels of 6 x 200 x 160 voxels take 225 MB instead of 7, and many times as long.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        ones = [1] * (x.ndim - 2)
+        return torch.ops.aten.mkldnn_convolution(
+            x, convolution.weight, convolution.bias, list(padding), ones, ones, 1
+        )
+    return _CONVOLUTIONS[x.ndim](x, convolution.weight, convolution.bias, 1, tuple(padding))
 
 
 def initialise(layer: nn.Module) -> None:

@@ -11,20 +11,18 @@ Each level is a generator that draws rows from the level above it and feeds them
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from volseg.networks.layers import Block, crop
+from volseg.networks.layers import Block, convolve, crop
 from volseg.networks.unet import Padding, UNet
 
 __all__ = ["ROWS", "forward_rows", "rows_per_step"]
 
 ROWS = 16  # rows of the finest level in one step: large enough for convolutions to run at full speed
 _LEAST = 4  # rows of the coarser levels in one step
-
-_CONVOLUTIONS: dict[int, Any] = {4: nn.functional.conv2d, 5: nn.functional.conv3d}
 
 
 @torch.no_grad()
@@ -144,8 +142,7 @@ class _Stage:
         if self.reach and not last:
             self.kept = [rows.narrow(2, rows.shape[2] - self.reach, self.reach).clone()]
         convolution = self.convolution
-        padding = (0, *convolution.padding[1:])
-        out = _CONVOLUTIONS[rows.ndim](rows, convolution.weight, convolution.bias, 1, padding)
+        out = convolve(rows, convolution, (0, *cast(Sequence[int], convolution.padding)[1:]))
         del rows
         for layer in self.after:
             out = layer(out)
