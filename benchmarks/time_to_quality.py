@@ -1,13 +1,14 @@
-"""Dice over minutes of training on the medulla, 4 annotated slices per direction: volseg and nnU-Net v2.
+"""Dice over minutes on the medulla, 4 annotated slices per direction: volseg, nnU-Net v2 and a random forest.
 
     python benchmarks/prepare.py medulla ../shared/data/medulla_fibsem_3d data/medulla
     python benchmarks/time_to_quality.py data/medulla -o runs/quality --peers .venv-peers/bin/python
 
-Alone on one core (``taskset -c 0``, ``OMP_NUM_THREADS=1``): 17 minutes of training for volseg and 50 for
-nnU-Net, and planning and scoring on top. Each figure is a run of its own, whose learning rate comes to its
-end with its minutes, on both sides. What is done already is not done again. The environment of ``--peers``
-is that of ``benchmarks/peers.txt``; without it volseg runs alone. Both are scored on all voxels that are
-not annotated.
+Alone on one core (``taskset -c 0``, ``OMP_NUM_THREADS=1``), one hour and a half. Each figure is a run of its
+own, whose learning rate comes to its end with its minutes. Those of ``volseg train`` (the U-Net of
+``bundles/medulla.json``) and of nnU-Net are minutes of training, planning and segmenting on top; those of
+``volseg densify`` are all that it takes; the forest takes what it needs. What is done already is not done
+again. The environment of ``--peers`` is that of ``benchmarks/peers.txt``; without it volseg runs alone. All
+are scored on the voxels that are not annotated.
 """
 
 import argparse
@@ -25,13 +26,19 @@ from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, dice
 
 BUNDLE = "bundles/medulla.json"
-MINUTES = {"volseg": (2, 5, 10), "nnU-Net": (5, 15, 30)}
+MINUTES: dict[str, tuple[float, ...]] = {
+    "volseg train": (2, 5, 10),
+    "volseg densify": (2, 5, 10),
+    "random forest": (0,),
+    "nnU-Net": (5, 15, 30),
+}
+PEERS = {"random forest": "forest", "nnU-Net": "nnunet"}
 MANY = 1000  # epochs: the minutes end the run
 
 
-def volseg(minutes: float, data: Path, folder: Path, settings: list[str]) -> float:
+def unet(minutes: float, data: Path, folder: Path, settings: list[str]) -> float:
     """Dice of the boundary after so many minutes of training."""
-    run = folder / f"volseg_{minutes:g}"
+    run = folder / f"train_{minutes:g}"
     command = [sys.executable, "-W", "ignore", "-c", "from volseg.cli import main; raise SystemExit(main())"]
     words = [BUNDLE, "--dataset_dir", str(data), "--held_out", "0", "--output_dir", str(run), *settings]
     if not (run / "metrics.json").exists():
@@ -42,22 +49,22 @@ def volseg(minutes: float, data: Path, folder: Path, settings: list[str]) -> flo
     return float(metrics["never annotated"]["mean foreground Dice"])
 
 
-def nnunet(minutes: float, data: Path, folder: Path, peers: Path) -> float:
-    """The same of nnU-Net, as it plans itself, with its ignore label."""
+def at_once(minutes: float, data: Path, folder: Path, method: str, words: list[str]) -> float:
+    """The same of what learns from one volume alone, by the script that runs one such task."""
     image, label, truth = (
         read_volume(data / part / "medulla.tif", labels=part != "images")
         for part in ("images", "labels", "truth")
     )
-    result = folder / f"nnunet_{minutes:g}.npz"
+    result = folder / f"{method}_{minutes:g}.npz"
     if not result.exists():
         task = folder / "task.npz"
-        facts = {"spacing": np.asarray(image.spacing), "classes": 2, "seed": 0}
+        facts = {"spacing": np.asarray(image.spacing), "classes": 2, "seed": 0, "background": 0}
         np.savez(task, image=image.array, labels=label.array[0], **facts)
-        words = [Path(__file__).with_name("densify_peers.py"), "nnunet", task, result, "--seconds"]
-        subprocess.run([str(word) for word in (peers, *words, 60 * minutes)], check=True)
-    classes = np.load(result)["classes"].reshape(truth.array.shape[1:])
-    unseen = np.where(label.array[0] == IGNORE_INDEX, truth.array[0], IGNORE_INDEX)
-    return float(dice(confusion_matrix(classes, unseen, 2))[1])
+        subprocess.run([*words, method, str(task), str(result), "--seconds", f"{60 * minutes}"], check=True)
+    found = np.load(result)
+    unseen = np.where(label.array[0] == IGNORE_INDEX, truth.array[0], IGNORE_INDEX).reshape(-1)
+    asked = found["voxels"] if len(found["voxels"]) else slice(None)  # the forest is asked about some
+    return float(dice(confusion_matrix(found["classes"].reshape(-1), unseen[asked], 2))[1])
 
 
 def main() -> None:
@@ -67,21 +74,27 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--peers", type=Path, help="the interpreter of an environment with nnU-Net")
+    parser.add_argument("--peers", type=Path, help="the interpreter of an environment with peers.txt")
+    parser.add_argument("--methods", nargs="+", choices=tuple(MINUTES), default=tuple(MINUTES))
     parser.add_argument("--minutes", type=float, nargs="+", help="instead of 2, 5, 10 and 5, 15, 30")
     given, settings = parser.parse_known_args()
     given.output.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print("| | minutes of training | Dice | minutes in all |\n|---|---|---|---|", flush=True)
-    for method, all_minutes in MINUTES.items():
-        if method == "nnU-Net" and given.peers is None:
+    here = Path(__file__).parent
+    print("| | minutes | Dice | minutes in all |\n|---|---|---|---|", flush=True)
+    for method in given.methods:
+        if method in PEERS and given.peers is None:
             continue
-        for minutes in given.minutes or all_minutes:
+        for minutes in given.minutes or MINUTES[method]:
             began = time.monotonic()
-            if method == "volseg":
-                score = volseg(minutes, given.data, given.output, settings)
+            if method == "volseg train":
+                score = unet(minutes, given.data, given.output, settings)
+            elif method == "volseg densify":
+                words = [sys.executable, str(here / "densify.py"), "cell"]
+                score = at_once(minutes, given.data, given.output, "volseg", words)
             else:
-                score = nnunet(minutes, given.data, given.output, given.peers)
+                words = [str(given.peers), str(here / "densify_peers.py")]
+                score = at_once(minutes, given.data, given.output, PEERS[method], words)
             took = (time.monotonic() - began) / 60
             print(f"| {method} | {minutes:g} | {score:.3f} | {took:.1f} |", flush=True)
 
