@@ -7,6 +7,7 @@ import pytest
 
 from volseg.annotation import hold_out, keep_slices
 from volseg.densification.folds import Fold, make_folds, runs_of
+from volseg.densification.timing import affordable_folds
 from volseg.labels import IGNORE_INDEX
 
 DENSE = np.random.default_rng(0).integers(0, 3, (24, 20, 18)).astype(np.uint8)
@@ -140,3 +141,11 @@ def test_runs_join_what_lies_at_most_two_slices_apart():
 def test_one_fold_is_none():
     with pytest.raises(ValueError, match="count = 1: cross-validation needs at least 2 folds"):
         make_folds(DENSE, 1)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "voxels", "expected"),
+    [(15, 11_000_000, 3), (15, 500_000, 8), (4, 500_000, 4), (0.1, 500_000, 3), (15, 4_000_000, 7)],
+)
+def test_small_volumes_and_much_time_make_more_folds(minutes, voxels, expected):
+    assert affordable_folds(60 * minutes, voxels) == expected

@@ -84,7 +84,18 @@ def test_fewer_slices_to_learn_from_lift_the_upper_end_only():
     slices = [drawn(rng, s) for s in (0.7, 0.8, 0.9, 0.95, 0.6)]
     whole, part = estimate(slices, 3).mean_iou, estimate(slices, 3, folds=4).mean_iou
     assert (part.value, part.low) == (whole.value, whole.low)
-    assert 1 - part.high == pytest.approx(np.sqrt(3 / 4) * (1 - whole.high))
+    assert 1 - part.high == pytest.approx(3 / 4 * (1 - whole.high))
+
+
+def test_a_structure_on_few_slices_is_lifted_more():
+    """Four of twelve slices show it, three folds hold out a third of them at once."""
+    often = [confusion([[90, 10, 0], [10, 90, 0], [0, 0, 0]]) for _ in range(8)]
+    rarely = [confusion([[90, 10, 0], [10, 60, 10], [0, n, 30]]) for n in (5, 10, 15, 20)]
+    whole, part = estimate(often + rarely, 3), estimate(often + rarely, 3, folds=3)
+    for c, gain in ((1, 2 / 3), (2, 4 / 9)):
+        assert part.iou[c].low == whole.iou[c].low
+        assert 1 - part.iou[c].high == pytest.approx(gain * (1 - whole.iou[c].high))
+    assert 4 / 9 < (1 - part.mean_iou.high) / (1 - whole.mean_iou.high) < 2 / 3
 
 
 def test_a_class_that_was_never_found_could_still_be_and_widens_the_mean():

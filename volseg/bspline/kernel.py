@@ -24,6 +24,7 @@ from volseg.bspline.field import spline_taps
 __all__ = ["sample"]
 
 SLABS_PER_THREAD = 4
+ALONE = 2**19  # numbers that take less time than to start threads and wait for them
 
 
 def sample(
@@ -74,7 +75,7 @@ def sample(
     )
     loop = _nearest if nearest else _linear
     threads, count = torch.get_num_threads(), rows.shape[1]
-    if threads == 1:
+    if threads == 1 or rows.size <= ALONE:
         loop(*arguments, 0, count)
         return out
     edges = np.linspace(0, count, min(count, threads * SLABS_PER_THREAD) + 1).astype(int).tolist()

@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds",
         type=int,
-        default=3,
-        help="in how many turns slices are held out; 0 for no score (default 3)",
+        help="in how many turns slices are held out; 0 for no score (default: 3 to 8, as the time allows)",
     )
     parser.add_argument(
         "--no-keep-painted",

@@ -8,8 +8,9 @@ slices, one of which has most of a class, tell hardly more about it than that on
 
 What is held out is scored by models that learnt from fewer slices than the result does. Two things make
 up for that: distances to paint are weighted as they are where nobody painted (:mod:`nearness
-<volseg.densification.nearness>`), and the upper end allows for errors that fall as the square root of the
-number of slices rises. The score itself stays a little too low.
+<volseg.densification.nearness>`), and the upper end allows for errors that fall as the number of slices that
+show a class rises; as its square where that are less than half of all slices, for such a structure is known by
+its place between them. The score itself stays too low, most for these.
 """
 
 import math
@@ -32,6 +33,7 @@ _AXES = "xyz"
 _FEWEST = 3  # slices without which there is no interval
 _FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
 _HEAVIEST = 10.0  # a held-out voxel counts for at most as many
+_RARE = 0.5  # of the slices
 _CERTAIN = 0.5  # voxels that are added to hits and misses, so that no score is exactly 0 or 1
 _ONE_SLICE = "It was painted on one slice only; when that is held out, none is left to learn it from."
 
@@ -138,24 +140,34 @@ def estimate(
     unions = truth + matrices.sum(1) - np.diagonal(matrices, axis1=1, axis2=2)
     weights = unions / np.maximum(unions.sum(0), 1)
     total = matrices.sum(0)
-    gain = 1.0 if folds is None else math.sqrt(1 - 1 / folds)
+    gains = _gains(truth > 0, folds)
     scores: list[tuple[tuple[Score, ...], Score]] = []
     for measure in (iou, dice):
         value = measure(total)
         left_out = np.array([measure(total - matrix) for matrix in matrices]).reshape(-1, num_classes)
         classes = tuple(
-            _class_score(float(value[c]), left_out[:, c], unions[:, c], truth[:, c], level, gain)
+            _class_score(float(value[c]), left_out[:, c], unions[:, c], truth[:, c], level, float(gains[c]))
             for c in range(num_classes)
         )
         if any(score.reason == _ONE_SLICE for score in classes):
             mean = Score(None, reason="One class was painted on one slice only.")
         else:
             means = np.array([mean_score(scores) for scores in left_out])
+            errors = np.where(np.isnan(value), 0, 1 - value)
+            gain = float((gains * errors).sum() / errors.sum()) if errors.any() else 1.0
             mean = _score(mean_score(value), means, weights.sum(1), float(unions.sum()), level, gain)
             mean = _widened(mean, classes)
         scores.append((classes, mean))
     (ious, mean_iou), (dices, mean_dice) = scores
     return Estimate(ious, dices, mean_iou, mean_dice, len(matrices), level)
+
+
+def _gains(shown: npt.NDArray[np.bool_], folds: int | None) -> npt.NDArray[np.float64]:
+    """What is left of the errors at best, with all slices, of classes that these slices (rows) show."""
+    if folds is None:
+        return np.ones(shown.shape[1])
+    held_out = np.maximum(1 / folds, 1 / np.maximum(shown.sum(0), 2))  # of the slices that show the class
+    return np.asarray((1 - held_out) ** np.where(shown.mean(0) < _RARE, 2, 1))
 
 
 def _weighted(

@@ -28,7 +28,7 @@ class Choices:
     painted_only: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
     method: Method = "network"
-    folds: int = 3
+    folds: int | None = None
     keep_painted: bool = True
     compare: bool = True
     suggest: bool | None = None
@@ -41,7 +41,7 @@ class Choices:
             raise ValueError(f"minutes = {self.minutes} is no time to learn: give a number above 0.")
         if self.method not in METHODS:
             raise ValueError(f"method = {self.method!r} is unknown. There are: {', '.join(METHODS)}.")
-        if self.folds < 0 or self.folds == 1:
+        if self.folds is not None and (self.folds < 0 or self.folds == 1):
             raise ValueError(
                 f"folds = {self.folds}: slices are held out in two or more turns, or not at all (0), which "
                 "leaves the result without a score."

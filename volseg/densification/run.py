@@ -24,7 +24,7 @@ from volseg.densification.request import Choices
 from volseg.densification.scoring import Measured, Yardstick, tested
 from volseg.densification.stopping import Stopping
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
-from volseg.densification.timing import Timetable
+from volseg.densification.timing import Timetable, affordable_folds
 from volseg.densification.volumes import classes_of, values_of, write_volumes
 from volseg.engines.run_log import open_log
 from volseg.report import LearningCurve, Suggestion, write_figures, write_report
@@ -125,10 +125,14 @@ class Run:
         return dataclasses.replace(done, written=written)
 
     def _folds(self) -> Folds:
-        if not self.choices.folds:
+        count = self.choices.folds
+        if count is None:
+            seconds = self.choices.seconds(continued=self.earlier is not None)
+            count = affordable_folds(seconds, math.prod(self.inputs.image.spatial_shape))
+        if not count:
             return Folds((), "No slices were held out (--folds 0), so it cannot be told how good this is.")
         previous = self.earlier.folds if self.earlier else ()
-        parts = make_folds(self.inputs.paint.labels, self.choices.folds, previous=previous)
+        parts = make_folds(self.inputs.paint.labels, count, previous=previous)
         if parts.reason:
             logger.warning("%s", parts.reason)
         return parts

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-__all__ = ["Timetable"]
+__all__ = ["Timetable", "affordable_folds"]
 
 _FOLDS = 0.5  # share of the time that all folds take together
+_FEWEST_FOLDS, _MOST_FOLDS = 3, 8
+_FOLD = 30.0  # seconds that a fold is worth having with
+_FOLD_PER_VOXEL = 1.5e-5  # the same, where segmenting takes most of it
 _FIRST_GUESS = 6e-6  # seconds per voxel for segmenting, until it was measured
 _AT_MOST = 0.25  # of the time it is part of, for the same
 _MARGIN = 1.1  # on the time that segmenting took before
@@ -16,6 +19,16 @@ _LATEST = 1.5  # times as long as asked for, at most, is allowed for
 _LEAST = 1.0  # seconds of learning, however short the time is
 _REPORT = 3.0  # seconds
 _REPORT_PER_VOXEL = 1.5e-6  # seconds
+
+
+def affordable_folds(seconds: float, voxels: int) -> int:
+    """In how many turns slices are held out: the more, the more like the result the models that are scored.
+
+    With three, a structure that four slices show is looked for by models that saw it on two. With six, most
+    saw it on three.
+    """
+    worth = max(_FOLD, _FOLD_PER_VOXEL * voxels)
+    return min(max(int(_FOLDS * seconds / worth), _FEWEST_FOLDS), _MOST_FOLDS)
 
 
 class Timetable:

@@ -25,7 +25,7 @@ def densify(
     painted_only: bool = False,
     names: Mapping[Any, str] | Sequence[str] | None = None,
     method: Method = "network",
-    folds: int = 3,
+    folds: int | None = None,
     keep_painted: bool = True,
     compare: bool = True,
     suggest_next: bool | None = None,
@@ -52,7 +52,8 @@ def densify(
         unlabelled: the value of voxels that nobody looked at; found if None.
         painted_only: 0 is unlabelled everywhere, on painted slices, too.
         names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
-        folds: in how many turns slices are held out; 0 for no score and all of the time for the result.
+        folds: in how many turns slices are held out, 3 to 8 if not told, as the time and the size of the
+            volume allow; 0 for no score and all of the time for the result.
         compare: score the methods without a network as well, for the report.
         suggest_next: name the slice to paint next; if None, where that was measured to help.
         continue_from: the folder of an earlier result, with less paint on the same image or another.
