@@ -254,6 +254,15 @@ def test_members_learn_what_columns_say(clock):
     assert (members(seen.clone()).argmax(1) == classes).float().mean() > 0.95
 
 
+def test_learning_ends_when_paint_was_seen_often_enough():
+    seen = torch.randn(50, 3)
+    members = Members.new(seen, slice(2, 3), 2, blind=(True,), seed=0)
+    curve = Curve()
+    sample = Sample(seen, torch.arange(50) % 2)
+    train(members, sample, seconds=300, random=torch.Generator(), curve=curve)
+    assert 450 <= curve.iterations[-1] <= 500
+
+
 @pytest.mark.parametrize(
     ("counts", "is_telling"),
     [((0, 0, 6), False), ((1, 1, 1), False), ((2, 0, 1), False), ((2, 0, 2), True), ((2, 2, 2), True)],

@@ -25,6 +25,7 @@ _NOISE = 0.2  # standard deviations, added to what is seen
 _CLAMP = 6.0  # standard deviations
 _EVERY = 50  # steps between two points of the curve
 _FEWEST = 100  # steps, however short the time
+_PASSES, _ENOUGH = 25, 500  # over the painted voxels, and steps, after which more make it worse
 _VALIDATED = 4096  # held-out voxels that are looked at for each point
 
 
@@ -122,7 +123,7 @@ def train(
 ) -> None:
     """Train all of them for so long; the learning rate comes to its end when the time does.
 
-    On a machine too busy to take a few steps in that time, they are taken all the same.
+    The end comes sooner where every painted voxel has been seen often enough. On a machine too busy to take a few steps in that time, they are taken all the same.
 
     Args:
         sample, held_out: what is seen of them is overwritten.
@@ -138,10 +139,11 @@ def train(
     # Drawing as many numbers for every step would take longer than the rest of it.
     noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
     first, total, counted = (curve.iterations[-1] if curve.iterations else 0), 0.0, 0
+    most = max(_ENOUGH, _PASSES * len(seen) / _BATCH)
     for network in networks:
         network.train()
     for step in itertools.count(1):
-        share = min((time.monotonic() - began) / seconds, (step - 1) / _FEWEST)
+        share = max(min((time.monotonic() - began) / seconds, (step - 1) / _FEWEST), (step - 1) / most)
         if share >= 1 or (should_stop is not None and should_stop()):
             break
         for group in optimizer.param_groups:

@@ -183,7 +183,7 @@ class Run:
         asked = "" if self.choices.minutes is not None else " (--minutes changes that)"
         return (
             f"Learning on the {where}: {seconds / 60:.3g} minutes in all{asked}; {half}the result the rest. "
-            "More minutes help most where borders are fine and classes are told apart by texture."
+            "It ends sooner where more would not help: with little paint in a small volume."
         )
 
     @contextlib.contextmanager
