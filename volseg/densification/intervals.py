@@ -9,8 +9,8 @@ slices, one of which has most of a class, tell hardly more about it than that on
 What is held out is scored by models that learnt from fewer slices than the result does. Two things make
 up for that: distances to paint are weighted as they are where nobody painted (:mod:`nearness
 <volseg.densification.nearness>`), and the upper end allows for errors that fall as the number of slices that
-show a class rises; as its square where that are less than half of all slices, for such a structure is known by
-its place between them. The score itself stays too low, most for these.
+show a class rises; as its square where that are less than half of all slices, for such a structure is known
+by its place between them. The score itself stays too low, most for these.
 """
 
 import math

@@ -123,7 +123,8 @@ def train(
 ) -> None:
     """Train all of them for so long; the learning rate comes to its end when the time does.
 
-    The end comes sooner where every painted voxel has been seen often enough. On a machine too busy to take a few steps in that time, they are taken all the same.
+    The end comes sooner where every painted voxel has been seen often enough. On a machine too busy to take
+    a few steps in that time, they are taken all the same.
 
     Args:
         sample, held_out: what is seen of them is overwritten.
