@@ -239,7 +239,11 @@ def table(folder: Path) -> None:
         text.append(
             f"| {method} | {min(minutes):.1f} – {max(minutes):.1f} | {min(memory):.1f} – {max(memory):.1f} |"
         )
-    head = "Mean IoU / Dice on all unpainted voxels; ± half the range over the seeds.\n\n"
+    limits = " or ".join(f"{s:g}" for s in sorted({line["seconds"] for line in lines}))
+    head = (
+        "Mean IoU / Dice on all unpainted voxels; ± half the range over the seeds. volseg has "
+        f"{limits} seconds for learning and segmenting, nnU-Net as many for training alone.\n\n"
+    )
     (folder / "table.md").write_text(head + "\n".join(text) + "\n", encoding="utf-8")
     draw(folder / "figure.png", cells, methods, list(dict.fromkeys(row[0] for row in rows)))
 
