@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from volseg.annotation import keep_slices
-from volseg.densification import learn_members, learning
+from volseg.densification import learn_features, learn_members, learning
 from volseg.densification.learn_features import filter_bank, responses_at, responses_in, smooth
 from volseg.densification.learn_members import Curve, Members, Sample, train
 from volseg.densification.learn_prior import Paint, measure_paint, prior_at
@@ -40,7 +40,7 @@ def clock(monkeypatch):
     """Every look at the clock takes a hundredth of a second, so that a second is a hundred steps."""
     monkeypatch.setattr(learn_members, "_BATCH", 512)
     ticks = itertools.count()
-    for module in (learning, learn_members):
+    for module in (learning, learn_features, learn_members):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
 
 

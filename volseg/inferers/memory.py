@@ -155,7 +155,8 @@ class Ledger(TorchDispatchMode):
         """What a convolution writes down where it does not run by oneDNN."""
         x, weight, transposed = args[0], args[1], args[6]
         taps = prod(weight.shape[2:])
-        few = len(x) == 1 and prod(x.shape[:4]) <= _FEW and x.dtype == torch.float32 and taps > 1
+        is_volume = x.ndim == 5 and len(x) == 1 and taps > 1  # of an image it is next to nothing
+        few = is_volume and prod(x.shape[:4]) <= _FEW and x.dtype == torch.float32
         if self.device != "cpu" or not few or (self.is_quick and not transposed):
             return 0
         if transposed:
