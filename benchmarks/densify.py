@@ -279,7 +279,7 @@ def draw(path: Path, cells: dict[Any, Any], methods: Sequence[str], names: Seque
             points = [(k, mean(cells[name, k, method], "iou")) for k in SLICES if (name, k, method) in cells]
             if points:
                 panel.plot(*zip(*points, strict=True), "o-", color=f"C{number}", label=method)
-        panel.set(title=name, xscale="log", xticks=SLICES, xticklabels=SLICES, ylim=(0, 1))
+        panel.set(title=name, xscale="log", xticks=SLICES, xticklabels=SLICES, xlim=(1.8, 9), ylim=(0, 1))
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     figure.supxlabel("slices per direction")
@@ -288,7 +288,7 @@ def draw(path: Path, cells: dict[Any, Any], methods: Sequence[str], names: Seque
     for panel in axes.flat:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles[label] = handle
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=len(handles))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
