@@ -7,14 +7,11 @@ on all slices and its true IoU on all voxels that nobody painted. One JSON line 
 goes on where it was stopped. ``--table`` prints the table of what is there.
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_volumes import KINDS, make
+from small_volumes import KINDS, make, study
 
 from volseg.annotation import keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample
@@ -105,30 +102,14 @@ def table(results: list[dict[str, Any]], plain: bool = False) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs/coverage"))
-    parser.add_argument("--runs", type=int, default=10, help="volumes per kind (10)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per training (3)")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
-    given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    path = given.output / "runs.jsonl"
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(r["kind"], r["seed"]) for r in results}
-    todo = [] if given.table else [(k, s) for s in range(given.runs) for k in KINDS if (k, s) not in done]
-    for kind, seed in todo:
-        results.append(run(kind, seed, given.seconds))
-        with path.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        print(kind, seed, results[-1]["seconds"], "s", flush=True)
-    print(f"{table(results)}\n\nWithout what makes up for the paint held out:\n\n{table(results, True)}")
+def tables(results: list[dict[str, Any]]) -> str:
+    """With and without what makes up for the paint held out, and how well calibrated."""
     errors = np.array([r["calibration"] for r in results if r["calibration"]])
-    print("\ncalibration error {:.3f} before, {:.3f} after".format(*errors.mean(0)))
+    return (
+        f"{table(results)}\n\nWithout what makes up for the paint held out:\n\n{table(results, True)}\n\n"
+        + "calibration error {:.3f} before, {:.3f} after".format(*errors.mean(0))
+    )
 
 
 if __name__ == "__main__":
-    main()
+    study(__doc__, "runs/coverage", run, tables)

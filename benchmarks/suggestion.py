@@ -15,16 +15,13 @@ painted, after minus before. One JSON line per run, so the same command goes on 
 The suggestion was developed on ``cells``, so the others say how good it is.
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from small_volumes import KINDS, make
+from small_volumes import KINDS, make, study
 
 from volseg.annotation import hold_out
 from volseg.densification.learning import Task, learn
@@ -116,28 +113,5 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs/suggestion"))
-    parser.add_argument("--seeds", type=int, default=10, help="volumes per kind (10)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per training (3)")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
-    given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    path = given.output / "runs.jsonl"
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(r["kind"], r["seed"]) for r in results}
-    todo = [] if given.table else [(k, s) for s in range(given.seeds) for k in KINDS if (k, s) not in done]
-    for kind, seed in todo:
-        results.append(run(kind, seed, given.seconds))
-        with path.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        print(kind, seed, results[-1]["seconds"], "s", flush=True)
-    print(table(results))
-
-
 if __name__ == "__main__":
-    main()
+    study(__doc__, "runs/suggestion", run, table)

@@ -147,6 +147,7 @@ def test_a_real_limit_on_file_size_leaves_the_old_file(tmp_path):
     """As a full disk: the writer fails half-way."""
     script = """
         import resource, signal, sys, numpy as np
+        from volseg.errors import ResourceError
         from volseg.io import Volume, write_volume
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
@@ -154,7 +155,7 @@ def test_a_real_limit_on_file_size_leaves_the_old_file(tmp_path):
         for name in ("a.nii", "a.nii.gz", "a.tif"):
             try:
                 write_volume(sys.argv[1] + "/" + name, array, Volume(array[None], np.eye(4)), overwrite=True)
-            except Exception as error:
+            except ResourceError as error:
                 assert "disk is full" in str(error), error
             else:
                 raise SystemExit("no error")

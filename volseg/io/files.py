@@ -6,6 +6,7 @@ A new format is one more module with ``read`` and ``write``, and one more line i
 import difflib
 import logging
 import os
+import pkgutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,20 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from volseg.errors import InputError, ResourceError
-from volseg.io import (
-    affines,
-    metaimage,
-    nifti,
-    nifti_affine,
-    nrrd,
-    nrrd_affine,
-    ome_zarr,
-    pictures,
-    stored,
-    tiff,
-    tiff_axes,
-    tiff_geometry,
-)
+from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.atomic import atomic_write
 from volseg.io.volume import Volume, as_labels, replace_nonfinite, require_finite
 
@@ -77,20 +65,8 @@ class _Mute(logging.Filter):
 
 
 _MUTE = _Mute()
-for _room in (
-    affines,
-    nifti,
-    nifti_affine,
-    nrrd,
-    nrrd_affine,
-    ome_zarr,
-    pictures,
-    stored,
-    tiff,
-    tiff_axes,
-    tiff_geometry,
-):
-    logging.getLogger(_room.__name__).addFilter(_MUTE)
+for _room in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    logging.getLogger(f"{__package__}.{_room.name}").addFilter(_MUTE)
 
 
 def read_volume(
@@ -120,11 +96,8 @@ def read_volume(
     format_ = _check_exists(path)
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
-    told: dict[str, Any] = {}
-    if series is not None:
-        told["series"] = series
-    if ignore_affine:
-        told["ignore_affine"] = True
+    all_told = {"series": series, "ignore_affine": ignore_affine or None}
+    told = {name: value for name, value in all_told.items() if value is not None}
     for name in told:
         if name not in format_.told:
             known = ", ".join(s for f in _FORMATS if name in f.told for s in f.suffixes)

@@ -246,7 +246,7 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
         letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
         meaning = meaning or clear_axes(letters, stored, series.kind, path)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        affine, unit = tiff_affine_of(tif, 3 if "Z" in meaning else 2, path)
+        affine, unit = tiff_affine_of(tif, 3 if "Z" in meaning else 2, path, tif.series.index(series))
         header = tiff._header(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)

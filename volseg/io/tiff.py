@@ -88,7 +88,7 @@ def read(path: Path, *, labels: bool, axes: str | None, series: int | None = Non
         ):  # a stack of one slice that the user wants as a volume
             array, letters = array[None], "Z" + meaning
         dims = 3 if "Z" in letters else 2
-        affine, unit = affine_of(tif, dims, path, series or 0)
+        affine, unit = affine_of(tif, dims, path, tif.series.index(found))
         header = _header(tif, stored, meaning) if series is None else None
     if array.dtype.kind not in "biuf":
         raise InputError(

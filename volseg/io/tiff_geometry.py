@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per inch of printers and screens
 
 
-def affine_of(tif: Any, spatial_dims: int, path: Path, series: int = 0) -> tuple[NDArray[np.float64], str]:
+def affine_of(tif: Any, spatial_dims: int, path: Path, series: int) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size."""
     sizes, unit = _sizes(tif, series)
     known = [s for s in sizes[:spatial_dims] if s is not None]
