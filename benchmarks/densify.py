@@ -2,16 +2,20 @@
 
     python benchmarks/densify.py run runs/densify --data ../shared/data --peers peers/bin/python
     python benchmarks/densify.py run runs/densify --only medulla --slices 4 --methods volseg forest
+    python benchmarks/densify.py run runs/budget --only phantom1 --slices 1,1,1 2,2,1 3,3,2 5,5,3
     python benchmarks/densify.py table runs/densify
 
-Of each set 2, 4 and 8 evenly spread slices per direction are kept. What a method says of all other voxels
-is compared with the truth: IoU and Dice, mean over the classes; the background is left out where there is
-one. Each run is a process of its own on ``--threads`` cores; its minutes are those of the wall clock, from
-start to end, and its memory the most that was resident. A finished run is one line of ``results.jsonl`` and
-is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md`` and ``figure.png``.
+Of each set 2, 4 and 8 evenly spread slices per direction are kept, or so many of each axis. What a method
+says of all other voxels is compared with the truth: IoU and Dice, mean over the classes; the background is
+left out where there is one. Each run is a process of its own on ``--threads`` cores; its minutes are those
+of the wall clock, from start to end, and its memory the most that was resident. A finished run is one line
+of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md``
+and ``figure.png``.
 
-``volseg`` is ``volseg.densify`` with ``--folds``: 0 leaves all of the time to the result, 3 spends half of it
-on a score. ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an environment with ``peers.txt``.
+``volseg`` is ``volseg.densify`` with ``--folds``: 0 leaves all of the time to the result; a number or
+``auto`` spends half of it on a score, and then the line says what was reported (mean IoU over all classes,
+and its interval) beside what is true. ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an
+environment with ``peers.txt``.
 """
 
 import argparse
@@ -38,7 +42,7 @@ from volseg.phantom import XENOPUS_SPACING, xenopus_phantom
 OWN = ("volseg", "interpolate", "random-walker")
 PEERS = ("forest", "nnunet")
 NNUNET_ON = ("medulla", "brain")  # it takes long, and the table needs two
-SLICES = (2, 4, 8)
+SLICES = ("2", "4", "8")
 
 
 class Set(NamedTuple):
@@ -115,9 +119,15 @@ def run(given: argparse.Namespace) -> None:
     table(given.output)
 
 
-def one(data: Set, k: int, method: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+def counts(k: str, dims: int) -> list[int]:
+    """Slices per axis: ``4`` of each, or ``5,5,3``."""
+    parts = [int(part) for part in k.split(",")]
+    return parts if len(parts) == dims else parts * dims
+
+
+def one(data: Set, k: str, method: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One run, scored; a run that fails is a line, too, that says why."""
-    labels = keep_slices(data.truth, [k] * data.truth.ndim)
+    labels = keep_slices(data.truth, counts(k, data.truth.ndim))
     classes = int(data.truth.max()) + 1
     with tempfile.TemporaryDirectory() as folder:
         task, result, log = (Path(folder) / each for each in ("task.npz", "result.npz", "log.txt"))
@@ -129,7 +139,7 @@ def one(data: Set, k: int, method: str, seed: int, given: argparse.Namespace) ->
             words = [str(given.peers), str(Path(__file__).with_name("densify_peers.py"))]
         words += [method, str(task), str(result), "--seconds", str(given.seconds)]
         if method == "volseg":
-            words += ["--folds", str(given.folds)]
+            words += ["--folds", "auto" if given.folds is None else str(given.folds)]
         threads = str(given.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         began = time.monotonic()
@@ -142,7 +152,12 @@ def one(data: Set, k: int, method: str, seed: int, given: argparse.Namespace) ->
         found = np.load(result)
         line: dict[str, Any] = {"seconds": given.seconds, "threads": given.threads}
         line |= {"minutes": round(minutes, 3), "gigabytes": round(used.ru_maxrss / 2**20, 3)}
-        return line | score(data, labels, found["voxels"], found["classes"], classes)
+        line["painted"] = round(float(np.mean(labels != IGNORE_INDEX)), 4)
+        line |= score(data, labels, found["voxels"], found["classes"], classes)
+        if method == "volseg" and (reported := json.loads(str(found["reported"]))):
+            line["mean_of_all"] = round(float(np.mean(line["iou_of_classes"])), 4)
+            line["reported"] = reported
+        return line
 
 
 def score(
@@ -172,13 +187,14 @@ def cell(given: argparse.Namespace) -> None:
     image, labels, classes = task["image"], task["labels"], int(task["classes"])
     spacing = tuple(float(s) for s in task["spacing"])
     background = max(int(task["background"]), 0)
+    reported = None
     if given.method == "interpolate":
         found = interpolate(labels, classes, spacing=spacing, background=background).labels
     elif given.method == "random-walker":
         found = random_walk(image, labels, classes, spacing=spacing).labels
     else:
         affine = np.diag([*spacing, 1.0])
-        found = volseg.densify(
+        done = volseg.densify(
             volseg.Volume(image, affine, "um"),
             volseg.Volume(labels[None], affine, "um"),
             minutes=given.seconds / 60,
@@ -189,8 +205,10 @@ def cell(given: argparse.Namespace) -> None:
             device="cpu",
             seed=int(task["seed"]),
             force=True,
-        ).labels
-    np.savez(given.result, voxels=np.empty(0, np.int64), classes=found)
+        )
+        found = done.labels
+        reported = done.scores["volseg"]["mean IoU"] if done.scores else None
+    np.savez(given.result, voxels=np.empty(0, np.int64), classes=found, reported=json.dumps(reported))
 
 
 def read_book(book: Path) -> list[dict[str, Any]]:
@@ -198,13 +216,14 @@ def read_book(book: Path) -> list[dict[str, Any]]:
     lines = []
     for text in book.read_text(encoding="utf-8").splitlines() if book.is_file() else ():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        lines.append(line | {"k": str(line["k"])})
     return [line for line in lines if "error" not in line]
 
 
-def key_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
+def key_of(line: dict[str, Any]) -> tuple[str, str, str, int]:
     """What makes a run."""
     return line["set"], line["k"], line["method"], line["seed"]
 
@@ -212,11 +231,11 @@ def key_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 def table(folder: Path) -> None:
     """``table.md`` and ``figure.png``."""
     lines = read_book(folder / "results.jsonl")
-    cells: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in lines:
         cells.setdefault((line["set"], line["k"], line["method"]), []).append(line)
     methods = [m for m in (*OWN, *PEERS) if any(key[2] == m for key in cells)]
-    rows = list(dict.fromkeys(key[:2] for key in sorted(cells, key=lambda key: (order(key[0]), key[1]))))
+    rows = sorted({key[:2] for key in cells}, key=lambda row: (order(row[0]), sum(counts(row[1], 3))))
     text = ["| set | slices | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
     for row in rows:
         found = {m: cells[(*row, m)] for m in methods if (*row, m) in cells}
@@ -276,10 +295,19 @@ def draw(path: Path, cells: dict[Any, Any], methods: Sequence[str], names: Seque
         panel.axis("off")
     for panel, name in zip(axes.flat, names, strict=False):
         for number, method in enumerate(methods):
-            points = [(k, mean(cells[name, k, method], "iou")) for k in SLICES if (name, k, method) in cells]
+            points = [
+                (int(k), mean(cells[name, k, method], "iou")) for k in SLICES if (name, k, method) in cells
+            ]
             if points:
                 panel.plot(*zip(*points, strict=True), "o-", color=f"C{number}", label=method)
-        panel.set(title=name, xscale="log", xticks=SLICES, xticklabels=SLICES, xlim=(1.8, 9), ylim=(0, 1))
+        panel.set(
+            title=name,
+            xscale="log",
+            xticks=[int(k) for k in SLICES],
+            xticklabels=SLICES,
+            xlim=(1.8, 9),
+            ylim=(0, 1),
+        )
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     figure.supxlabel("slices per direction")
@@ -293,6 +321,11 @@ def draw(path: Path, cells: dict[Any, Any], methods: Sequence[str], names: Seque
     plt.close(figure)
 
 
+def folds(text: str) -> int | None:
+    """A number, or ``None`` for as many as there is time for."""
+    return None if text == "auto" else int(text)
+
+
 def main() -> None:
     """Run, or make the table of what was run."""
     parser = argparse.ArgumentParser(
@@ -303,11 +336,11 @@ def main() -> None:
     runs.add_argument("output", type=Path)
     runs.add_argument("--data", type=Path, default=Path("../shared/data"))
     runs.add_argument("--only", nargs="+", choices=tuple(sets(Path())), help="these sets")
-    runs.add_argument("--slices", nargs="+", type=int, default=SLICES)
+    runs.add_argument("--slices", nargs="+", default=SLICES, help="per direction, or 5,5,3")
     runs.add_argument("--methods", nargs="+", choices=(*OWN, *PEERS), default=(*OWN, *PEERS))
     runs.add_argument("--seeds", nargs="+", type=int, default=(0,))
     runs.add_argument("--seconds", type=float, default=300, help="for volseg and nnU-Net (300)")
-    runs.add_argument("--folds", type=int, default=0, help="of volseg (0)")
+    runs.add_argument("--folds", type=folds, default=0, help="of volseg, or auto (0)")
     runs.add_argument("--threads", type=int, default=1)
     runs.add_argument("--peers", type=Path, help="an interpreter for forest and nnunet")
     tables = commands.add_parser("table")
@@ -317,7 +350,7 @@ def main() -> None:
     cells.add_argument("task", type=Path)
     cells.add_argument("result", type=Path)
     cells.add_argument("--seconds", type=float, default=300)
-    cells.add_argument("--folds", type=int, default=0)
+    cells.add_argument("--folds", type=folds, default=0)
     given = parser.parse_args()
     if given.command == "run":
         run(given)

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ def measure_here(job: str, size: Sequence[int], channels: int) -> dict[str, floa
     name, _, option = job.partition(":")
     torch.manual_seed(0)
     if name == "memory":
-        return measure_memory(int(float(option)))
+        return measure_memory(*(float(part) for part in option.split("/")))
     wide = channels == 3
     widths = [(2 * a, 2 * b) for a, b in HALF] if wide else HALF
     padding = "valid" if name in ("volseg", "published") else "same"
@@ -161,12 +162,12 @@ def measure_here(job: str, size: Sequence[int], channels: int) -> dict[str, floa
     return {"seconds": peak.seconds, "bytes": peak.highest}
 
 
-def measure_memory(limit: int) -> dict[str, float]:
-    """A tile of the 2016 network: what was foretold, and what it took."""
+def measure_memory(limit: float, width: float) -> dict[str, float]:
+    """A tile of the 2016 network at a part of its width: what was foretold, and what it took."""
     give_back_at_once()  # as every streamed run does
-    work = Work(unet3d_2016().eval())
+    work = Work(unet3d_2016(width=width).eval())
     work.prepare()
-    plan = make_plan(work, 3, (512, 512, 512), limit)
+    plan = make_plan(work, 3, (512, 512, 512), int(limit))
     work.by_rows = plan.by_rows
     volume = torch.zeros(3, 1, 1, 1).expand(3, 512, 512, 512)
     with Peak() as peak:
@@ -270,12 +271,13 @@ def plans(*_: object) -> None:
 
 
 def memory(*_: object) -> None:
-    """The planner's forecast against resident memory, 2016 network in full."""
-    for limit in ("5e8", "1e9", "2e9"):
-        found = measure(f"memory:{limit}", SIZE)
+    """The planner's forecast against resident memory, 2016 network at three widths."""
+    for width, limit in product((1, 0.5, 0.25), (0.5, 1, 2)):
+        found = measure(f"memory:{limit * 10**9}/{width}", SIZE)
+        foretold, measured = (found[key] / 2**20 for key in ("predicted", "measured"))
         print(
-            f"  limit {float(limit) / 1e9} GB: predicted {found['predicted'] / 2**20:.0f} MiB, "
-            f"measured {found['measured'] / 2**20:.0f} MiB ({found['predicted'] / found['measured']:.2f})",
+            f"  width {width:4g}, limit {limit:3g} GB: predicted {foretold:.0f} MiB, "
+            f"measured {measured:.0f} MiB ({foretold / measured:.2f})",
             flush=True,
         )
 

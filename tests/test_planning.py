@@ -1,7 +1,9 @@
 """The planner foretells memory, takes the tiles that cost least within it, and mends what it got wrong."""
 
 import copy
+import subprocess
 import sys
+import textwrap
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -74,6 +76,49 @@ def test_large_blocks_go_back_to_the_system_at_once():
     del blocks
     assert last[0] == 1
     assert resident() - before < 30 << 20, "not 120"
+
+
+def grown(way):
+    """MB that one convolution of a thin slab adds to what was ever resident, and that the ledger counts."""
+    script = """
+        import copy, resource, sys, torch
+        from torch import nn
+        from volseg.inferers.memory import Ledger, give_back_at_once
+        from volseg.networks.layers import convolve
+        give_back_at_once()
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(1)
+        layer = nn.ConvTranspose3d(16, 16, 2, 2) if sys.argv[1] == "up" else nn.Conv3d(16, 16, 3)
+        call = (lambda x: convolve(x, layer, (0, 0, 0))) if sys.argv[1] == "convolve" else layer
+        x = torch.randn(1, 16, 6, 100 if sys.argv[1] == "up" else 200, 160)
+        call(x[..., :8, :8])
+        resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        before = resident()
+        call(x)
+        after = resident()
+        shadow, slab = copy.deepcopy(layer).to("meta"), x.to("meta")
+        with Ledger(is_quick=sys.argv[1] == "convolve") as ledger:
+            shadow(slab)
+        print((after - before) / 1e6, ledger.peak / 1e6)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), way]
+    return map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told in other units elsewhere")
+@pytest.mark.parametrize("way", ["plain", "up"])
+def test_what_torch_takes_beside_a_thin_slab_is_foretold(way):
+    """If torch comes to do without, the rule of ``Ledger`` has had its day."""
+    measured, counted = grown(way)
+    assert counted > 80
+    assert counted == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told in other units elsewhere")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_our_convolution_takes_little_beside_a_thin_slab():
+    measured, counted = grown("convolve")
+    assert counted < measured < 40
 
 
 def plans(work, size):
