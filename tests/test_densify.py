@@ -1,5 +1,7 @@
 """`volseg densify` from files to files: what it understands, refuses, keeps, and can be stopped at."""
 
+import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -156,6 +158,55 @@ def test_paint_comes_back_as_painted_in_every_format(case, tmp_path, image, labe
     assert (confidence[on] == 100).all()
     np.testing.assert_allclose(confidence / 100, done.confidence, atol=0.0051)
     assert np.mean(done.labels == files.truth) > 0.8  # it learnt something
+
+
+def test_channels_may_be_files_of_their_own(case, tmp_path, learnt, monkeypatch):
+    """What another image in that place would change must be noticed: the learner, the others, --resume."""
+    files = case()
+    first = read_volume(files.image)
+    write_volume(tmp_path / "t1.nii.gz", 255 - first.array[0], first)
+    seen = []
+
+    @contextlib.contextmanager
+    def comparing(image, labels, folds, *, files, **_):
+        seen.extend(files)
+        yield None
+
+    monkeypatch.setattr(run, "comparing", comparing)
+    images = [files.image, tmp_path / "t1.nii.gz"]
+    learnt.stop_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        densify(images, files.labels, tmp_path / "out", minutes=0.001)
+    assert seen == images
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert [part["path"] for part in settings["image"]] == [str(path) for path in images]
+    learnt.stop_at = None
+    with pytest.raises(RefusedError, match="was begun with other image"):
+        densify(files.image, files.labels, tmp_path / "out", minutes=0.001, resume=True)
+    densify(images, files.labels, tmp_path / "out", minutes=0.001, resume=True)
+    assert read_volume(tmp_path / "out" / "ball_segmentation.nii.gz").channels == 1
+
+
+def test_numbers_that_were_changed_after_reading_are_not_taken_for_the_file(case, monkeypatch):
+    """The methods beside it read the image themselves."""
+    files = case()
+    seen = []
+
+    @contextlib.contextmanager
+    def comparing(image, labels, folds, *, files, **_):
+        seen.append((image.array.max(), list(files)))
+        yield None
+
+    monkeypatch.setattr(run, "comparing", comparing)
+    changed = dataclasses.replace(read_volume(files.image), array=np.zeros((1, *SIZE), np.uint8))
+    densify(changed, files.labels, minutes=0.001)
+    assert seen == [(0, [])]
+
+
+def test_paint_is_one_file(case):
+    files = case()
+    with pytest.raises(ValueError, match="are several files: paint all classes into one"):
+        densify(files.image, [files.labels, files.labels])
 
 
 def test_the_model_may_differ_from_the_paint_if_asked(case, tmp_path):

@@ -109,6 +109,11 @@ def test_without_options_the_command_leaves_everything_to_the_function(volseg, a
     }
 
 
+def test_channels_in_files_of_their_own_follow_the_image(volseg, asked):
+    assert volseg("densify", "a.nii", "b.nii", "-o", "out", "--channels", "t1.nii", "t2.nii")[0] == 0
+    assert [str(path) for path in asked[0]["image"]] == ["a.nii", "t1.nii", "t2.nii"]
+
+
 @pytest.mark.slow
 def test_the_command_learns_scores_writes_and_lists_what_it_wrote(volseg, files, tmp_path):
     image, paint, truth = files
@@ -208,7 +213,7 @@ def test_the_bundle_densifies_its_phantom_or_ones_own(root, files, tmp_path, mon
         "logging_file": False,
     }
     run_bundle(**config, phantom_dir=str(tmp_path / "phantom"))
-    assert calls[0]["image"] == tmp_path / "phantom" / "images" / "kidney_1.tif"
+    assert calls[0]["image"] == (tmp_path / "phantom" / "images" / "kidney_1.tif",)
     assert calls[0]["labels"] == tmp_path / "phantom" / "labels" / "kidney_1.tif"
     assert calls[0]["minutes"] in (10, 15)
     run_bundle(**config, phantom_dir="nowhere", image=str(files[0]), labels=str(files[1]), unlabelled="$None")
@@ -253,11 +258,9 @@ def compared(files, monkeypatch):
         if here:
             monkeypatch.setattr("os.nice", lambda _: None)
             monkeypatch.setattr(subprocess, "Popen", Here)
-        volume = read_volume(image)
-        volume = (
-            Volume(volume.array, volume.affine, volume.unit) if settings.pop("in_memory", False) else volume
-        )
-        return comparing(volume, labels, make_folds(labels).folds, classes=3, background=0)
+        read = [] if settings.pop("in_memory", False) else [image]
+        folds = make_folds(labels).folds
+        return comparing(read_volume(image), labels, folds, files=read, classes=3, background=0)
 
     class Here:
         def __init__(self, words, **_):

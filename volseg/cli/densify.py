@@ -17,6 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("labels", type=Path, help="a file with painted slices of it")
     parser.add_argument(
+        "--channels",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="further channels of the image, one per file, on the same grid (T1.nii.gz beside FLAIR.nii.gz)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -70,6 +78,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
 
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
     suggest = settings.pop("suggest")
+    if channels := settings.pop("channels"):
+        settings["image"] = [given.image, *channels]
     done = densify(**settings, suggest_next=suggest, command=shlex.join(["volseg", *sys.argv[1:]]))
     for path in done.written:
         print(path)

@@ -24,7 +24,7 @@ from volseg.densification.interpolate import interpolate
 from volseg.densification.random_walker import random_walk
 from volseg.densification.scoring import Measured, Tested, Yardstick, tested
 from volseg.errors import VolsegError
-from volseg.io import Volume, read_volume
+from volseg.io import Volume, read_channels
 
 __all__ = ["NAMES", "Comparison", "comparing", "segment_by"]
 
@@ -106,16 +106,26 @@ class Comparison:
 
 @contextlib.contextmanager
 def comparing(
-    image: Volume, labels: Labels, folds: Sequence[Fold], *, classes: int, background: int
+    image: Volume,
+    labels: Labels,
+    folds: Sequence[Fold],
+    *,
+    files: Sequence[Path],
+    classes: int,
+    background: int,
 ) -> Iterator[Comparison]:
-    """Runs the methods for as long as the block lasts."""
+    """Runs the methods for as long as the block lasts.
+
+    Args:
+        files: that the image was read from, if it was.
+    """
     with tempfile.TemporaryDirectory(prefix="volseg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         np.save(folder / "labels.npy", labels)
-        if image.path is None:
+        if not files:
             np.save(folder / "image.npy", image.array)
         request = {
-            "image": None if image.path is None else str(image.path.resolve()),
+            "image": [str(path.resolve()) for path in files],
             "spacing": list(image.spacing),
             "classes": classes,
             "background": background,
@@ -146,7 +156,7 @@ def work(name: str) -> None:
         os.nice(_NICENESS)
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     labels = np.load(folder / "labels.npy")
-    array = np.load(folder / "image.npy") if request["image"] is None else read_volume(request["image"]).array
+    array = read_channels(request["image"]).array if request["image"] else np.load(folder / "image.npy")
     folds = [Fold(**parts) for parts in request["folds"]]
     for method in NAMES:
         found: dict[str, Any] = {}

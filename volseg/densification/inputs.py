@@ -13,14 +13,16 @@ import numpy.typing as npt
 from volseg.annotation import Finding, Paint, audit, understand_paint
 from volseg.densification.request import Choices
 from volseg.errors import InputError
-from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
+from volseg.io import Volume, check_alignment, class_names, read_channels, read_volume, segments_of
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["Inputs", "Source", "read_inputs"]
+__all__ = ["Images", "Inputs", "Source", "read_inputs"]
 
 logger = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str] | Volume | npt.NDArray[Any]
+_Path = str | os.PathLike[str]
+Source = _Path | Volume | npt.NDArray[Any]
+Images = Source | Sequence[_Path]
 
 _HOPELESS = ("empty", "one_class")  # nothing can be learnt, whatever one insists on
 
@@ -33,6 +35,8 @@ class Inputs:
         label: the painted file on the image's grid, values as in the file.
         names: of the classes that somebody named, by value.
         findings: of the audit.
+        image_files: what the image was read from, a file or one for each channel; none if it came as numbers.
+        label_files: the same of the paint.
     """
 
     image: Volume
@@ -41,6 +45,8 @@ class Inputs:
     scheme: LabelScheme
     names: Mapping[int, str]
     findings: tuple[Finding, ...]
+    image_files: tuple[Path, ...]
+    label_files: tuple[Path, ...]
 
     @property
     def painted(self) -> npt.NDArray[np.bool_]:
@@ -51,15 +57,17 @@ class Inputs:
         return mask
 
 
-def read_inputs(image: Source, labels: Source, choices: Choices) -> Inputs:
+def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
     """Both files, what the paint was understood to say, and what the auditor says of it.
 
     Raises:
         InputError: if the auditor found an error and nobody insisted, or if there is nothing to learn.
     """
+    if isinstance(labels, list | tuple):
+        raise ValueError(f"labels = {labels} are several files: paint all classes into one.")
     if isinstance(image, np.ndarray) and isinstance(labels, np.ndarray) and image.ndim == labels.ndim:
         image = image[None]
-    picture = _volume(image, labels=False)
+    picture = read_channels(image) if isinstance(image, list | tuple) else _volume(image, labels=False)
     label = _volume(labels, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
@@ -81,7 +89,14 @@ def read_inputs(image: Source, labels: Source, choices: Choices) -> Inputs:
     if not findings:
         logger.info("Audit: nothing wrong found.")
     _stop_at_errors(findings, choices.force)
-    return Inputs(picture, label, paint, _scheme(paint, names), names, tuple(findings))
+    scheme = _scheme(paint, names)
+    return Inputs(picture, label, paint, scheme, names, tuple(findings), _files_of(image), _files_of(labels))
+
+
+def _files_of(source: Any) -> tuple[Path, ...]:
+    if isinstance(source, Volume | np.ndarray):
+        return ()
+    return tuple(map(Path, source)) if isinstance(source, list | tuple) else (Path(source),)
 
 
 def _stop_at_errors(findings: Sequence[Finding], force: bool) -> None:
@@ -108,7 +123,7 @@ def _scheme(paint: Paint, names: Mapping[int, str]) -> LabelScheme:
     return LabelScheme(chosen, paint.values)
 
 
-def _volume(source: Source, *, labels: bool, like: Volume | None = None) -> Volume:
+def _volume(source: Any, *, labels: bool, like: Volume | None = None) -> Volume:
     """A file, a volume, or an array: an image as ``(*spatial)`` or ``(C, *spatial)`` beside its labels."""
     if isinstance(source, Volume):
         return source

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from volseg.densification.inputs import Inputs
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import SUFFIXES, Volume, atomic_write, digest, is_volume, output_suffix
 
@@ -131,7 +132,7 @@ class Outputs:
                 )
 
 
-def outputs_for(output: str | os.PathLike[str], image: Volume, label: Volume) -> Outputs:
+def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
     """The files that belong to ``output``: a folder, or the name of the segmentation.
 
     A segmentation in a folder is named after the image and has its format; 3D Slicer's own if the paint has.
@@ -140,6 +141,7 @@ def outputs_for(output: str | os.PathLike[str], image: Volume, label: Volume) ->
         RefusedError: if the result would replace what it is made from.
     """
     path = Path(output)
+    image, label = inputs.image, inputs.label
     name = image.path.name if image.path else "image.nii.gz"
     own = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
     stem = name[: len(name) - len(own)]
@@ -160,21 +162,22 @@ def outputs_for(output: str | os.PathLike[str], image: Volume, label: Volume) ->
     if os.path.lexists(folder) and not folder.is_dir():
         raise RefusedError(f"{folder} is a file, but a folder of that name is needed. Choose another -o.")
     outputs = Outputs(folder, segmentation, folder / f"{stem}_confidence{output_suffix(name)}")
-    for source in (image.path, label.path):
+    known = [volume.path for volume in (image, label) if volume.path is not None]
+    for source in (*known, *inputs.image_files):
         for target in (outputs.segmentation, outputs.confidence):
-            if source is not None and target.exists() and source.exists() and target.samefile(source):
+            if target.exists() and source.exists() and target.samefile(source):
                 raise RefusedError(f"{target} is what the result is made from. Choose another name with -o.")
     return outputs
 
 
 def settings_of(
-    image: Volume, label: Volume, choices: Mapping[str, Any], continued: Path | None, command: str
+    inputs: Inputs, choices: Mapping[str, Any], continued: Path | None, command: str
 ) -> dict[str, Any]:
     """What ``settings.json`` tells: everything that the result depends on."""
     versions = {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
     return {
-        "image": _file(image),
-        "labels": _file(label),
+        "image": _content(inputs.image, inputs.image_files),
+        "labels": _content(inputs.label, inputs.label_files),
         "choices": dict(choices),
         "continued": None if continued is None else str(continued),
         "command": command,
@@ -200,8 +203,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _file(volume: Volume) -> dict[str, str]:
-    """A file by its content, so that a resumed run goes on with the same one."""
-    if volume.path is None:
-        return {"sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest()}
-    return {"path": str(volume.path), "sha256": digest(volume.path)}
+def _content(volume: Volume, files: Sequence[Path]) -> list[dict[str, str]]:
+    """What a resumed run has to go on with: the same files by their content, or the same numbers."""
+    if not files:
+        return [{"sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest()}]
+    return [{"path": str(path), "sha256": digest(path)} for path in files]

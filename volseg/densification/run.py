@@ -15,7 +15,7 @@ import numpy.typing as npt
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
 from volseg.densification.folds import Fold, Folds, make_folds
-from volseg.densification.inputs import Source, read_inputs
+from volseg.densification.inputs import Images, Source, read_inputs
 from volseg.densification.learning import Task
 from volseg.densification.network import Networks, load_earlier
 from volseg.densification.outputs import outputs_for, settings_of, write_json
@@ -47,7 +47,7 @@ class Run:
     def __init__(
         self,
         choices: Choices,
-        image: Source,
+        image: Images,
         labels: Source,
         output: str | os.PathLike[str] | None,
         earlier: Path | None,
@@ -57,7 +57,7 @@ class Run:
         self.stopping = stopping
         self.began = time.monotonic()
         self.inputs = read_inputs(image, labels, choices)
-        self.outputs = None if output is None else outputs_for(output, self.inputs.image, self.inputs.label)
+        self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.source = earlier
         channels = self.inputs.image.channels
         self.earlier = None if earlier is None else load_earlier(earlier, self.inputs.scheme, channels)
@@ -66,7 +66,7 @@ class Run:
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
         inputs, outputs = self.inputs, self.outputs
-        settings = settings_of(inputs.image, inputs.label, self.choices.as_json(), self.source, command)
+        settings = settings_of(inputs, self.choices.as_json(), self.source, command)
         if outputs is not None:
             outputs.open(settings, resume=resume, overwrite=overwrite)
             open_log(outputs.log)
@@ -194,8 +194,9 @@ class Run:
             return
         paint, image = self.inputs.paint, self.inputs.image
         background = paint.background or 0
+        files, classes = self.inputs.image_files, len(self.inputs.scheme)
         with comparing(
-            image, paint.labels, folds, classes=len(self.inputs.scheme), background=background
+            image, paint.labels, folds, files=files, classes=classes, background=background
         ) as found:
             yield found
 

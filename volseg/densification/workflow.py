@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.densification.inputs import Source
+from volseg.densification.inputs import Images, Source
 from volseg.densification.reporting import Densified
 from volseg.densification.request import Choices, Method, names_of
 from volseg.densification.run import Run
@@ -16,7 +16,7 @@ __all__ = ["densify"]
 
 
 def densify(
-    image: Source,
+    image: Images,
     labels: Source,
     output: str | os.PathLike[str] | None = None,
     *,
@@ -44,7 +44,8 @@ def densify(
     them. What a person painted comes back as painted.
 
     Args:
-        image: a file, a :class:`~volseg.Volume`, or an array ``(C, *spatial)``.
+        image: a file, a list of files with a channel each, a :class:`~volseg.Volume`, or an array
+            ``(C, *spatial)``.
         labels: the same with painted slices; an array is ``(*spatial)``.
         output: a folder for everything, or the name of the segmentation, with the rest in a folder of that
             name without suffix; ``None`` writes nothing.

@@ -45,8 +45,8 @@ def join_volumes(volumes: Sequence[Volume]) -> Volume:
     for volume in volumes:
         if volume.channels != 1:
             raise InputError(
-                f"{volume.name} has {volume.channels} channels, but one was expected: its name says that it "
-                "is one channel of several. Rename it, or save its channels apart."
+                f"{volume.name} has {volume.channels} channels, but one was expected: it was given, or is "
+                "named, as one channel of several. Save its channels apart, or rename it."
             )
     parts = [first.array, *(check_alignment(first, v, what="channel").array for v in volumes[1:])]
     dtype = np.result_type(*parts)
