@@ -5,8 +5,8 @@
 
 Each size is measured in a process of its own: the highest resident memory (pages of files included) above
 what the process had before, with random grey values, a small network and tiles of a fixed size. A volume of
-few tiles is segmented several times, so that all sizes see as many tiles: the allocator takes hundreds of them
-to reach what it will hold. The files are deleted again; the largest takes twice its voxels in bytes.
+few tiles is segmented several times, so that all sizes see as many tiles: the allocator takes hundreds of
+them to reach what it will hold. The files are deleted again; the largest takes twice its voxels in bytes.
 """
 
 import argparse
