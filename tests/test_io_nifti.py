@@ -449,6 +449,17 @@ def test_a_file_without_orientation_is_said(path, array, caplog):
     assert "stores no orientation" in caplog.text
 
 
+def test_what_was_said_of_the_source_is_not_said_again_of_what_is_written(path, array, tmp_path, caplog):
+    """A result has the header of its image, and is read back."""
+    save(path, array, edit={"sform_code": 0, "qform_code": 0})
+    source = read_volume(path)
+    caplog.clear()
+    write_volume(tmp_path / "out.nii", source.array[0], source)
+    assert not caplog.records
+    read_volume(tmp_path / "out.nii")
+    assert "stores no orientation" in caplog.text
+
+
 # ---------------------------------------------------------------- real files
 
 
