@@ -72,6 +72,9 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        # Or the page would still be scrolling, on a busy machine, when the next click comes.
+        calm = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        self.call("Emulation.setEmulatedMedia", features=calm)
 
     def call(self, method, **parameters):
         number = next(self.numbers)

@@ -44,7 +44,7 @@ def write_report(
 
 
 def _page(report: Report, max_bytes: int) -> str:
-    texts = {**sections(report), "style": _resource("page.css"), "script": _resource("page.js")}
+    texts = {**sections(report), "style": _resource("page.css"), "script": _script()}
     text = sum(len(part.encode("utf-8", errors="replace")) for part in texts.values())
     room = max_bytes - text - _LEAST  # what follows needs a few thousand bytes more
     if room < _LEAST:
@@ -114,6 +114,12 @@ def _safe_json(value: Any) -> str:
     """JSON that cannot end the element it stands in."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _script() -> str:
+    """In a block of its own: what a part declares, the next may use, and nothing else sees it."""
+    parts = map(_resource, ("volumes.js", "drawing.js", "page.js"))
+    return '"use strict";\n{\n' + "\n".join(parts) + "}\n"
 
 
 def _resource(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The views through the volume as HTML: what ``page.js`` brings to life."""
+"""The views through the volume as HTML: what ``drawing.js`` and ``page.js`` bring to life."""
 
 import base64
 from collections.abc import Sequence
