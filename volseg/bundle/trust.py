@@ -75,6 +75,7 @@ MEMBERS = {
     "context",
     "counts",
     "image",
+    "images",
     "label",
     "parameters",
     "receptive_radius",
