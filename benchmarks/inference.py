@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py                # everything, three times
     python benchmarks/inference.py plans windows  # some parts of it
-    python benchmarks/inference.py peers --repeats 1 --size 96 96 64
+    python benchmarks/inference.py peers --repeats 1 --size 192 192 192 --inferers volseg:float32 monai:0.25
 
 Every figure of time and memory is from a process of its own: seconds of the second call (of a small one
 before, libraries get ready), and resident memory above what the process had before. The jobs of a part take
@@ -205,18 +205,18 @@ def compare(jobs: Sequence[str], size: Sequence[int], repeats: int, channels: in
         )
 
 
-def whole(size: Sequence[int], repeats: int) -> None:
+def whole(size: Sequence[int], repeats: int, *_: object) -> None:
     """The 2016 network in full on a whole volume, against the published tiles in float32."""
     print(f"  {size} voxels, 3 channels, {torch.get_num_threads()} threads")
     compare(("volseg:float32", "volseg:bf16", "published:"), size, repeats, 3)
 
 
-def peers(size: Sequence[int], repeats: int) -> None:
+def peers(size: Sequence[int], repeats: int, wanted: Sequence[str]) -> None:
     """Other inferers, with the padded network of the same channels, which ``volseg-same`` runs as well."""
     print(f"  {size} voxels, 1 channel, U-Net of {HALF}, windows of {window_of(size)}")
     jobs = [
         job
-        for job in PEERS
+        for job in wanted
         if (not job.startswith("nnunet") or importlib.util.find_spec("nnunetv2"))
         and (not job.startswith("zarr") or importlib.util.find_spec("zarr"))
     ]
@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which (default: all)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", type=int, nargs=3, default=SIZE, help="of the volume, in voxels")
+    parser.add_argument("--inferers", nargs="+", choices=PEERS, default=PEERS, help="of the part peers")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--channels", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -301,7 +302,7 @@ def main() -> None:
     for part in given.parts or PARTS:
         start = time.perf_counter()
         print(part, flush=True)
-        PARTS[part](tuple(given.size), given.repeats)
+        PARTS[part](tuple(given.size), given.repeats, given.inferers)
         print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
