@@ -1,6 +1,7 @@
 """The planner foretells memory, takes the tiles that cost least within it, and mends what it got wrong."""
 
 import copy
+import json
 import subprocess
 import sys
 import textwrap
@@ -78,10 +79,13 @@ def test_large_blocks_go_back_to_the_system_at_once():
     assert resident() - before < 30 << 20, "not 120"
 
 
-def grown(way):
-    """MB that one convolution of a thin slab takes while it runs, and that the ledger counts."""
+@pytest.fixture(scope="module")
+def grown():
+    """MB that convolutions of a thin slab take while they run, and that the ledger counts."""
+    if sys.platform != "linux":
+        pytest.skip("resident memory is told otherwise elsewhere")
     script = """
-        import copy, sys, threading, torch
+        import copy, json, threading, torch
         from pathlib import Path
         from torch import nn
         from volseg.inferers.memory import Ledger, give_back_at_once
@@ -90,46 +94,48 @@ def grown(way):
         def resident():
             return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-        def watch():
+        def watch(over, seen):
             while not over.wait(0.001):
                 seen.append(resident())
+
+        def measure(layer, rows, call, is_quick=False):
+            x = torch.randn(1, 16, 6, rows, 160)
+            call(x[..., :8, :8])
+            over, seen = threading.Event(), [resident()]
+            watcher = threading.Thread(target=watch, args=(over, seen))
+            watcher.start()
+            call(x)
+            over.set()
+            watcher.join()
+            shadow, slab = copy.deepcopy(layer).to("meta"), x.to("meta")
+            with Ledger(is_quick=is_quick) as ledger:
+                shadow(slab)
+            return (max(seen) - seen[0]) / 1e6, ledger.peak / 1e6
 
         give_back_at_once()
         torch.set_grad_enabled(False)
         torch.set_num_threads(1)
-        layer = nn.ConvTranspose3d(16, 16, 2, 2) if sys.argv[1] == "up" else nn.Conv3d(16, 16, 3)
-        call = (lambda x: convolve(x, layer, (0, 0, 0))) if sys.argv[1] == "convolve" else layer
-        x = torch.randn(1, 16, 6, 100 if sys.argv[1] == "up" else 200, 160)
-        call(x[..., :8, :8])
-        over, seen = threading.Event(), [before := resident()]
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        for _ in range(3):
-            call(x)
-        over.set()
-        watcher.join()
-        shadow, slab = copy.deepcopy(layer).to("meta"), x.to("meta")
-        with Ledger(is_quick=sys.argv[1] == "convolve") as ledger:
-            shadow(slab)
-        print((max(seen) - before) / 1e6, ledger.peak / 1e6)
+        plain, up = nn.Conv3d(16, 16, 3), nn.ConvTranspose3d(16, 16, 2, 2)
+        found = {"up": measure(up, 100, up), "plain": measure(plain, 200, plain)}
+        if torch.backends.mkldnn.is_available():
+            found["ours"] = measure(plain, 200, lambda x: convolve(x, plain, (0, 0, 0)), True)
+        print(json.dumps(found))
     """
-    words = [sys.executable, "-c", textwrap.dedent(script), way]
-    return map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+    words = [sys.executable, "-c", textwrap.dedent(script)]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told otherwise elsewhere")
 @pytest.mark.parametrize("way", ["plain", "up"])
-def test_what_torch_takes_beside_a_thin_slab_is_foretold(way):
+def test_what_torch_takes_beside_a_thin_slab_is_foretold(grown, way):
     """If torch comes to do without, the rule of ``Ledger`` has had its day."""
-    measured, counted = grown(way)
+    measured, counted = grown[way]
     assert counted > 80
     assert counted == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is told otherwise elsewhere")
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-def test_our_convolution_takes_little_beside_a_thin_slab():
-    measured, counted = grown("convolve")
+def test_our_convolution_takes_little_beside_a_thin_slab(grown):
+    measured, counted = grown["ours"]
     assert counted < measured < 40
 
 
