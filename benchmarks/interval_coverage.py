@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 import numpy as np
-from small_volumes import KINDS, make, study
+from small_volumes import KINDS, make
+from study import study
 
 from volseg.annotation import keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample

@@ -1,9 +1,6 @@
 """Small volumes of four kinds with dense truth, made in a second: what the benchmarks of densify run on."""
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,7 @@ from scipy.spatial import cKDTree
 from volseg.phantom import xenopus_phantom
 from volseg.phantom.ingredients import smooth_field
 
-__all__ = ["KINDS", "make", "study"]
+__all__ = ["KINDS", "make"]
 
 Image = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.uint8]
@@ -99,34 +96,3 @@ def _warped(rng: np.random.Generator, size: Sequence[int], by: float = 1.5) -> n
 def _recorded(rng: np.random.Generator, signal: npt.NDArray[Any], noise: float) -> Image:
     blurred = ndimage.gaussian_filter(signal, 0.6)
     return (blurred + rng.normal(0, noise, signal.shape))[None].astype(np.float32)
-
-
-def study(
-    about: str,
-    folder: str,
-    run: Callable[[str, int, float], dict[str, Any]],
-    table: Callable[[list[dict[str, Any]]], str],
-) -> None:
-    """A benchmark's command: what is missing of ``run(kind, seed, seconds)``, a line each, and the table.
-
-    Args:
-        about: its help.
-        folder: where it writes if nothing else is said.
-    """
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, default=Path(folder))
-    parser.add_argument("--runs", type=int, default=10, help="volumes per kind (10)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per training (3)")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
-    given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    path = given.output / "runs.jsonl"
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(r["kind"], r["seed"]) for r in results}
-    todo = [] if given.table else [(k, s) for s in range(given.runs) for k in KINDS if (k, s) not in done]
-    for kind, seed in todo:
-        results.append(run(kind, seed, given.seconds))
-        with path.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        print(kind, seed, results[-1]["seconds"], "s", flush=True)
-    print(table(results))

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import special
-from small_volumes import KINDS, make, study
+from small_volumes import KINDS, make
+from study import study
 
 from volseg.annotation import hold_out
 from volseg.densification.learning import Task, learn

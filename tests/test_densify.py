@@ -183,6 +183,8 @@ def test_channels_may_be_files_of_their_own(case, tmp_path, learnt, monkeypatch)
     learnt.stop_at = None
     with pytest.raises(RefusedError, match="was begun with other image"):
         densify(files.image, files.labels, tmp_path / "out", minutes=0.001, resume=True)
+    with pytest.raises(RefusedError, match="t1.nii.gz is what the result is made from"):
+        densify(images, files.labels, images[1], minutes=0.001, overwrite=True)
     densify(images, files.labels, tmp_path / "out", minutes=0.001, resume=True)
     assert read_volume(tmp_path / "out" / "ball_segmentation.nii.gz").channels == 1
 
