@@ -19,6 +19,7 @@ from volseg.bspline import (
     smallest_jacobian,
     warp,
 )
+from volseg.bspline.sampling import KERNEL_DTYPES
 
 BOTH = pytest.mark.parametrize("size", [(13, 10), (9, 13, 7)], ids=["2d", "3d"])
 
@@ -440,9 +441,7 @@ def test_the_compiled_loop_reads_any_layout_and_number_type(rng):
         "fortran": torch.from_numpy(np.asfortranarray(plain.float().numpy())),
         "crop": torch.nn.functional.pad(plain.float(), (1, 2, 3, 4, 5, 6))[:, 5:-6, 3:-4, 1:-2],
         "channels last": plain.float().movedim(0, -1).contiguous().movedim(-1, 0),
-        "uint8": plain.to(torch.uint8),
-        "uint16": plain.to(torch.uint16),
-        "int16": plain.to(torch.int16),
+        **{str(dtype): plain.to(dtype) for dtype in sorted(KERNEL_DTYPES, key=str)},
     }
     for name, image in layouts.items():
         drawn = sample_map(image, mapping, (0, 0, 0), size)

@@ -18,7 +18,10 @@ MODULE = {  # where the name to install is not the name to import
     "scikit-learn": "sklearn",
     "itk-morphologicalcontourinterpolation": "itk",
 }
-COMES_WITH = {"numcodecs": "zarr"}  # asked for by the other, and used together with it only
+COMES_WITH = {
+    "llvmlite": "numba",
+    "numcodecs": "zarr",
+}  # asked for by the other, and used together with it only
 # Imported by others on our behalf, which pyproject.toml explains.
 UNSEEN = {"fire", "tensorboard"}
 TOOLS = {"pytest", "ruff", "mypy"}  # run, not imported

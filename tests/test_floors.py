@@ -49,6 +49,7 @@ LIBRARIES: tuple[set[str], ...] = (
 )
 # Rooms that may use more than their floor does.
 EXTRA = {
+    "bspline": {"llvmlite"},
     "densification": {"skimage", "itk"},
     "networks": {"monai.networks"},
     "metrics": {"skimage"},

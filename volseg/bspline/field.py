@@ -203,13 +203,13 @@ class SplineMap:
 
     def __call__(self, point: npt.ArrayLike) -> FloatArray:
         """Source position of one whole-numbered voxel of the patch, exactly."""
-        voxel = np.asarray(point)
-        moved = voxel.astype(np.float64)
+        moved = np.asarray(point).astype(np.float64)
         if self.displacement is not None and self.grid_spacing is not None:
-            coefficients = torch.from_numpy(self.displacement)
-            moved = moved + evaluate_spline(
-                coefficients, [int(v) for v in voxel], (1,) * len(voxel), self.grid_spacing
-            ).numpy().reshape(-1)
+            vectors = self.displacement
+            for offset, spacing in zip(np.asarray(point).tolist(), self.grid_spacing, strict=True):
+                (first,), weights = spline_taps(1, spacing, vectors.shape[1], offset=offset)
+                vectors = np.tensordot(vectors[:, first : first + 4], weights[:, 0], axes=(1, 0))
+            moved += vectors
         return self.matrix @ moved + self.shift
 
     def through(self, point: npt.ArrayLike, source: npt.ArrayLike) -> "SplineMap":

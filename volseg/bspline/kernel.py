@@ -12,6 +12,7 @@ call for an image type compiles for some seconds; the result is kept on disk.
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from volseg.bspline.field import spline_taps
+from volseg.bspline.intrinsics import interpolate, prefetch
 
 __all__ = ["sample"]
 
@@ -47,9 +49,9 @@ def sample(
         spline_taps(length, step, n, offset=offset)
         for length, step, n, offset in zip(size, spacing, control.shape[1:], start, strict=True)
     ]
-    out = torch.empty((image.shape[0], *size), dtype=image.dtype if nearest else torch.float32)
-    rows = out.numpy().reshape(image.shape[0], -1, size[-1])
     array = image.detach().numpy()
+    out = np.empty((image.shape[0], *size), dtype=array.dtype if nearest else np.float32)
+    rows = out.reshape(image.shape[0], -1, size[-1])
     strides = np.array(image.stride(), dtype=np.int64)
     shape = np.array(image.shape, dtype=np.int64)
     flat = np.lib.stride_tricks.as_strided(
@@ -59,7 +61,7 @@ def sample(
     first = taps[-1][0]
     cells = np.searchsorted(first, np.arange(first[-1] + 2)).astype(np.uint64)
     has_fill = fill is not None
-    arguments = (
+    arguments: tuple[Any, ...] = (
         flat,
         strides,
         shape,
@@ -73,26 +75,34 @@ def sample(
         has_fill,
         np.asarray(0 if fill is None else fill).astype(rows.dtype)[()],
     )
-    loop = _nearest if nearest else _linear
+    loop: Any = _nearest
+    if not nearest:
+        loop = _linear
+        steps = np.where(shape > 1, strides, 0).astype(np.uint64)[1:]  # one voxel is its own neighbour
+        corners = tuple(
+            sum(corner, np.uint64(0)) for corner in itertools.product(*((0 * n, n) for n in steps[:-1]))
+        )
+        arguments += (corners, None if steps[-1] == 1 else steps[-1])
     threads, count = torch.get_num_threads(), rows.shape[1]
     if threads == 1 or rows.size <= ALONE:
         loop(*arguments, 0, count)
-        return out
+        return torch.from_numpy(out)
     edges = np.linspace(0, count, min(count, threads * SLABS_PER_THREAD) + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
         for slab in [pool.submit(loop, *arguments, *ends) for ends in itertools.pairwise(edges)]:
             slab.result()
-    return out
+    return torch.from_numpy(out)
 
 
 def _planes(
     control: npt.NDArray[np.float32], taps: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 ) -> npt.NDArray[np.float32]:
-    """Coefficients of the last two axes, for each plane of the patch: ``(planes, spatial_dims, m, n)``."""
+    """Coefficients of the last two axes, for each plane of the patch: ``(planes, m, spatial_dims * n)``."""
+    lines = np.moveaxis(control, 0, -2).reshape(*control.shape[1:-1], -1)
     if not taps:  # an image is one plane
-        return np.ascontiguousarray(control[None])
+        return np.ascontiguousarray(lines[None])
     ((first, weights),) = taps
-    planes = sum(weights[k][:, None, None, None] * control[:, first + k].swapaxes(0, 1) for k in range(4))
+    planes = sum(weights[k][:, None, None] * lines[first + k] for k in range(4))
     return np.ascontiguousarray(planes, dtype=np.float32)
 
 
@@ -101,14 +111,10 @@ def _row_of(planes, first, weights, number, row):  # type: ignore[no-untyped-def
     """The coefficients along one row of the patch; rows are numbered plane after plane."""
     plane, y = divmod(number, first.shape[0])
     k = first[y]
-    for axis in range(row.shape[0]):
-        for i in range(row.shape[1]):
-            row[axis, i] = (
-                weights[0, y] * planes[plane, axis, k, i]
-                + weights[1, y] * planes[plane, axis, k + 1, i]
-                + weights[2, y] * planes[plane, axis, k + 2, i]
-                + weights[3, y] * planes[plane, axis, k + 3, i]
-            )
+    p0, p1, p2, p3 = planes[plane, k], planes[plane, k + 1], planes[plane, k + 2], planes[plane, k + 3]
+    w0, w1, w2, w3 = weights[0, y], weights[1, y], weights[2, y], weights[3, y]
+    for i in range(np.uint64(row.shape[0])):
+        row[i] = w0 * p0[i] + w1 * p1[i] + w2 * p2[i] + w3 * p3[i]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
@@ -125,49 +131,52 @@ def _positions(row, cells, weights, position):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
-def _mirror(position, lo, hi):  # type: ignore[no-untyped-def]
-    """Fold positions into ``lo`` .. ``hi`` in place, by reflection at both ends."""
-    two, span = np.float32(2), hi - lo
-    smallest, largest = position[0], position[0]
-    for z in range(position.shape[0]):
-        smallest = min(smallest, position[z])
-        largest = max(largest, position[z])
-    if span > 0 and (smallest < lo - span or largest > hi + span):  # more than one reflection
-        for z in range(position.shape[0]):
-            position[z] = hi - abs((position[z] - lo) % (two * span) - span)
-    for z in range(position.shape[0]):
-        x = position[z]
-        x = max(x, two * lo - x)
-        x = min(x, two * hi - x)
-        position[z] = min(max(x, lo), hi)
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
-def _fold_row(row, position, lower, upper):  # type: ignore[no-untyped-def]
-    """Bring a row's positions into the image. A row whose coefficients lie inside does so itself."""
-    for axis in range(row.shape[0]):
-        lo, hi = lower[axis], upper[axis]
-        smallest, largest = row[axis, 0], row[axis, 0]
-        for i in range(1, row.shape[1]):
-            smallest = min(smallest, row[axis, i])
-            largest = max(largest, row[axis, i])
-        if smallest < lo or largest > hi:
-            _mirror(position[axis], lo, hi)
-        else:
-            for z in range(position.shape[1]):  # rounding alone
-                position[axis, z] = min(max(position[axis, z], lo), hi)
+def _limits(line):  # type: ignore[no-untyped-def]
+    """The smallest and the largest number."""
+    smallest = largest = line[0]
+    for z in range(np.uint64(line.shape[0])):
+        smallest = min(smallest, line[z])
+        largest = max(largest, line[z])
+    return smallest, largest
 
 
 @numba.njit(nogil=True, cache=True)
-def _beyond(position, lower, upper, outside):  # type: ignore[no-untyped-def]
-    """Which positions lie more than half a voxel outside."""
-    half = np.float32(0.5)
+def _fold(row, position, lower, upper, outside, has_fill):  # type: ignore[no-untyped-def]
+    """Bring a row's positions into the image; with a fill, say whether some may lie outside, and which do.
+
+    Outside is more than half a voxel beyond it. Positions lie between their coefficients, so many rows are
+    known to be inside without a look at them.
+    """
+    half, leaves = np.float32(0.5), False
     outside[:] = False
-    for axis in range(position.shape[0]):
-        least, most = lower[axis] - half, upper[axis] + half
-        for z in range(outside.shape[0]):
-            p = position[axis, z]
-            outside[z] |= (p < least) | (p >= most)
+    for axis in range(row.shape[0]):
+        lo, hi, line = lower[axis], upper[axis], position[axis]
+        smallest, largest = _limits(row[axis])
+        if has_fill and (smallest < lo - half or largest >= hi + half):
+            leaves = True
+            first, last = lo - half, hi + half
+            for z in range(np.uint64(line.shape[0])):
+                outside[z] |= (line[z] < first) | (line[z] >= last)
+        if smallest < lo + half or largest > hi - half:  # half a voxel is more than any rounding
+            span = hi - lo
+            if smallest < lo - span or largest > hi + span:
+                smallest, largest = _limits(line)
+            _mirror(line, lo, hi, span > 0 and (smallest < lo - span or largest > hi + span))
+    return leaves
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _mirror(line, lo, hi, often):  # type: ignore[no-untyped-def]
+    """Fold positions into ``lo`` .. ``hi`` in place, by reflection at both ends."""
+    two, span = np.float32(2), hi - lo
+    if often:  # more than one reflection
+        for z in range(np.uint64(line.shape[0])):
+            line[z] = hi - abs((line[z] - lo) % (two * span) - span)
+    for z in range(np.uint64(line.shape[0])):
+        x = line[z]
+        x = max(x, two * lo - x)
+        x = min(x, two * hi - x)
+        line[z] = min(max(x, lo), hi)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -177,52 +186,28 @@ def _overwrite(line, where, value):  # type: ignore[no-untyped-def]
             line[z] = value
 
 
-@numba.njit(nogil=True, cache=True)
-def _gather(flat, base, shift, step, pairs):  # type: ignore[no-untyped-def]
-    """For each position of a row the two voxels along the last axis around it, side by side.
-
-    Apart from the arithmetic, because what loads from anywhere cannot be vectorised, and that can.
-    """
-    one = np.uint64(1)
-    if step == one:
-        for z in range(np.uint64(base.shape[0])):
-            i = base[z] + shift
-            near, far = flat[i], flat[i + one]  # both before they are stored: one load of twice the length
-            pairs[2 * z], pairs[2 * z + one] = near, far
-    else:
-        for z in range(np.uint64(base.shape[0])):
-            i = base[z] + shift
-            pairs[2 * z], pairs[2 * z + one] = flat[i], flat[i + step]
-
-
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
-def _blend(pairs, fraction, line):  # type: ignore[no-untyped-def]
-    """One row from the voxels around each position: two pairs in an image, four in a volume."""
-    one = np.uint64(1)
-    if pairs.shape[0] == 2:
-        a, b = pairs[0], pairs[1]
-        for z in range(np.uint64(line.shape[0])):
-            fx, fy = fraction[0, z], fraction[1, z]
-            v0 = a[2 * z] + fy * (a[2 * z + one] - a[2 * z])
-            v1 = b[2 * z] + fy * (b[2 * z + one] - b[2 * z])
-            line[z] = v0 + fx * (v1 - v0)
-        return
-    a, b, c, d = pairs[0], pairs[1], pairs[2], pairs[3]
-    for z in range(np.uint64(line.shape[0])):
-        fx, fy, fz = fraction[0, z], fraction[1, z], fraction[2, z]
-        v00 = a[2 * z] + fz * (a[2 * z + one] - a[2 * z])
-        v01 = b[2 * z] + fz * (b[2 * z + one] - b[2 * z])
-        v10 = c[2 * z] + fz * (c[2 * z + one] - c[2 * z])
-        v11 = d[2 * z] + fz * (d[2 * z + one] - d[2 * z])
-        v0 = v00 + fy * (v01 - v00)
-        v1 = v10 + fy * (v11 - v10)
-        line[z] = v0 + fx * (v1 - v0)
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
-def _linear(flat, strides, shape, origin, planes, first, weights, cells, taps, rows, has_fill, fill, r0, r1):  # type: ignore[no-untyped-def]
-    channels, dims, nz = rows.shape[0], planes.shape[1], rows.shape[2]
-    row = np.empty((dims, planes.shape[3]), np.float32)
+def _linear(  # type: ignore[no-untyped-def]
+    flat,
+    strides,
+    shape,
+    origin,
+    planes,
+    first,
+    weights,
+    cells,
+    taps,
+    rows,
+    has_fill,
+    fill,
+    corners,
+    step,
+    r0,
+    r1,
+):
+    channels, dims, nz = rows.shape[0], origin.shape[0], rows.shape[2]
+    flat_row = np.empty(planes.shape[2], np.float32)
+    row = flat_row.reshape(dims, -1)
     position = np.empty((dims, nz), np.float32)
     fraction = np.empty((dims, nz), np.float32)
     base = np.empty(nz, np.uint64)
@@ -230,25 +215,15 @@ def _linear(flat, strides, shape, origin, planes, first, weights, cells, taps, r
     lower = np.empty(dims, np.float32)
     upper = np.empty(dims, np.float32)
     last = np.empty(dims, np.int64)
-    step = np.empty(dims, np.uint64)
     for axis in range(dims):
         lower[axis] = -origin[axis]
         upper[axis] = shape[axis + 1] - 1 - origin[axis]
         last[axis] = max(shape[axis + 1] - 2, 0) - origin[axis]
-        step[axis] = strides[axis + 1] if shape[axis + 1] > 1 else 0
-    corners = 1 << (dims - 1)  # pairs of voxels around a position
-    offsets = np.zeros(corners, np.uint64)
-    for corner in range(corners):
-        for bit in range(dims - 1):
-            if corner >> bit & 1:
-                offsets[corner] += step[dims - 2 - bit]
-    pairs = np.empty((corners, 2 * nz), np.float32)
+    before = np.zeros(nz, np.uint64)
     for r in range(r0, r1):
-        _row_of(planes, first, weights, r, row)
+        _row_of(planes, first, weights, r, flat_row)
         _positions(row, cells, taps, position)
-        if has_fill:
-            _beyond(position, lower, upper, outside)
-        _fold_row(row, position, lower, upper)
+        leaves = _fold(row, position, lower, upper, outside, has_fill)
         base[:] = 0
         for axis in range(dims):
             stride, start, end = strides[axis + 1], origin[axis], last[axis]
@@ -259,17 +234,27 @@ def _linear(flat, strides, shape, origin, planes, first, weights, cells, taps, r
                 base[z] += np.uint64((whole + start) * stride)
         for c in range(channels):
             shift = np.uint64(c * strides[0])
-            for corner in range(corners):
-                _gather(flat, base, shift + offsets[corner], step[dims - 1], pairs[corner])
-            _blend(pairs, fraction, rows[c, r])
-            if has_fill:
+            for z in range(
+                np.uint64(nz)
+            ):  # the next row lies about as far from this one as this from the last
+                there = 2 * base[z] - before[z] + shift
+                prefetch(flat, there + corners[0])
+                prefetch(flat, there + corners[-1])
+        before[:] = base
+        for c in range(channels):
+            shift = np.uint64(c * strides[0])
+            line = rows[c, r]
+            for z in range(np.uint64(nz)):
+                line[z] = interpolate(flat, base[z] + shift, corners, step, fraction, z)
+            if leaves:
                 _overwrite(rows[c, r], outside, fill)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def _nearest(flat, strides, shape, origin, planes, first, weights, cells, taps, rows, has_fill, fill, r0, r1):  # type: ignore[no-untyped-def]
-    channels, dims, nz = rows.shape[0], planes.shape[1], rows.shape[2]
-    row = np.empty((dims, planes.shape[3]), np.float32)
+    channels, dims, nz = rows.shape[0], origin.shape[0], rows.shape[2]
+    flat_row = np.empty(planes.shape[2], np.float32)
+    row = flat_row.reshape(dims, -1)
     position = np.empty((dims, nz), np.float32)
     base = np.empty(nz, np.uint64)
     outside = np.zeros(nz, np.bool_)
@@ -280,11 +265,9 @@ def _nearest(flat, strides, shape, origin, planes, first, weights, cells, taps, 
         upper[axis] = shape[axis + 1] - 1 - origin[axis]
     half = np.float32(0.5)
     for r in range(r0, r1):
-        _row_of(planes, first, weights, r, row)
+        _row_of(planes, first, weights, r, flat_row)
         _positions(row, cells, taps, position)
-        if has_fill:
-            _beyond(position, lower, upper, outside)
-        _fold_row(row, position, lower, upper)
+        leaves = _fold(row, position, lower, upper, outside, has_fill)
         base[:] = 0
         for axis in range(dims):
             stride, start = strides[axis + 1], origin[axis]
@@ -295,5 +278,5 @@ def _nearest(flat, strides, shape, origin, planes, first, weights, cells, taps, 
             shift = np.uint64(c * strides[0])
             for z in range(nz):
                 rows[c, r, z] = flat[base[z] + shift]
-            if has_fill:
+            if leaves:
                 _overwrite(rows[c, r], outside, fill)
