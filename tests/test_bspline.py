@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from volseg.bspline import (
+    Part,
     SplineMap,
     bspline_basis,
     bspline_displacement,
@@ -16,6 +17,7 @@ from volseg.bspline import (
     jacobian_bound,
     kernel,
     sample_map,
+    sample_maps,
     smallest_jacobian,
     warp,
 )
@@ -429,6 +431,35 @@ def test_the_compiled_loop_equals_torch(rng, shape, far):
             for k in (True, False)
         )
         assert (fast != slow).float().mean() <= 1e-3
+
+
+@pytest.mark.parametrize("use_kernel", [True, False])
+@BOTH
+def test_an_image_and_its_label_are_read_together_as_they_are_alone(rng, size, use_kernel):
+    shape = tuple(n + 3 for n in size)
+    mapping = random_map(rng, shape, shape, zoom=1.3)
+    image = torch.from_numpy(rng.normal(size=(2, *shape))).float()
+    label = torch.from_numpy(rng.integers(0, 5, (1, *shape)).astype(np.uint8))
+    weight = torch.from_numpy(rng.normal(size=(1, *shape))).float()
+    start, inner = (1,) * len(size), tuple(n - 4 for n in size)
+    parts = [
+        Part(label, start, inner, "nearest", 255),
+        Part(image, (0,) * len(size), size),
+        Part(weight, tuple(range(1, len(size) + 1)), inner, "nearest", 0.0),
+        Part(label, (0,) * len(size), tuple(n + 2 for n in size[:-1]) + size[-1:], "nearest"),
+        Part(image, start, inner, "cubic"),
+    ]
+    for part, drawn in zip(parts, sample_maps(parts, mapping, use_kernel=use_kernel), strict=True):
+        alone = sample_map(
+            part.image,
+            mapping,
+            part.start,
+            part.size,
+            mode=part.mode,
+            outside=part.outside,
+            use_kernel=use_kernel,
+        )
+        assert torch.equal(drawn, alone), part.mode
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 ``field`` holds the mathematics of the spline and of the map from a patch to its source, ``folding``
 tells whether a deformation turns space over,
 ``sampling`` reads an array at the places such a map says, ``kernel`` does the same in one
-compiled loop for volumes in the processor's memory.
+compiled loop for volumes in the processor's memory, with two instructions of ``intrinsics``.
 """
 
 from volseg.bspline.field import (
@@ -14,15 +14,17 @@ from volseg.bspline.field import (
     interpolating_coefficients,
 )
 from volseg.bspline.folding import jacobian_bound, smallest_jacobian
-from volseg.bspline.sampling import sample_map, warp
+from volseg.bspline.sampling import Part, sample_map, sample_maps, warp
 
 __all__ = [
+    "Part",
     "SplineMap",
     "bspline_basis",
     "bspline_displacement",
     "control_shape",
     "interpolating_coefficients",
     "sample_map",
+    "sample_maps",
     "jacobian_bound",
     "smallest_jacobian",
     "warp",

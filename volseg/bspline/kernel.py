@@ -2,14 +2,16 @@
 
 Nothing dense is made on the way. The map's coefficients (rotation, scaling, crop and deformation in
 one, see :class:`~volseg.bspline.field.SplineMap`) are contracted axis by axis down to one row; along it
-the positions are four products per voxel, in the cache, next to the loads they are needed for.
+the positions are four products per voxel, in the cache, next to the loads they are needed for. An image and
+its label are read at the same positions, in the same loop.
 
 The loops release Python's lock and are spread over plain threads, as many as torch may use: no
 OpenMP region outlives a call, so a forked data-loading process can use the kernel too. The first
-call for an image type compiles for some seconds; the result is kept on disk.
+call for a type of image and label compiles for some seconds; the result is kept on disk.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from volseg.bspline.field import spline_taps
 from volseg.bspline.intrinsics import interpolate, prefetch
+from volseg.bspline.sampling import Part
 
 __all__ = ["sample"]
 
@@ -30,68 +33,83 @@ ALONE = 2**19  # numbers that take less time than to start threads and wait for 
 
 
 def sample(
-    image: Tensor,
     control: npt.NDArray[np.float32],
     origin: npt.NDArray[np.int64],
-    start: Sequence[int],
-    size: Sequence[int],
     spacing: Sequence[float],
-    *,
-    nearest: bool,
-    fill: float | None,
-) -> Tensor:
-    """The window ``start`` .. ``start + size`` of the patch, ``(C, *size)``; the image is ``(C, *spatial)``.
+    linear: Part | None,
+    nearest: Part | None,
+) -> list[Tensor]:
+    """What the parts ask for, ``(C, *size)`` each; the window of ``nearest`` lies in that of ``linear``.
 
-    ``control`` holds positions in the image relative to ``origin``. ``fill`` replaces what lies
-    beyond the image; ``None`` mirrors.
+    ``control`` holds positions in the arrays relative to ``origin``.
     """
+    whole = linear or nearest
+    if whole is None:
+        return []
     taps = [
         spline_taps(length, step, n, offset=offset)
-        for length, step, n, offset in zip(size, spacing, control.shape[1:], start, strict=True)
+        for length, step, n, offset in zip(whole.size, spacing, control.shape[1:], whole.start, strict=True)
     ]
-    array = image.detach().numpy()
-    out = np.empty((image.shape[0], *size), dtype=array.dtype if nearest else np.float32)
-    rows = out.reshape(image.shape[0], -1, size[-1])
-    strides = np.array(image.stride(), dtype=np.int64)
-    shape = np.array(image.shape, dtype=np.int64)
-    flat = np.lib.stride_tricks.as_strided(
-        array, (1 + int(((shape - 1) * strides).sum()),), (array.itemsize,)
-    )
     # Where along the last axis a new cell of the grid begins, unsigned: no negative index to look after.
     first = taps[-1][0]
     cells = np.searchsorted(first, np.arange(first[-1] + 2)).astype(np.uint64)
-    has_fill = fill is not None
-    arguments: tuple[Any, ...] = (
-        flat,
-        strides,
-        shape,
-        origin,
+    position = (
         _planes(control, taps[:-2]),
         taps[-2][0],
         taps[-2][1].astype(np.float32),
         cells,
         taps[-1][1].astype(np.float32),
-        rows,
-        has_fill,
-        np.asarray(0 if fill is None else fill).astype(rows.dtype)[()],
+        np.array(whole.image.shape[1:], dtype=np.int64),
+        origin,
     )
-    loop: Any = _nearest
-    if not nearest:
-        loop = _linear
-        steps = np.where(shape > 1, strides, 0).astype(np.uint64)[1:]  # one voxel is its own neighbour
-        corners = tuple(
-            sum(corner, np.uint64(0)) for corner in itertools.product(*((0 * n, n) for n in steps[:-1]))
-        )
-        arguments += (corners, None if steps[-1] == 1 else steps[-1])
-    threads, count = torch.get_num_threads(), rows.shape[1]
-    if threads == 1 or rows.size <= ALONE:
-        loop(*arguments, 0, count)
-        return torch.from_numpy(out)
-    edges = np.linspace(0, count, min(count, threads * SLABS_PER_THREAD) + 1).astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        for slab in [pool.submit(loop, *arguments, *ends) for ends in itertools.pairwise(edges)]:
-            slab.result()
-    return torch.from_numpy(out)
+    drawn, read_linear, read_nearest = [], None, None
+    if linear is not None:
+        drawn.append(_empty(linear, np.dtype(np.float32)))
+        read_linear = (*_source(linear), *_target(linear, drawn[-1]), *_neighbours(linear.image))
+    if nearest is not None:
+        drawn.append(_empty(nearest, nearest.image.numpy().dtype))
+        inner = [(n - o, n - o + k) for n, o, k in zip(nearest.start, whole.start, nearest.size, strict=True)]
+        read_nearest = (*_source(nearest), *_target(nearest, drawn[-1]), ((0, 1), *inner)[-3:])
+    arguments = (*position, read_linear, read_nearest)
+    threads, count = torch.get_num_threads(), math.prod(whole.size[:-1])
+    if threads == 1 or sum(out.size for out in drawn) <= ALONE:
+        _draw(*arguments, 0, count)
+    else:
+        edges = np.linspace(0, count, min(count, threads * SLABS_PER_THREAD) + 1).astype(int).tolist()
+        with ThreadPoolExecutor(threads) as pool:
+            for slab in [pool.submit(_draw, *arguments, *ends) for ends in itertools.pairwise(edges)]:
+                slab.result()
+    return [torch.from_numpy(out) for out in drawn]
+
+
+def _empty(part: Part, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Room for a part. From NumPy, which asks for large pages: torch's are touched one by one, for longer."""
+    return np.empty((part.image.shape[0], *part.size), dtype)
+
+
+def _source(part: Part) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """An array as it lies in memory, from its first element to its last, and its strides."""
+    array = part.image.detach().numpy()
+    strides = np.array(part.image.stride(), dtype=np.int64)
+    length = 1 + int(((np.array(array.shape) - 1) * strides).sum())
+    return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,)), strides
+
+
+def _target(part: Part, out: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool, Any]:
+    """The rows to write to, whether what lies outside is filled, and with what."""
+    fill = 0 if part.outside == "mirror" else part.outside
+    rows = out.reshape(len(out), -1, out.shape[-1])
+    return rows, part.outside != "mirror", np.asarray(fill).astype(out.dtype)[()]
+
+
+def _neighbours(image: Tensor) -> tuple[tuple[np.uint64, ...], np.uint64 | None]:
+    """How far from each other in memory the voxels around a position lie, as ``interpolate`` takes it."""
+    lengths, strides = image.shape[1:], image.stride()[1:]
+    steps = [stride if n > 1 else 0 for stride, n in zip(strides, lengths, strict=True)]
+    corners = itertools.product(*((0, step) for step in steps[:-1]))
+    return tuple(np.uint64(sum(corner)) for corner in corners), None if steps[-1] == 1 else np.uint64(
+        steps[-1]
+    )
 
 
 def _planes(
@@ -148,7 +166,7 @@ def _fold(row, position, lower, upper, outside, has_fill):  # type: ignore[no-un
     known to be inside without a look at them.
     """
     half, leaves = np.float32(0.5), False
-    outside[:] = False
+    outside[:] = 0
     for axis in range(row.shape[0]):
         lo, hi, line = lower[axis], upper[axis], position[axis]
         smallest, largest = _limits(row[axis])
@@ -156,7 +174,8 @@ def _fold(row, position, lower, upper, outside, has_fill):  # type: ignore[no-un
             leaves = True
             first, last = lo - half, hi + half
             for z in range(np.uint64(line.shape[0])):
-                outside[z] |= (line[z] < first) | (line[z] >= last)
+                if line[z] < first or line[z] >= last:
+                    outside[z] = 1
         if smallest < lo + half or largest > hi - half:  # half a voxel is more than any rounding
             span = hi - lo
             if smallest < lo - span or largest > hi + span:
@@ -187,96 +206,81 @@ def _overwrite(line, where, value):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
-def _linear(  # type: ignore[no-untyped-def]
-    flat,
-    strides,
-    shape,
-    origin,
-    planes,
-    first,
-    weights,
-    cells,
-    taps,
-    rows,
-    has_fill,
-    fill,
-    corners,
-    step,
-    r0,
-    r1,
-):
-    channels, dims, nz = rows.shape[0], origin.shape[0], rows.shape[2]
-    flat_row = np.empty(planes.shape[2], np.float32)
-    row = flat_row.reshape(dims, -1)
-    position = np.empty((dims, nz), np.float32)
-    fraction = np.empty((dims, nz), np.float32)
-    base = np.empty(nz, np.uint64)
-    outside = np.zeros(nz, np.bool_)
-    lower = np.empty(dims, np.float32)
-    upper = np.empty(dims, np.float32)
-    last = np.empty(dims, np.int64)
-    for axis in range(dims):
-        lower[axis] = -origin[axis]
-        upper[axis] = shape[axis + 1] - 1 - origin[axis]
-        last[axis] = max(shape[axis + 1] - 2, 0) - origin[axis]
-    before = np.zeros(nz, np.uint64)
-    for r in range(r0, r1):
-        _row_of(planes, first, weights, r, flat_row)
-        _positions(row, cells, taps, position)
-        leaves = _fold(row, position, lower, upper, outside, has_fill)
-        base[:] = 0
-        for axis in range(dims):
-            stride, start, end = strides[axis + 1], origin[axis], last[axis]
-            for z in range(nz):
-                p = position[axis, z]
-                whole = min(np.int64(np.floor(p)), end)
-                fraction[axis, z] = p - np.float32(whole)
-                base[z] += np.uint64((whole + start) * stride)
-        for c in range(channels):
-            shift = np.uint64(c * strides[0])
-            for z in range(
-                np.uint64(nz)
-            ):  # the next row lies about as far from this one as this from the last
-                there = 2 * base[z] - before[z] + shift
-                prefetch(flat, there + corners[0])
-                prefetch(flat, there + corners[-1])
-        before[:] = base
-        for c in range(channels):
-            shift = np.uint64(c * strides[0])
-            line = rows[c, r]
-            for z in range(np.uint64(nz)):
-                line[z] = interpolate(flat, base[z] + shift, corners, step, fraction, z)
-            if leaves:
-                _overwrite(rows[c, r], outside, fill)
+def _linear(part, position, shape, origin, r, leaves, outside, fraction, base, before):  # type: ignore[no-untyped-def]
+    """Write row ``r`` of a part, each value from the voxels around its position."""
+    flat, strides, rows, has_fill, fill, corners, step = part
+    for axis in range(position.shape[0]):
+        stride, start = strides[axis + 1], origin[axis]
+        last = max(shape[axis] - 2, 0) - start
+        for z in range(np.uint64(base.shape[0])):
+            p = position[axis, z]
+            whole = min(np.int64(np.floor(p)), last)
+            fraction[axis, z] = p - np.float32(whole)
+            there = np.uint64((whole + start) * stride)
+            base[z] = base[z] + there if axis else there
+    for c in range(rows.shape[0]):
+        shift = np.uint64(c * strides[0])
+        for z in range(np.uint64(base.shape[0])):
+            # the next row lies about as far from this one as this from the last
+            there = 2 * base[z] - before[z] + shift
+            prefetch(flat, there + corners[0])
+            prefetch(flat, there + corners[-1])
+    before[:] = base
+    for c in range(rows.shape[0]):
+        shift = np.uint64(c * strides[0])
+        line = rows[c, r]
+        for z in range(np.uint64(line.shape[0])):
+            line[z] = interpolate(flat, base[z] + shift, corners, step, fraction, z)
+        if leaves and has_fill:
+            _overwrite(line, outside, fill)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
-def _nearest(flat, strides, shape, origin, planes, first, weights, cells, taps, rows, has_fill, fill, r0, r1):  # type: ignore[no-untyped-def]
-    channels, dims, nz = rows.shape[0], origin.shape[0], rows.shape[2]
-    flat_row = np.empty(planes.shape[2], np.float32)
-    row = flat_row.reshape(dims, -1)
-    position = np.empty((dims, nz), np.float32)
-    base = np.empty(nz, np.uint64)
-    outside = np.zeros(nz, np.bool_)
-    lower = np.empty(dims, np.float32)
-    upper = np.empty(dims, np.float32)
-    for axis in range(dims):
-        lower[axis] = -origin[axis]
-        upper[axis] = shape[axis + 1] - 1 - origin[axis]
+def _nearest(part, position, origin, r, leaves, outside, base):  # type: ignore[no-untyped-def]
+    """Write row ``r`` of a part, each value from the voxel next to its position."""
+    flat, strides, rows, has_fill, fill, inner = part
+    z0, z1 = inner[2]
     half = np.float32(0.5)
-    for r in range(r0, r1):
-        _row_of(planes, first, weights, r, flat_row)
+    for axis in range(position.shape[0]):
+        stride, start, line = strides[axis + 1], origin[axis], position[axis, z0:z1]
+        for z in range(np.uint64(line.shape[0])):
+            there = np.uint64((np.int64(np.floor(line[z] + half)) + start) * stride)
+            base[z] = base[z] + there if axis else there
+    for c in range(rows.shape[0]):
+        shift = np.uint64(c * strides[0])
+        line = rows[c, r]
+        for z in range(np.uint64(line.shape[0])):
+            line[z] = flat[base[z] + shift]
+        if leaves and has_fill:
+            _overwrite(line, outside[z0:z1], fill)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+def _draw(planes, first, weights, cells, taps, shape, origin, linear, nearest, begin, end):  # type: ignore[no-untyped-def]
+    """Rows ``begin`` .. ``end`` of one part, or of two: what is not wanted is ``None``."""
+    dims, nz = shape.shape[0], taps.shape[1]
+    coefficients = np.empty(planes.shape[2], np.float32)
+    row = coefficients.reshape(dims, -1)
+    position = np.empty((dims, nz), np.float32)
+    fraction = np.empty((dims, nz), np.float32)
+    base, before = np.empty(nz, np.uint64), np.zeros(nz, np.uint64)
+    outside = np.zeros(nz, np.int32)  # as wide as a position: loops over both stay in step
+    lower = (-origin).astype(np.float32)
+    upper = (shape - 1 - origin).astype(np.float32)
+    has_fill = False
+    if linear is not None:
+        has_fill |= linear[3]
+    if nearest is not None:
+        has_fill |= nearest[3]
+    for r in range(begin, end):
+        _row_of(planes, first, weights, r, coefficients)
         _positions(row, cells, taps, position)
         leaves = _fold(row, position, lower, upper, outside, has_fill)
-        base[:] = 0
-        for axis in range(dims):
-            stride, start = strides[axis + 1], origin[axis]
-            for z in range(nz):
-                whole = np.int64(np.floor(position[axis, z] + half))
-                base[z] += np.uint64((whole + start) * stride)
-        for c in range(channels):
-            shift = np.uint64(c * strides[0])
-            for z in range(nz):
-                rows[c, r, z] = flat[base[z] + shift]
-            if leaves:
-                _overwrite(rows[c, r], outside, fill)
+        if linear is not None:
+            _linear(linear, position, shape, origin, r, leaves, outside, fraction, base, before)
+        if nearest is not None:
+            (x0, x1), (y0, y1), _ = nearest[5]  # where in the window the part lies
+            plane, y = divmod(r, first.shape[0])
+            if x0 <= plane < x1 and y0 <= y < y1:
+                inner = (plane - x0) * (y1 - y0) + y - y0
+                _nearest(nearest, position, origin, inner, leaves, outside, base)

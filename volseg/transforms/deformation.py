@@ -18,7 +18,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor
 
-from volseg.bspline import SplineMap, sample_map
+from volseg.bspline import Part, SplineMap, sample_maps
 from volseg.bspline.field import numbers_per_axis
 from volseg.bspline.sampling import Mode, Outside, check_mode, check_outside
 from volseg.errors import InputError
@@ -194,9 +194,8 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         out.pop(self.voxels_key, None)
         image_key, label_key = self.keys
         origin = (0,) * len(self.patch_size)
-        out[image_key] = sample_map(
-            plain_tensor(data[image_key]), mapping, origin, self.patch_size, mode=self.image_mode
-        )
+        image = plain_tensor(data[image_key])
+        parts = {image_key: Part(image, origin, self.patch_size, self.image_mode)}
         filled = {label_key: self.ignore_index} | ({self.weight_key: 0} if self.weight_key else {})
         for key, outside in filled.items():
             source = plain_tensor(entry(data, key))
@@ -205,9 +204,8 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
                     f"{key!r} has shape {tuple(source.shape)}, but {label_key!r} "
                     f"{tuple(data[label_key].shape)}; a weight map needs one value per voxel of the label."
                 )
-            out[key] = sample_map(
-                source, mapping, self.context, self.output_size, mode="nearest", outside=outside
-            )
+            parts[key] = Part(source, self.context, self.output_size, "nearest", outside)
+        out.update(zip(parts, sample_maps(list(parts.values()), mapping), strict=True))
         return out
 
     def _draw_voxel(self, data: Mapping[Hashable, Any], shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -371,10 +369,12 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
     def apply(self, data: Mapping[Hashable, Any], mapping: SplineMap) -> dict[Hashable, Any]:
         """Deform every key through one map."""
         out = dict(data)
+        parts: dict[Hashable, Part] = {}
         for key, mode, outside in self.key_iterator(data, self.mode, self.outside):
             source: Tensor = plain_tensor(data[key])
-            size = source.shape[1:]
-            warped = sample_map(source, mapping, (0,) * len(size), size, mode=mode, outside=outside)
+            size = tuple(source.shape[1:])
+            parts[key] = Part(source, (0,) * len(size), size, mode, outside)
+        for key, warped in zip(parts, sample_maps(list(parts.values()), mapping), strict=True):
             out[key] = like(warped, data[key])
         return out
 
