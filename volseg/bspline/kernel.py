@@ -67,9 +67,10 @@ def sample(
         drawn.append(_empty(linear, np.dtype(np.float32)))
         read_linear = (*_source(linear), *_target(linear, drawn[-1]), *_neighbours(linear.image))
     if nearest is not None:
-        drawn.append(_empty(nearest, nearest.image.numpy().dtype))
+        source = _source(nearest)
+        drawn.append(_empty(nearest, source[0].dtype))
         inner = [(n - o, n - o + k) for n, o, k in zip(nearest.start, whole.start, nearest.size, strict=True)]
-        read_nearest = (*_source(nearest), *_target(nearest, drawn[-1]), ((0, 1), *inner)[-3:])
+        read_nearest = (*source, *_target(nearest, drawn[-1]), ((0, 1), *inner)[-3:])  # an image is one plane
     arguments = (*position, read_linear, read_nearest)
     threads, count = torch.get_num_threads(), math.prod(whole.size[:-1])
     if threads == 1 or sum(out.size for out in drawn) <= ALONE:
@@ -107,9 +108,8 @@ def _neighbours(image: Tensor) -> tuple[tuple[np.uint64, ...], np.uint64 | None]
     lengths, strides = image.shape[1:], image.stride()[1:]
     steps = [stride if n > 1 else 0 for stride, n in zip(strides, lengths, strict=True)]
     corners = itertools.product(*((0, step) for step in steps[:-1]))
-    return tuple(np.uint64(sum(corner)) for corner in corners), None if steps[-1] == 1 else np.uint64(
-        steps[-1]
-    )
+    beside = None if steps[-1] == 1 else np.uint64(steps[-1])
+    return tuple(np.uint64(sum(corner)) for corner in corners), beside
 
 
 def _planes(
