@@ -16,7 +16,7 @@ from pathlib import Path
 
 BUNDLE, FAST = "bundles/xenopus.json", "configs/fast.json"
 EPOCH = 50  # iterations, at the scale for machines without a GPU
-RUNS = [("fast", 100), ("paper", 100), ("fast", 200), ("paper", 200), ("fast", 300), ("paper", 400)]
+RUNS = [("fast", 100), ("paper", 100), ("fast", 200), ("paper", 200), ("paper", 400)]
 
 
 def score(recipe: str, iterations: int, seed: int, folder: Path, settings: list[str]) -> dict[str, float]:
