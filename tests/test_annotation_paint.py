@@ -244,8 +244,6 @@ def test_an_image_has_no_slices_to_name():
 @pytest.mark.slow
 def test_a_real_label_reduced_to_slices_is_understood_exactly(shared_data):
     path = shared_data / "medulla_fibsem_3d" / "labels_boundary.tif"
-    if not path.is_file():
-        pytest.skip("medulla_fibsem_3d is not here")
     dense = read_volume(path, labels=True).array[0]
     slices = tuple(tuple(even_positions(n, 4)) for n in dense.shape)
     on = on_any(dense.shape, slices)

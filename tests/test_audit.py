@@ -473,8 +473,6 @@ def test_a_name_belongs_to_a_value(word):
 @pytest.mark.slow
 def test_a_real_label_has_no_error(shared_data):
     folder = shared_data / "medulla_fibsem_3d"
-    if not folder.is_dir():
-        pytest.skip("medulla_fibsem_3d is not here")
     image = read_volume(folder / "raw.tif")
     dense = read_volume(folder / "labels_boundary.tif", labels=True).array[0]
     raw = np.where(on_any(dense.shape, [even_positions(n, 4) for n in dense.shape]), dense, 0)

@@ -398,9 +398,7 @@ def test_patch_i_is_a_function_of_the_seed_and_i(make_dataset):
     assert not torch.equal(warped(folder, seed=1)[0]["image"], in_order[0]["image"])
 
 
-@pytest.mark.filterwarnings(
-    "ignore:This DataLoader will create 2 worker"
-)  # on one core, where it matters not
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # where there is one core
 def test_workers_draw_the_same_patches(make_dataset):
     dataset = warped(make_dataset(cases=("a", "b")))
     alone = [dataset[i]["image"] for i in range(6)]

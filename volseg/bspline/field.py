@@ -78,9 +78,12 @@ def spline_taps(
             f"{spacing:g}; the spline reaches from point {first[0]} to {first[-1] + 3}. "
             f"At least {first[-1] + 4} points are needed, the first one grid step before voxel 0."
         )
-    t = position - first
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    return first, weights / 6
+    return first, cubic_weights(position - first)
+
+
+def cubic_weights(t: FloatArray) -> FloatArray:
+    """Weights of a uniform cubic B-spline's four coefficients, ``(4, *t)``, t of the way through a cell."""
+    return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
 
 
 def bspline_basis(

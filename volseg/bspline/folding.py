@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from volseg.bspline.field import FloatArray, numbers_per_axis
+from volseg.bspline.field import FloatArray, cubic_weights, numbers_per_axis
 
 __all__ = ["jacobian_bound", "smallest_jacobian"]
 
@@ -42,7 +42,7 @@ def smallest_jacobian(
             field = np.tensordot(field, basis[axis == along], axes=(1, 1))
         jacobian[:, along] = field
         jacobian[along, along] += 1
-    return float(_determinant(jacobian).min())
+    return float(np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min())
 
 
 def jacobian_bound(control: npt.ArrayLike, grid_spacing: Sequence[float]) -> float:
@@ -59,24 +59,15 @@ def jacobian_bound(control: npt.ArrayLike, grid_spacing: Sequence[float]) -> flo
     return float(np.prod(left)) if left.min() > 0 else -np.inf
 
 
-def _determinant(rows: FloatArray) -> FloatArray:
-    """Of matrices ``(n, n, ...)``, by the first row: for two or three rows far faster than by elimination."""
-    if len(rows) == 1:
-        return rows[0, 0]
-    minors = [_determinant(np.delete(rows[1:], column, axis=1)) for column in range(len(rows))]
-    signs = (-1) ** np.arange(len(rows))
-    return sum(sign * entry * minor for sign, entry, minor in zip(signs, rows[0], minors, strict=True))
-
-
 @lru_cache(maxsize=16)
 def _bases(length: int, spacing: float, n: int) -> tuple[FloatArray, FloatArray]:
     """Weights of n coefficients in a spline's value and slope where it is looked at: ``(places, n)`` each."""
     places = np.unique(np.append(np.arange(0, length - 1, spacing / _SAMPLES_PER_CELL), length - 1)) / spacing
     first = np.minimum(np.floor(places).astype(np.int64), n - 4)
     t = places - first
-    value = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
-    slope = np.stack([-3 * (1 - t) ** 2, 9 * t**2 - 12 * t, -9 * t**2 + 6 * t + 3, 3 * t**2]) / spacing
+    value = cubic_weights(t)
+    slope = np.stack([-3 * (1 - t) ** 2, 9 * t**2 - 12 * t, -9 * t**2 + 6 * t + 3, 3 * t**2]) / 6 / spacing
     bases = np.zeros((2, len(places), n))
     for basis, weights in zip(bases, (value, slope), strict=True):
-        np.put_along_axis(basis, first[:, None] + np.arange(4), weights.T / 6, axis=1)
+        np.put_along_axis(basis, first[:, None] + np.arange(4), weights.T, axis=1)
     return bases[0], bases[1]

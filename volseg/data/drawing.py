@@ -198,7 +198,7 @@ def _drawn_or_failed(loader: PatchLoader, batch: Sequence[int], patch: Any) -> d
         patch.value = index
         try:
             items.append(loader.dataset[index])
-        except Exception as error:
+        except Exception as error:  # told to the process that waits: a transform may raise anything
             mendable = cause(error)
             if mendable is None:
                 return _Failure(RuntimeError, f"{type(error).__name__} in a worker process: {error}")

@@ -187,7 +187,7 @@ def _about(case: Case) -> Iterator[None]:
     """Whatever goes wrong in the block is said with the image's name, which transforms do not know."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # raised again below, whatever a transform threw
         mendable = cause(error)
         if str(case.image) in str(mendable or error):
             raise

@@ -114,7 +114,7 @@ def from_first(make: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box = [(make(), None)]
-        except Exception as error:
+        except Exception as error:  # raised by every process below: one that missed it would wait for ever
             box = [(None, error)]
     dist.broadcast_object_list(box, src=0)
     found, trouble = box[0]

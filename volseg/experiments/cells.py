@@ -103,7 +103,7 @@ def run_cell(cell: Cell, folder: Path) -> Result:
             images = {"images": str(cell.images), "overwrite": True}
             run_bundle("predicting", cell.files, {**settings, **on, **images})
         note(finished=True)
-    except Exception as error:
+    except Exception as error:  # MONAI wraps what went wrong in errors of its own
         mendable = cause(error)
         if type(mendable) is not VolsegError:
             raise

@@ -67,7 +67,9 @@ def foretell_memory(
         with torch.no_grad(), Ledger(device) as ledger:
             block = torch.empty(tuple(shape), dtype=dtype, device="meta")
             functional_call(network, state, (block, *args), dict(kwargs or {}))
-    except (NotImplementedError, RuntimeError) as error:
+    except (
+        RuntimeError
+    ) as error:  # torch's word for an operation that the device lacks, and for a wrong shape
         raise ValueError(
             f"The memory that {type(network).__name__} needs cannot be foretold, because it does not run on "
             f"torch's meta device: {error} Give the inferer a tile instead."
