@@ -462,6 +462,25 @@ def test_an_image_and_its_label_are_read_together_as_they_are_alone(rng, size, u
         assert torch.equal(drawn, alone), part.mode
 
 
+@pytest.mark.parametrize("other", ["begins before", "ends after", "has another shape"])
+@BOTH
+def test_what_does_not_fit_an_image_is_read_as_it_is_alone(rng, size, other):
+    """The label would be read at positions that are not there, or folded at the image's border."""
+    shape = tuple(n + 3 for n in size)
+    mapping = random_map(rng, shape, shape, zoom=1.3)
+    larger = tuple(n + 20 for n in shape) if other == "has another shape" else shape
+    label = torch.from_numpy(rng.integers(0, 5, (1, *larger)).astype(np.uint8))
+    start = {"begins before": 0, "ends after": 2}.get(other, 1)
+    parts = [
+        Part(torch.from_numpy(rng.normal(size=(1, *shape))).float(), (1,) * len(size), size),
+        Part(label, (start,) * len(size), size, "nearest"),
+    ]
+    together = sample_maps(parts, mapping)
+    for part, drawn in zip(parts, together, strict=True):
+        alone = sample_map(part.image, mapping, part.start, part.size, mode=part.mode, outside=part.outside)
+        assert torch.equal(drawn, alone), part.mode
+
+
 @pytest.mark.slow
 def test_the_compiled_loop_reads_any_layout_and_number_type(rng):
     size, shape = (8, 9, 10), (14, 12, 13)
