@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 
-__all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers"]
+__all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers", "background_of"]
 
 IGNORE_INDEX = 255
 """Class index of voxels nobody annotated, in arrays and tensors."""
 
+_BACKGROUND = ("background", "bg")
 _UNKNOWN = 254  # free for internal use: at most 254 classes take the indices 0 .. 253
 _MAX_CLASSES = 254
 _LOOKUP_SPAN = 2**20  # value ranges up to this go through one table, wider ones class by class
@@ -176,6 +177,11 @@ class LabelScheme:
             f"{_named(source)} holds {', '.join(shown)}{more}, the first at voxel {first}; "
             f"the label scheme knows {known}. {remedy}"
         )
+
+
+def background_of(names: Sequence[str]) -> int | None:
+    """The class that is named background, whatever the case; ``None`` if none is."""
+    return next((i for i, name in enumerate(names) if name.casefold().strip() in _BACKGROUND), None)
 
 
 def _named(source: str) -> str:

@@ -2,9 +2,10 @@
 
 ``segmentation`` compares classes over annotated voxels, ``membranes`` scores probability maps of
 electron microscopy as the ISBI 2012 challenge did, with its topological measure in ``warping``, and
-``instances`` counts cells.
+``instances`` counts cells. ``headline`` says which classes the one figure is the mean of.
 """
 
+from volseg.metrics.headline import Headline
 from volseg.metrics.instances import (
     MergesAndSplits,
     average_precision,
@@ -30,6 +31,7 @@ from volseg.metrics.warping import Warping, homotopic_warp
 __all__ = [
     "THRESHOLDS",
     "Best",
+    "Headline",
     "MergesAndSplits",
     "ThinnedScores",
     "Warping",

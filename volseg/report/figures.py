@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
-from volseg.labels import IGNORE_INDEX
+from volseg.labels import IGNORE_INDEX, background_of
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report
 from volseg.report.picture import class_colours
-from volseg.report.planes import Plane, background_of, planes_of
+from volseg.report.planes import Plane, planes_of
 
 __all__ = ["slice_picture", "write_figures"]
 
@@ -37,7 +37,7 @@ def slice_picture(report: Report, plane: Plane, index: int, *, layer: str = "res
     if labels is not None:
         classes = _cut(labels, plane, index)
         opacity = np.full(256, _OPACITY, np.float32)
-        hidden = background_of(report.labels)
+        hidden = background_of(report.labels.names)
         opacity[[IGNORE_INDEX, *([] if hidden is None else [hidden])]] = 0
         colours = np.zeros((256, 3), np.float32)
         colours[: len(report.labels)] = class_colours(len(report.labels))

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from volseg.labels import LabelScheme
 from volseg.report.parts import Report
 
-__all__ = ["Plane", "background_of", "planes_of"]
+__all__ = ["Plane", "planes_of"]
 
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 
@@ -51,9 +50,3 @@ def planes_of(report: Report) -> list[Plane]:
             letters = (_OPPOSITE[right], right, _OPPOSITE[below], below)
         planes.append(Plane(name, across, down, normal, flipped, letters))
     return planes
-
-
-def background_of(labels: LabelScheme) -> int | None:
-    """The class that is not painted over the image until somebody asks for it."""
-    names = [name.casefold().strip() for name in labels.names]
-    return names.index("background") if "background" in names else None

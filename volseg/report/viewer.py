@@ -6,11 +6,12 @@ from html import escape
 
 import imagecodecs
 
+from volseg.labels import background_of
 from volseg.report.embedding import Embedded
 from volseg.report.figures import slice_picture
 from volseg.report.parts import AXES, Report
 from volseg.report.picture import class_colours
-from volseg.report.planes import Plane, background_of, planes_of
+from volseg.report.planes import Plane, planes_of
 
 __all__ = ["viewer"]
 
@@ -143,7 +144,7 @@ def _layer(name: str, label: str, *, on: bool, amount: int, style: str = "", wha
 
 
 def _classes(report: Report) -> str:
-    hidden = background_of(report.labels)
+    hidden = background_of(report.labels.names)
     colours = class_colours(len(report.labels)).tolist()
     rows = "".join(
         f'<div class="class"><label><input type="checkbox"{"" if i == hidden else " checked"}>'
