@@ -299,7 +299,9 @@ def test_slices_close_together_are_told(volume, axis):
     raw = np.where(on_any(volume.raw.shape, slices), volume.dense, 0)
     (finding,) = found_in(volume, raw)
     assert (finding.kind, finding.slices) == ("bunched", tuple(("xyz"[axis], i) for i in (9, 10, 11)))
-    assert f"the next one at {raw.shape[axis] - 1}." in finding.message
+    n = raw.shape[axis]
+    assert f"the next one at {'xyz'[axis]} = {n - 1} ({n} of {n})." in finding.message
+    assert f"{'xyz'[axis]} = 9 (10 of {n})" in finding.message
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -439,7 +441,7 @@ def test_files_are_audited(files, scene):
     assert paint.slices == scene.slices
     said = list(lines(paint, found, {1: "wall"}))
     assert said[0].endswith("; classes 1 'wall', 2")
-    assert said[1:] == [paint.explain(), "Nothing wrong found."]
+    assert said[1:] == [paint.explain(), *filter(None, [paint.counted()]), "Nothing wrong found."]
 
 
 def test_names_say_which_classes_there_are(files):

@@ -189,8 +189,8 @@ def test_channels_become_grey_or_red_green_and_blue(channels, tmp_path):
 def test_marks_show_the_painted_slices_and_the_next_one(tmp_path):
     page = page_of(report_of((7, 6, 5)), tmp_path)
     assert json.loads(page.scripts()["meta"])["painted"] == [[], [], [2]]
-    assert [a["title"] for a in page.all("span", **{"class": "mark"})] == ["painted: 2"]
-    assert [a["title"] for a in page.all("span", **{"class": "mark next"})] == ["paint next: 3"]
+    assert [a["title"] for a in page.all("span", **{"class": "mark"})] == ["painted: z = 2 (3 of 5)"]
+    assert [a["title"] for a in page.all("span", **{"class": "mark next"})] == ["paint next: y = 3 (4 of 6)"]
 
 
 def test_a_finding_offers_its_first_slices(tmp_path):

@@ -2,6 +2,7 @@
 
 from volseg.annotation.audit import audit
 from volseg.annotation.findings import Finding
+from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint
 from volseg.annotation.slices import (
     annotated_slices,
@@ -14,6 +15,7 @@ from volseg.annotation.slices import (
 )
 
 __all__ = [
+    "COUNTED",
     "Finding",
     "Paint",
     "annotated_slices",
@@ -24,5 +26,9 @@ __all__ = [
     "find_slices",
     "hold_out",
     "keep_slices",
+    "numbered",
+    "numbered_slices",
+    "ordinal",
+    "summarise",
     "understand_paint",
 ]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.findings import Finding, Labels, Mask, Plane, summarise
+from volseg.annotation.findings import Finding, Labels, Mask, Plane
+from volseg.annotation.numbering import numbered, summarise
 from volseg.annotation.paint import Paint
 from volseg.labels import IGNORE_INDEX
 
@@ -60,10 +61,10 @@ def _unfinished(planes: Sequence[Plane], background: int | None) -> Iterator[Fin
             yield Finding(
                 "unfinished",
                 "warning",
-                f"The paint on {plane.name} ends along a straight line at {letter} = {at} (voxel {voxel}), "
-                "and that of its neighbours goes on. The rest looks as if it had not been painted "
-                f"yet{' and counts as background' if background is not None else ''}. Finish the slice, or "
-                "erase it.",
+                f"The paint on {plane.name} ends along a straight line at {numbered(letter, at)}, "
+                f"voxel {voxel}, and that of its neighbours goes on. The rest looks as if it had not been "
+                f"painted yet{' and counts as background' if background is not None else ''}. Finish the "
+                "slice, or erase it.",
                 plane.slices,
                 voxel,
             )

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from volseg.annotation.findings import Finding, Names, Plane, class_name, summarise
+from volseg.annotation.findings import Finding, Names, Plane, class_name
+from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 
 __all__ = ["check_classes"]

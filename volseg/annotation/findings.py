@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.paint import PLANES, Paint
+from volseg.annotation.numbering import summarise
+from volseg.annotation.paint import Paint
 
-__all__ = ["Finding", "Names", "Plane", "class_name", "planes", "summarise"]
+__all__ = ["Finding", "Names", "Plane", "class_name", "planes"]
 
 Severity = Literal["error", "warning", "note"]
 Names = Mapping[int, str]
@@ -55,7 +56,7 @@ class Plane:
 
     @property
     def name(self) -> str:
-        """``xy slice 12``."""
+        """``xy slice 12 (the 13th)``."""
         return summarise([(self.axis, self.index)])
 
     @property
@@ -102,20 +103,6 @@ def planes(paint: Paint) -> list[Plane]:
         for axis in range(3)
         for index in slices[axis]
     ]
-
-
-def summarise(slices: Sequence[tuple[int, int]], most: int = 4) -> str:
-    """``xy slices 3, 7 and yz slice 12``, the first few of many."""
-    parts = []
-    for axis in sorted({axis for axis, _ in slices}, reverse=True):
-        if axis < 0:
-            return "the image"  # there is one only
-        indices = sorted(index for a, index in slices if a == axis)
-        shown = ", ".join(map(str, indices[:most])) + (
-            f" and {len(indices) - most} more" if len(indices) > most else ""
-        )
-        parts.append(f"{PLANES[axis]} slice{'s' * (len(indices) > 1)} {shown}")
-    return " and ".join(parts)
 
 
 def class_name(paint: Paint, index: int, names: Names) -> str:

@@ -7,12 +7,12 @@ unlabelled. A slice perpendicular to x is a *yz slice*, to y an *xz slice*, to z
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from volseg.annotation.numbering import PLANES, ranges
 from volseg.annotation.recognition import painted_slices
 from volseg.annotation.slices import (
     MIN_FRACTIONS,
@@ -24,10 +24,7 @@ from volseg.annotation.slices import (
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX, as_integers
 
-__all__ = ["PLANES", "Paint", "Rule", "understand_paint"]
-
-PLANES = ("yz", "xz", "xy")
-"""What slices perpendicular to x, y and z are called."""
+__all__ = ["Paint", "Rule", "understand_paint"]
 
 Rule = Literal["slices", "unlabelled", "painted"]
 
@@ -71,6 +68,8 @@ class Paint:
     def describe(self, names: Mapping[int, str] | None = None) -> str:
         """One line: ``xy: 12, 30, 51 · xz: 80 · yz: none; classes 1 'tubule', 2 'lumen'``.
 
+        Slices are counted from 0; :meth:`counted` says so and gives their numbers from 1.
+
         Args:
             names: of the classes, by their values in the file.
         """
@@ -92,11 +91,18 @@ class Paint:
             return "0 is background, everywhere on the image."
         return f"0 on these slices is background; everything else without paint is unlabelled, {share}."
 
-    def _where(self) -> str:
+    def counted(self) -> str:
+        """The numbers of the slices in programs that count from 1; of an image, nothing."""
+        if not any(self.slices):
+            return ""
+        other = self._where(first=1)
+        return f"Slices and voxels are counted from 0. Fiji and ITK-SNAP count from 1: {other}."
+
+    def _where(self, first: int = 0) -> str:
         if not self.slices:
             return "image: painted" if np.any(self.labels != IGNORE_INDEX) else "image: none"
         per_axis = zip(PLANES, self.slices, self.labels.shape, strict=True)
-        shown = [f"{plane}: {_ranges(indices, n)}" for plane, indices, n in per_axis]
+        shown = [f"{plane}: {ranges(indices, n, first)}" for plane, indices, n in per_axis]
         return " · ".join(reversed(shown))
 
 
@@ -220,16 +226,3 @@ def _encode(array: npt.NDArray[Any], values: Sequence[int]) -> npt.NDArray[np.ui
     for index, value in enumerate(values):
         encoded[array == value] = index
     return encoded
-
-
-def _ranges(indices: Sequence[int], n: int) -> str:
-    """``0, 4-9, 12``, with a dash for three neighbours or more."""
-    if not indices:
-        return "none"
-    if len(indices) == n:
-        return f"all {n}"
-    parts: list[str] = []
-    for _, run in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
-        numbers = [index for _, index in run]
-        parts += [f"{numbers[0]}-{numbers[-1]}"] if len(numbers) > 2 else map(str, numbers)
-    return ", ".join(parts)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.findings import Finding, summarise
-from volseg.annotation.paint import PLANES, Paint
+from volseg.annotation.findings import Finding
+from volseg.annotation.numbering import PLANES, numbered, summarise
+from volseg.annotation.paint import Paint
 from volseg.annotation.slices import on_slices, project
 from volseg.labels import IGNORE_INDEX
 
@@ -40,9 +41,10 @@ def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]
             yield Finding(
                 "bunched",
                 "warning",
-                f"The {k} {PLANES[axis]} slices lie between {indices[0]} and {indices[-1]} of {n}. "
+                f"The {k} {PLANES[axis]} slices lie between {numbered('xyz'[axis], indices[0], n)} and "
+                f"{numbered('xyz'[axis], indices[-1], n)}. "
                 "Neighbours show nearly the same, and the rest of the volume is not seen. Spread them: "
-                f"the next one at {_furthest(indices, n)}.",
+                f"the next one at {numbered('xyz'[axis], _furthest(indices, n), n)}.",
                 tuple(("xyz"[axis], i) for i in indices),
             )
     directions = [axis for axis, indices in enumerate(paint.slices) if indices]
@@ -121,9 +123,9 @@ def _stray(paint: Paint) -> Iterator[Finding]:
     yield Finding(
         "stray",
         "warning",
-        f"{n} voxels are painted outside of the painted slices, the first at voxel {voxel} (xy slice "
-        f"{voxel[2]}). They look like slips of the brush, or a slice that was only begun. Erase them, or "
-        "finish that slice.",
+        f"{n} voxels are painted outside of the painted slices, the first at voxel {voxel}, "
+        f"{summarise([(2, voxel[2])])}. They look like slips of the brush, or a slice that was "
+        "only begun. Erase them, or finish that slice.",
         (("z", voxel[2]),),
         voxel,
     )
@@ -149,7 +151,8 @@ def _unclear(paint: Paint) -> Iterator[Finding]:
     yield Finding(
         "unclear",
         "warning",
-        f"The paint is one block, taken for {PLANES[axis]} slices {indices[0]} to {indices[-1]}; it could "
+        f"The paint is one block, taken for the {PLANES[axis]} slices from "
+        f"{numbered('xyz'[axis], indices[0])} to {numbered('xyz'[axis], indices[-1])}; it could "
         f"as well be {widths[narrow]} {PLANES[narrow]} slices, or an object painted in 3D. All other "
         "voxels of these slices count as background. If they are not, let only painted voxels count, or "
         "mark what is unlabelled with a value.",

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.findings import Finding, Labels, Mask, Names, Plane, class_name, summarise
+from volseg.annotation.findings import Finding, Labels, Mask, Names, Plane, class_name
+from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.labels import IGNORE_INDEX
 

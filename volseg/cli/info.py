@@ -2,8 +2,9 @@
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
@@ -30,13 +31,22 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         tensors = content["model"].values()
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
-            print(f"  trained on {trained['name']}, held out {trained['held_out']}")
+            print(f"  trained on {trained['name']}, held out {_told(trained['held_out'])}")
     elif path.is_dir():
         for case in find_cases(path):
-            held_out = case.held_out or "nothing of its own"
-            print(f"{case.name}: {', '.join(map(str, case.images))}, {case.label}, held out {held_out}")
+            images = ", ".join(map(str, case.images))
+            print(f"{case.name}: {images}, {case.label}, held out {_told(case.held_out)}")
     else:
         volume = read_volume(path)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
         print(f"  voxel {volume.spacing} {volume.unit or '(unit unknown)'}")
         print(f"  values {volume.array.min()} to {volume.array.max()}")
+
+
+def _told(held_out: Any) -> str:
+    """Slices that are held out, from 0 and from 1; all of a case; or none."""
+    from volseg.annotation import numbered_slices
+
+    if not isinstance(held_out, Mapping):
+        return str(held_out or "nothing of its own")
+    return numbered_slices(held_out) or "nothing"

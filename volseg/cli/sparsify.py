@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     import numpy as np
 
-    from volseg.annotation import keep_slices
+    from volseg.annotation import COUNTED, even_positions, keep_slices, numbered_slices
     from volseg.io import read_volume, write_volume
     from volseg.labels import LabelScheme
 
@@ -41,3 +41,5 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     print(
         f"{given.output}: {(sparse != 255).mean():.1%} of the voxels annotated, the rest {given.unlabelled}"
     )
+    kept = {axis: even_positions(n, k) for axis, n, k in zip("xyz", sparse.shape, counts, strict=False)}
+    print(f"Kept: {numbered_slices(kept)}. {COUNTED}")

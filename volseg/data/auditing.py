@@ -42,6 +42,8 @@ def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | 
     """What ``volseg audit`` prints."""
     yield paint.describe(names)
     yield paint.explain()
+    if counted := paint.counted():
+        yield counted
     for finding in findings:
         yield f"{finding.severity} ({finding.kind}): {finding.message}"
     if not findings:

@@ -6,7 +6,7 @@ A folder ``truth/`` may hold dense labels beside sparse ones; it is used for sco
 ``dataset.json`` is optional. Two of its entries are read: ``training``, a list of
 ``{"image": ..., "label": ...}`` as the Decathlon has it, and ``held_out``, the annotated slices
 that are kept for evaluation: ``{"case": {"x": [120], "z": [10, 31]}}``, or ``{"case": "all"}`` for a
-case that is not trained on at all.
+case that is not trained on at all. Slices are counted from 0: 10 is the one that Fiji and ITK-SNAP call 11.
 
 The channels of an image may lie in files of their own, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ...; its
 annotation is then ``a.nii.gz``.
@@ -248,8 +248,9 @@ def _held_out(folder: Path, listing: Mapping[str, Any], names: set[str]) -> Mapp
     held_out = listing.get("held_out", {})
     if not (isinstance(held_out, dict) and all(map(_names_slices, held_out.values()))):
         raise InputError(
-            f"{folder / 'dataset.json'}: held_out does not name slices per case and axis. "
-            'Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}, or {"case": "all"} for a whole case.'
+            f"{folder / 'dataset.json'}: held_out does not name slices per case and axis, "
+            'counted from 0. Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}, or {"case": "all"} '
+            "for a whole case."
         )
     unknown = sorted(set(held_out) - names)
     if unknown:

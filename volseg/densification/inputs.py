@@ -81,7 +81,7 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
         painted_only=choices.painted_only,
         source=label.name,
     )
-    logger.info("Understood: %s. %s", paint.describe(names), paint.explain())
+    logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())
     findings = audit(picture.spatial_shape, picture.spacing, paint, picture.array, names)
     for finding in findings:
         level = logging.INFO if finding.severity == "note" else logging.WARNING

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import Finding
+from volseg.annotation import Finding, numbered
 from volseg.densification.inputs import Inputs
 from volseg.densification.intervals import Score
 from volseg.densification.request import Method
@@ -100,7 +100,9 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
     if done.suggestion is not None:
         next_one = done.suggestion
         gain = "" if next_one.gain is None else f" ({100 * next_one.gain:+.1f} points of mean IoU)"
-        found.append(f"Paint next: {next_one.axis} = {next_one.index}{gain}. {next_one.text}".rstrip())
+        size = done.labels.shape["xyz".index(next_one.axis)]
+        where = numbered(next_one.axis, next_one.index, size)
+        found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())
     return found
 
 

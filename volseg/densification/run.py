@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from volseg.annotation import numbered_slices
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
 from volseg.densification.folds import Fold, Folds, make_folds
@@ -168,7 +169,7 @@ class Run:
         networks.prepare()
         parts = []
         for number, fold in folds:
-            logger.info("Fold %d of %d: without %s.", number + 1, len(folds), _slices(fold))
+            logger.info("Fold %d of %d: without %s.", number + 1, len(folds), numbered_slices(fold.slices))
             parts.append(networks.of_fold(number, fold, labels))
         measured = [yardstick.measure("volseg", parts)] if parts else []
         del parts
@@ -221,10 +222,3 @@ class Run:
             return None
         spacing = self.inputs.image.spacing
         return suggest(calibrator.probabilities(scores), self.inputs.paint.labels, spacing=spacing)
-
-
-def _slices(fold: Fold) -> str:
-    """``z = 3, 9; x = 12``."""
-    return "; ".join(
-        f"{axis} = {', '.join(map(str, indices))}" for axis, indices in sorted(fold.slices.items())
-    )

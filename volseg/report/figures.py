@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from volseg.annotation import numbered
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, background_of
@@ -102,7 +103,11 @@ def _overview(report: Report) -> Figure:
             axes.set_yticks([])
             if plane is planes[-1]:
                 axes.set_xlabel(layer, fontsize=9)
-        where = "" if plane.normal is None else f", {AXES[plane.normal]} = {index}"
+        where = (
+            ""
+            if plane.normal is None
+            else f", {numbered(AXES[plane.normal], index, report.size[plane.normal])}"
+        )
         row[0].set_ylabel(f"{plane.name}{where}", fontsize=9)
     for colour, name in zip(class_colours(len(report.labels)), report.labels.names, strict=True):
         grid[0, 0].plot([], [], "s", color=tuple(colour / 255), label=name.replace("$", r"\$"))

@@ -10,6 +10,9 @@ function valuesHere() {
   return values;
 }
 
+/* From 0, and in brackets from 1 as Fiji and ITK-SNAP count. */
+const numbered = (axis) => `${"xyz"[axis]} = ${position[axis]} (${position[axis] + 1} of ${meta.size[axis]})`;
+
 function tell() {
   const values = valuesHere(), dims = meta.size.length;
   const readout = byId("readout");
@@ -35,10 +38,10 @@ function tell() {
     if (name in values) say(name, className(values[name]), meta.classes[values[name]]?.colour);
   if ("confidence" in values) say("confidence", `${values.confidence} %`);
   for (const view of views) {
-    const where = view.n === null ? "" : `${"xyz"[view.n]} = ${position[view.n]}`;
+    const where = view.n === null ? "" : numbered(view.n);
     if (view.slider) {
       view.slider.value = position[view.n];
-      view.slider.setAttribute("aria-valuetext", `slice ${position[view.n]} of ${meta.size[view.n] - 1}`);
+      view.slider.setAttribute("aria-valuetext", `slice ${numbered(view.n)}`);
       view.told.textContent = where;
       const painted = meta.painted[view.n];
       view.previous.disabled = !painted.some((i) => i < position[view.n]);

@@ -7,7 +7,7 @@ import json
 import math
 from html import escape
 
-from volseg.annotation import Finding
+from volseg.annotation import Finding, numbered
 from volseg.report.charts import SERIES, calibration_chart, curve_charts, scores_chart
 from volseg.report.parts import AXES, ClassScore, Report
 
@@ -73,8 +73,9 @@ def _suggestion(report: Report) -> str:
     if suggestion is None:
         return ""
     gain = "" if suggestion.gain is None else f" Expected gain: {100 * suggestion.gain:+.1f} points of IoU."
+    where = numbered(suggestion.axis, suggestion.index, report.size[AXES.index(suggestion.axis)])
     body = (
-        f'<div class="suggestion"><span class="what">slice {suggestion.axis} = {suggestion.index}</span>'
+        f'<div class="suggestion"><span class="what">slice {where}</span>'
         f"<p>{escape(suggestion.text)}{gain}</p>"
         + _jump([(AXES.index(suggestion.axis), int(suggestion.index))], "Go to this slice", "jump primary")
         + "</div>"
@@ -188,7 +189,7 @@ def _findings(report: Report) -> str:
 
 def _finding(finding: Finding) -> str:
     kind = {"error": "error", "warning": "warning-badge"}.get(finding.severity, "note")
-    places = [([(AXES.index(axis), int(i))], f"{axis} = {i}") for axis, i in finding.slices[:_MAX_SLICES]]
+    places = [([(AXES.index(axis), int(i))], numbered(axis, i)) for axis, i in finding.slices[:_MAX_SLICES]]
     if finding.voxel is not None:
         voxel = [(axis, int(i)) for axis, i in enumerate(finding.voxel)]
         places.append((voxel[::-1], f"voxel {', '.join(map(str, finding.voxel))}"))

@@ -6,6 +6,7 @@ from html import escape
 
 import imagecodecs
 
+from volseg.annotation import COUNTED, numbered, ordinal
 from volseg.labels import background_of
 from volseg.report.embedding import Embedded
 from volseg.report.figures import slice_picture
@@ -76,7 +77,7 @@ def _view(report: Report, embedded: Embedded, plane: Plane, painted: Sequence[Se
     if plane.normal is not None:
         axis = AXES[plane.normal]
         n = report.size[plane.normal]
-        caption = f"<output>{axis} = {n // 2}</output>"
+        caption = f"<output>{numbered(axis, n // 2, n)}</output>"
         slide = f"""
 <div class="slide">{_step("previous", "‹", axis)}
 <div class="track"><input type="range" min="0" max="{n - 1}" step="{steps[plane.normal]}" value="{n // 2}"
@@ -107,7 +108,8 @@ def _marks(report: Report, axis: int, painted: Sequence[int]) -> str:
     def mark(index: int, kind: str, title: str) -> str:
         place = index / max(1, report.size[axis] - 1)
         left = f"calc(8px + {place:.5f} * (100% - 16px))"  # the slider's thumb is 16 pixels wide
-        return f'<span class="{kind}" style="left: {left}" title="{title}: {index}"></span>'
+        where = numbered(AXES[axis], index, report.size[axis])
+        return f'<span class="{kind}" style="left: {left}" title="{title}: {where}"></span>'
 
     marks = [mark(i, "mark", "painted") for i in painted] if len(painted) <= _MAX_MARKS else []
     suggestion = report.suggestion
@@ -156,15 +158,16 @@ def _classes(report: Report) -> str:
 
 
 def _thinning(report: Report, embedded: Embedded) -> str:
-    """What is not shown."""
+    """What is not shown, and how slices are counted."""
     told = []
     steps = [(axis, step) for axis, step in zip(AXES, embedded.steps, strict=True) if step > 1]
     if steps:
-        along = ", ".join(f"every {_ordinal(step)} voxel along {axis}" for axis, step in steps)
+        along = ", ".join(f"every {ordinal(step)} voxel along {axis}" for axis, step in steps)
         told.append(f"To keep this page small, it shows {along}; the numbers are those of the whole volume.")
     if report.image.shape[0] > 3:
         told.append(f"Channels 1 to 3 of {report.image.shape[0]} are shown.")
-    return f'<span class="quiet">{" ".join(told)}</span>' if told else ""
+    told.append(COUNTED if len(report.size) == 3 else "Voxels are counted from 0.")
+    return f'<span class="quiet">{" ".join(told)}</span>'
 
 
 def _still(report: Report) -> str:
@@ -172,7 +175,3 @@ def _still(report: Report) -> str:
     picture = slice_picture(report, plane, report.size[-1] // 2)
     step = -(-max(picture.shape[:2]) // _STILL)
     return base64.b64encode(imagecodecs.png_encode(picture[::step, ::step].copy(), level=6)).decode("ascii")
-
-
-def _ordinal(n: int) -> str:
-    return {1: "", 2: "2nd", 3: "3rd"}.get(n, f"{n}th")
