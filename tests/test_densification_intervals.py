@@ -40,6 +40,23 @@ def test_the_interval_holds_the_true_score_as_often_as_it_says_and_voxels_do_not
     assert 0.1 < np.mean([score.high - score.low for score in found]) < 0.55
 
 
+def test_the_mean_over_the_foreground_is_that_of_its_classes_with_an_interval_of_their_own():
+    rng = np.random.default_rng(1)
+    slices = [drawn(rng, s) for s in (0.7, 0.8, 0.9, 0.95, 0.6)]
+    for one in slices:
+        one.matrices[:, 0, 0] += 100_000  # background: most of the volume, and easy
+    found = estimate(slices, 3, folds=4, foreground=[1, 2])
+    assert found.foreground_iou.value == pytest.approx(mean_score([s.value for s in found.iou[1:]]))
+    assert found.foreground_dice.value == pytest.approx(mean_score([s.value for s in found.dice[1:]]))
+    assert found.mean_iou.value > found.foreground_iou.value + 0.1
+    assert found.foreground_iou.high - found.foreground_iou.low > found.mean_iou.high - found.mean_iou.low
+    alone = estimate(slices, 3, folds=4, foreground=[2])  # of one class it is that class's
+    for part in ("value", "low", "high"):
+        assert getattr(alone.foreground_iou, part) == pytest.approx(getattr(alone.iou[2], part))
+    everything = estimate(slices, 3, folds=4)
+    assert everything.foreground_iou == everything.mean_iou == found.mean_iou
+
+
 def test_the_interval_is_that_of_the_jackknife_in_the_logit():
     rng = np.random.default_rng(0)
     slices = [drawn(rng, s) for s in (0.7, 0.8, 0.9, 0.95, 0.6)]

@@ -328,6 +328,41 @@ def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch)
     assert f"{scores['mean IoU']['value']:.3f}" in report
 
 
+def test_the_headline_leaves_background_out_everywhere_and_says_so(case, tmp_path, caplog):
+    """Terminal, scores.json and the page: the same figure under the same name, the other one beside it."""
+    paint = on_slices(ball(SIZE))
+    wrong = (paint > 0) & (np.random.default_rng(0).random(SIZE) < 0.1)
+    paint[wrong] = 3 - paint[wrong]  # nobody can learn that: the classes score less than the background
+    files, out = case(painted=paint), tmp_path / "out"
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, out, names=["1=shell", "2=core"], force=True, **QUICK)
+    scores = json.loads((out / "scores.json").read_text())["scores"]["volseg"]
+    main, whole = scores["headline"]["IoU"], scores["mean IoU"]["value"]
+    ious = [scores["IoU"][name]["value"] for name in ("shell", "core")]
+    assert main["value"] == pytest.approx(np.mean(ious))
+    assert main["value"] < whole
+    assert scores["headline"]["classes"] == ["shell", "core"]
+    assert scores["headline"]["background"] == "background"
+    name = "mean IoU over foreground classes (shell, core)"
+    assert scores["headline"]["name"] == name
+    figure = f"{main['value']:.3f} ({main['low']:.2f} – {main['high']:.2f})"
+    assert f"{name}: {figure}; with background {whole:.3f}." in caplog.text
+    page = (out / "report.html").read_text()
+    assert f"<dt>{name}, held out</dt><dd>{figure}</dd>" in page
+    assert f"<dt>the same with background</dt><dd>{whole:.3f}</dd>" in page
+    assert "mean over foreground classes</th>" in page
+    assert done.scores["volseg"]["headline"]["name"] == name
+
+
+def test_without_a_background_the_headline_is_the_mean_of_all_and_says_so(case, tmp_path, caplog):
+    files = case(unlabelled=9)
+    names = ["0=outside", "1=shell", "2=core"]
+    with caplog.at_level(logging.INFO, "volseg"):
+        densify(files.image, files.labels, tmp_path / "out", unlabelled=9, names=names, **QUICK)
+    assert "mean IoU over all classes (outside, shell, core; none is background): " in caplog.text
+    assert "with background" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("slices", "folds", "message"),
     [({2: (8,)}, 3, "With 1 painted slice it cannot be told"), (SLICES, 0, "No slices were held out")],

@@ -24,6 +24,7 @@ from volseg.densification.stopping import Stopping
 from volseg.densification.timing import Timetable
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
+from volseg.metrics import Headline
 
 SIZE = (26, 24, 22)
 PAINTED = {2: (3, 11, 18), 1: (6, 17), 0: (8,)}
@@ -282,7 +283,8 @@ def compared(files, monkeypatch):
 
 
 def collect(others, patience):
-    return others.collect(Yardstick(others._labels, (1.0, 1.0, 1.0)), patience)
+    yardstick = Yardstick(others._labels, (1.0, 1.0, 1.0), Headline(["background", "shell", "core"]))
+    return others.collect(yardstick, patience)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

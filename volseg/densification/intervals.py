@@ -68,12 +68,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Scores per class and on average over classes."""
+    """Scores per class and on average: over all classes, and over those that are looked for."""
 
     iou: tuple[Score, ...]
     dice: tuple[Score, ...]
     mean_iou: Score
     mean_dice: Score
+    foreground_iou: Score
+    foreground_dice: Score
     slices: int
     level: float
 
@@ -125,10 +127,12 @@ def estimate(
     level: float = 0.95,
     shares: Sequence[float] = (1.0,),
     folds: int | None = None,
+    foreground: Sequence[int] | None = None,
 ) -> Estimate:
     """Scores over all held-out slices of all folds, with confidence intervals over slices.
 
     Args:
+        foreground: the classes that the headline is the mean of; all if None.
         shares: how much each bin counts (:attr:`Nearness.shares`).
         folds: how many there were: the models had learnt from all slices but one in so many. ``None`` if
             they had learnt from all that the result learns from.
@@ -138,28 +142,51 @@ def estimate(
     matrices = _weighted(confusions, num_classes, shares)
     truth = matrices.sum(2)
     unions = truth + matrices.sum(1) - np.diagonal(matrices, axis1=1, axis2=2)
-    weights = unions / np.maximum(unions.sum(0), 1)
     total = matrices.sum(0)
     gains = _gains(truth > 0, folds)
-    scores: list[tuple[tuple[Score, ...], Score]] = []
+    everything = list(range(num_classes))
+    looked_for = everything if foreground is None else list(foreground)
+    scores: list[tuple[tuple[Score, ...], Score, Score]] = []
     for measure in (iou, dice):
         value = measure(total)
         left_out = np.array([measure(total - matrix) for matrix in matrices]).reshape(-1, num_classes)
         classes = tuple(
             _class_score(float(value[c]), left_out[:, c], unions[:, c], truth[:, c], level, float(gains[c]))
-            for c in range(num_classes)
+            for c in everything
         )
-        if any(score.reason == _ONE_SLICE for score in classes):
-            mean = Score(None, reason="One class was painted on one slice only.")
-        else:
-            means = np.array([mean_score(scores) for scores in left_out])
-            errors = np.where(np.isnan(value), 0, 1 - value)
-            gain = float((gains * errors).sum() / errors.sum()) if errors.any() else 1.0
-            mean = _score(mean_score(value), means, weights.sum(1), float(unions.sum()), level, gain)
-            mean = _widened(mean, classes)
-        scores.append((classes, mean))
-    (ious, mean_iou), (dices, mean_dice) = scores
-    return Estimate(ious, dices, mean_iou, mean_dice, len(matrices), level)
+        mean, headline = (
+            _mean(
+                value[chosen],
+                left_out[:, chosen],
+                unions[:, chosen],
+                level,
+                gains[chosen],
+                [classes[c] for c in chosen],
+            )
+            for chosen in (everything, looked_for)
+        )
+        scores.append((classes, mean, headline))
+    (ious, mean_iou, main_iou), (dices, mean_dice, main_dice) = scores
+    return Estimate(ious, dices, mean_iou, mean_dice, main_iou, main_dice, len(matrices), level)
+
+
+def _mean(
+    value: npt.NDArray[np.float64],
+    left_out: npt.NDArray[np.float64],
+    unions: npt.NDArray[np.float64],
+    level: float,
+    gains: npt.NDArray[np.float64],
+    classes: Sequence[Score],
+) -> Score:
+    """The mean over some classes; the columns of all arguments are theirs."""
+    if any(score.reason == _ONE_SLICE for score in classes):
+        return Score(None, reason="One class was painted on one slice only.")
+    means = np.array([mean_score(scores) for scores in left_out])
+    errors = np.where(np.isnan(value), 0, 1 - value)
+    gain = float((gains * errors).sum() / errors.sum()) if errors.any() else 1.0
+    weights = (unions / np.maximum(unions.sum(0), 1)).sum(1)
+    mean = _score(mean_score(value), means, weights, float(unions.sum()), level, gain)
+    return _widened(mean, classes)
 
 
 def _gains(shown: npt.NDArray[np.bool_], folds: int | None) -> npt.NDArray[np.float64]:

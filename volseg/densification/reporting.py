@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from volseg.annotation import Finding, numbered
 from volseg.densification.inputs import Inputs
-from volseg.densification.intervals import Score
 from volseg.densification.request import Method
 from volseg.densification.scoring import Measured, lines
 from volseg.io import Volume
@@ -69,6 +68,13 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
             },
             "mean IoU": dataclasses.asdict(one.estimate.mean_iou),
             "mean Dice": dataclasses.asdict(one.estimate.mean_dice),
+            "headline": {
+                "name": one.headline.title(),
+                "classes": [names[i] for i in one.headline.classes],
+                "background": names[one.headline.background] if one.headline.background is not None else None,
+                "IoU": dataclasses.asdict(one.estimate.foreground_iou),
+                "Dice": dataclasses.asdict(one.estimate.foreground_dice),
+            },
             "slices": one.estimate.slices,
             "folds": one.folds,
             "temperature": one.calibrator.temperature,
@@ -94,8 +100,7 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
     """The figures for somebody who does not open the page."""
     found = lines(measured[0], scheme) if measured else []
     for other in measured[1:]:
-        value = other.estimate.mean_iou.value
-        found.append(f"To compare with: {other.method}, mean IoU {'–' if value is None else f'{value:.3f}'}.")
+        found.append(f"To compare with: {other.method}, {other.told()}.")
     found.append(done.note)
     if done.suggestion is not None:
         next_one = done.suggestion
@@ -108,12 +113,12 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
 
 def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float) -> dict[str, str]:
     facts = {}
-    mean = measured[0].estimate.mean_iou if measured else Score(None)
-    if mean.value is not None:
-        told = f"{mean.value:.3f}"
-        if mean.low is not None and mean.high is not None:
-            told += f" ({mean.low:.2f} – {mean.high:.2f})"
-        facts["mean IoU, held out"] = told
+    if measured and measured[0].estimate.foreground_iou.value is not None:
+        name, _, told = measured[0].told().partition(": ")
+        figure, _, beside = told.partition("; with background ")
+        facts[f"{name}, held out"] = figure
+        if beside:
+            facts["the same with background"] = beside
     facts["painted"] = f"{np.mean(inputs.paint.labels != IGNORE_INDEX):.1%}"
     facts["minutes"] = f"{minutes:.1f}"
     return facts
@@ -145,6 +150,7 @@ def report_of(
         spacing=image.spacing,
         unit=image.unit,
         orientation=_orientation(image),
+        background=inputs.paint.background,
         paint=inputs.paint.labels,
         confidence=done.confidence,
         scores=[one.as_scores() for one in measured],

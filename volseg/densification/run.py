@@ -28,6 +28,7 @@ from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
 from volseg.densification.timing import Timetable, affordable_folds
 from volseg.densification.volumes import classes_of, values_of, write_volumes
 from volseg.engines.run_log import open_log
+from volseg.metrics import Headline
 from volseg.report import LearningCurve, Suggestion, write_figures, write_report
 
 __all__ = ["Run"]
@@ -73,7 +74,8 @@ class Run:
             open_log(outputs.log)
         parts = self._folds()
         folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
-        yardstick = Yardstick(inputs.paint.labels, inputs.image.spacing)
+        headline = Headline(inputs.scheme.names, inputs.paint.background)
+        yardstick = Yardstick(inputs.paint.labels, inputs.image.spacing, headline)
         with self._comparing([fold for _, fold in folds]) as others:
             measured, scores, curve = self._segment(folds, yardstick, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()

@@ -12,6 +12,7 @@ from volseg.densification.folds import Fold
 from volseg.densification.intervals import Estimate, Score, estimate, slice_confusions
 from volseg.densification.nearness import measure_nearness
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.metrics import Headline
 from volseg.report import ClassScore, MethodScores
 
 __all__ = ["Measured", "Tested", "Yardstick", "lines", "tested"]
@@ -36,12 +37,22 @@ class Tested:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The figures of one method, and what makes its confidence honest."""
+    """The figures of one method, and what makes its confidence honest.
+
+    Attributes:
+        headline: what ``estimate.foreground_iou`` is the mean of.
+    """
 
     method: str
     estimate: Estimate
     calibrator: Calibrator
     folds: int
+    headline: Headline
+
+    def told(self) -> str:
+        """The one figure, its name, its interval, and what it is with background."""
+        main = self.estimate.foreground_iou
+        return self.headline.told(main.value, _interval(main), self.estimate.mean_iou.value)
 
     def as_scores(self) -> MethodScores:
         """For the report."""
@@ -50,6 +61,7 @@ class Measured:
             self.method,
             [_class_score(iou, dice) for iou, dice in pairs],
             _class_score(self.estimate.mean_iou, self.estimate.mean_dice),
+            _class_score(self.estimate.foreground_iou, self.estimate.foreground_dice),
         )
 
 
@@ -63,10 +75,12 @@ class Yardstick:
 
     Args:
         labels: all paint, class indices, 255 elsewhere.
+        headline: which classes the one figure is the mean of.
     """
 
-    def __init__(self, labels: npt.NDArray[np.uint8], spacing: Sequence[float]) -> None:
+    def __init__(self, labels: npt.NDArray[np.uint8], spacing: Sequence[float], headline: Headline) -> None:
         self._labels = labels
+        self._headline = headline
         self._nearness = measure_nearness(labels, spacing)
         self._bins: dict[str, npt.NDArray[np.uint8]] = {}
 
@@ -88,8 +102,9 @@ class Yardstick:
                 num_bins=len(shares),
             )
             samples.append(held_out_sample(part.scores, part.test[where]))
-        estimated = estimate(confusions, classes, shares=shares, folds=len(parts))
-        return Measured(method, estimated, calibrate(samples), len(parts))
+        foreground = self._headline.classes
+        estimated = estimate(confusions, classes, shares=shares, folds=len(parts), foreground=foreground)
+        return Measured(method, estimated, calibrate(samples), len(parts), self._headline)
 
     def _bins_of(self, fold: Fold) -> npt.NDArray[np.uint8]:
         key = str(fold.slices)
@@ -102,19 +117,29 @@ def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
     """A table for a person."""
     estimated = measured.estimate
     rows = [*zip(scheme.names, estimated.iou, estimated.dice, strict=True)]
-    rows.append(("mean", estimated.mean_iou, estimated.mean_dice))
+    main = (estimated.foreground_iou, estimated.foreground_dice)
+    means = [("mean", *main)]
+    if measured.headline.leaves_out:
+        means = [
+            ("mean over foreground", *main),
+            ("with background", estimated.mean_iou, estimated.mean_dice),
+        ]
+    rows += means
     width = max(len(name) for name, *_ in rows)
     found = [f"{'class':<{width}}  IoU    {estimated.level:.0%} interval  Dice"]
     for name, iou, dice in rows:
         interval = "–" if iou.low is None else f"{iou.low:.3f} – {iou.high:.3f}"
         found.append(f"{name:<{width}}  {_figure(iou)}  {interval:<13}  {_figure(dice)}")
     reasons = dict.fromkeys(iou.reason for _, iou, _ in rows if iou.reason)
-    return [*found, *reasons]
+    return [*found, *reasons, f"{measured.told()}."]
 
 
 def _class_score(iou: Score, dice: Score) -> ClassScore:
-    interval = None if iou.low is None or iou.high is None else (iou.low, iou.high)
-    return ClassScore(iou.value, dice.value, interval)
+    return ClassScore(iou.value, dice.value, _interval(iou))
+
+
+def _interval(score: Score) -> tuple[float, float] | None:
+    return None if score.low is None or score.high is None else (score.low, score.high)
 
 
 def _figure(score: Score) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from volseg.annotation import numbered
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
-from volseg.labels import IGNORE_INDEX, background_of
+from volseg.labels import IGNORE_INDEX
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report
 from volseg.report.picture import class_colours
@@ -38,7 +38,7 @@ def slice_picture(report: Report, plane: Plane, index: int, *, layer: str = "res
     if labels is not None:
         classes = _cut(labels, plane, index)
         opacity = np.full(256, _OPACITY, np.float32)
-        hidden = background_of(report.labels.names)
+        hidden = report.headline.background
         opacity[[IGNORE_INDEX, *([] if hidden is None else [hidden])]] = 0
         colours = np.zeros((256, 3), np.float32)
         colours[: len(report.labels)] = class_colours(len(report.labels))

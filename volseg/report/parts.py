@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from volseg.annotation import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.metrics import Headline
 
 __all__ = [
     "AXES",
@@ -47,11 +48,13 @@ class MethodScores:
 
     Args:
         mean: of all classes; ``None`` to leave it out.
+        headline: of the classes that :attr:`Report.headline` names.
     """
 
     method: str
     classes: Sequence[ClassScore]
     mean: ClassScore | None = None
+    headline: ClassScore | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Report:
         spacing: voxel size along each axis, in ``unit``.
         orientation: where each axis points to, such as ``"RAS"``: the head is then up, the patient's
             left on the right. Empty: x to the right and y, z downwards, as microscopes and pictures have it.
+        background: the class that the headline leaves out, if not the one that is named so.
         paint: what a person annotated.
         confidence: probability that ``result`` is right, ``(*spatial)``, 0 to 1.
         scores: the first is that of ``result``, the others are to compare with.
@@ -141,6 +145,7 @@ class Report:
     spacing: Sequence[float] | None = None
     unit: str = ""
     orientation: str = ""
+    background: int | None = None
     paint: NDArray[Any] | None = None
     confidence: NDArray[Any] | None = None
     truth: NDArray[Any] | None = None
@@ -227,6 +232,11 @@ class Report:
         """The slices that findings and suggestion name."""
         named = [where for finding in self.findings or () for where in finding.slices]
         return named + ([] if self.suggestion is None else [(self.suggestion.axis, self.suggestion.index)])
+
+    @property
+    def headline(self) -> Headline:
+        """Which classes the one figure is the mean of."""
+        return Headline(self.labels.names, self.background)
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -101,9 +101,15 @@ def _scores(report: Report) -> str:
     rows = [
         _score_row(name, [method.classes[i] for method in methods], with_dice) for i, name in enumerate(names)
     ]
-    if any(method.mean is not None for method in methods):
+    leaves_out = report.headline.leaves_out
+    if any(method.headline is not None for method in methods):
+        main = [method.headline or ClassScore(None) for method in methods]
+        name = "mean over foreground classes" if leaves_out else "mean over all classes"
+        rows.append(_score_row(name, main, with_dice, kind="mean"))
+    if any(method.mean is not None for method in methods) and (leaves_out or len(rows) == len(names)):
         means = [method.mean or ClassScore(None) for method in methods]
-        rows.append(_score_row("mean", means, with_dice, kind="mean"))
+        name = "with background" if leaves_out else "mean over all classes"
+        rows.append(_score_row(name, means, with_dice, kind="" if len(rows) > len(names) else "mean"))
     intervals = any(score.interval for method in methods for score in method.classes)
     caption = (
         "In brackets and as bars: the confidence interval over slices." if intervals else "IoU by class."

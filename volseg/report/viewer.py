@@ -7,7 +7,6 @@ from html import escape
 import imagecodecs
 
 from volseg.annotation import COUNTED, numbered, ordinal
-from volseg.labels import background_of
 from volseg.report.embedding import Embedded
 from volseg.report.figures import slice_picture
 from volseg.report.parts import AXES, Report
@@ -146,7 +145,7 @@ def _layer(name: str, label: str, *, on: bool, amount: int, style: str = "", wha
 
 
 def _classes(report: Report) -> str:
-    hidden = background_of(report.labels.names)
+    hidden = report.headline.background
     colours = class_colours(len(report.labels)).tolist()
     rows = "".join(
         f'<div class="class"><label><input type="checkbox"{"" if i == hidden else " checked"}>'
