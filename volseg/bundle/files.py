@@ -18,6 +18,7 @@ from monai.bundle.utils import merge_kv
 from volseg.bundle.names import SEP, did_you_mean, nearest, nearest_id, shown, walk
 from volseg.bundle.targets import keywords, locate
 from volseg.errors import InputError
+from volseg.io import parse_json
 
 __all__ = ["Merged", "check_overrides", "load_json", "merge", "read_bundle"]
 
@@ -155,15 +156,18 @@ def load_json(path: Path) -> tuple[dict[str, Any], list[str]]:
         return 0.0
 
     try:
-        text = path.read_text(encoding="utf-8")
-        lines_of_text = text.splitlines()
-        content = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
-    except json.JSONDecodeError as error:
-        slip = error.doc.splitlines()[error.lineno - 1].strip() if error.doc.strip() else ""
-        why = " JSON knows no comments." if re.match(r"(//|#|/\*)", slip) else ""
-        return {}, [f"{path}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}.{why}"]
-    except (OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: cannot be read as UTF-8 text: {error}."]
+        data = path.read_bytes()
+        lines_of_text = data.decode(errors="replace").splitlines()
+        content = parse_json(data, path, pairs=unique, constant=no_constant)
+    except InputError as error:
+        slip = error.__cause__
+        if not isinstance(slip, json.JSONDecodeError):
+            return {}, [str(error)]
+        line = slip.doc.splitlines()[slip.lineno - 1].strip() if slip.doc.strip() else ""
+        why = " JSON knows no comments." if re.match(r"(//|#|/\*)", line) else ""
+        return {}, [f"{path}: line {slip.lineno}, column {slip.colno}: not JSON: {slip.msg}.{why}"]
+    except OSError as error:
+        return {}, [f"{path}: cannot be read: {error}."]
     if not isinstance(content, dict):
         return {}, [f"{path}: a bundle is a JSON object {{...}}, this is {_kind(content)}."]
     return content, problems

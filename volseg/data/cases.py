@@ -12,7 +12,6 @@ The channels of an image may lie in files of their own, ``a_0000.nii.gz``, ``a_0
 annotation is then ``a.nii.gz``.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 from volseg.annotation import even_positions
 from volseg.data.phantoms import Kind, phantom_or_own
 from volseg.errors import InputError, RefusedError
-from volseg.io import SUFFIXES, channel_of, is_volume
+from volseg.io import SUFFIXES, channel_of, is_volume, read_json
 
 __all__ = ["Case", "find_cases", "find_images", "join_channels", "stem"]
 
@@ -235,10 +234,7 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     if not path.is_file():
         return {}
-    try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Mend or remove it.") from error
+    listing = read_json(path)
     if not isinstance(listing, dict):
         raise InputError(f"{path} holds a {type(listing).__name__}, but an object is needed.")
     return listing

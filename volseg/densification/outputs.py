@@ -18,7 +18,7 @@ import torch
 
 from volseg.densification.inputs import Inputs
 from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.io import SUFFIXES, Volume, atomic_write, digest, is_volume, output_suffix
+from volseg.io import SUFFIXES, Volume, atomic_write, digest, is_volume, output_suffix, parse_json
 
 __all__ = ["Outputs", "outputs_for", "read_json", "write_json"]
 
@@ -195,8 +195,8 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """What :func:`write_json` wrote."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(path.read_bytes(), path, constant=float)
+    except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be read ({error}). Start anew with --overwrite.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not what volseg wrote there. Start anew with --overwrite.")

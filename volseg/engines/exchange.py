@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError
-from volseg.io import read_weights, write_weights
+from volseg.io import parse_json, read_weights, write_weights
 
 __all__ = ["export_weights", "import_weights"]
 
@@ -35,8 +35,8 @@ def import_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, 
     content: dict[str, Any] = {"model": tensors}
     for key, text in notes.items():
         try:
-            content[key] = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+            content[key] = parse_json(text, f"{path}: the note {key!r}", constant=float)
+        except InputError:
             content[key] = text
     trained_on = content.get("trained_on", {})
     known = isinstance(trained_on, dict) and all(

@@ -3,7 +3,6 @@
 Whatever can be found wrong is found here, before hours of training.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from volseg.errors import InputError
 from volseg.experiments.campaign import open_campaign
 from volseg.experiments.cells import content_of
 from volseg.experiments.datasets import Annotated, fingerprint, read_annotated
+from volseg.io import read_json
 from volseg.labels import LabelScheme
 
 __all__ = [
@@ -157,7 +157,7 @@ def open_start(folder: Path, kind: str, start: Start, found: Sequence[Way], aske
 def _name_of(folder: Path) -> str:
     """What a dataset calls itself, or is called."""
     path = folder / "dataset.json"
-    listing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    listing = read_json(path) if path.is_file() else {}
     return str(listing.get("name", folder.name))
 
 

@@ -8,6 +8,7 @@ from volseg.io.atomic import atomic_write
 from volseg.io.channels import channel_of, join_volumes, read_channels
 from volseg.io.digest import digest
 from volseg.io.files import SUFFIXES, is_volume, output_suffix, read_volume, write_volume
+from volseg.io.json_text import parse_json, read_json
 from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.segments import Segment, class_names
 from volseg.io.volume import Volume
@@ -25,7 +26,9 @@ __all__ = [
     "is_volume",
     "join_volumes",
     "output_suffix",
+    "parse_json",
     "read_channels",
+    "read_json",
     "read_volume",
     "read_weights",
     "segments_of",

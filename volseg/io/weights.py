@@ -18,6 +18,7 @@ from torch import Tensor
 
 from volseg.errors import InputError
 from volseg.io.atomic import atomic_write
+from volseg.io.json_text import parse_json
 
 __all__ = ["read_weights", "write_weights"]
 
@@ -94,7 +95,7 @@ def read_weights(
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise InputError(f"{path} is not a safetensors file, or was cut. Fetch it again.")
     try:
-        header = json.loads(data[8 : 8 + length].decode())
+        header = parse_json(bytes(data[8 : 8 + length]), f"{path}: the header")
         notes = header.pop("__metadata__", {})
         rows = sorted((*_row(value), name) for name, value in header.items())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -3,7 +3,6 @@
 A description is data: it may not name a codec that runs code, or a place outside its folder.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from volseg.errors import InputError, RefusedError, VolsegError
+from volseg.io.json_text import read_json
 from volseg.io.stored import require_memory
 from volseg.io.zarr_array import ZarrArray, in_short, zarr_library
 
@@ -175,12 +175,7 @@ def _dtype(name: str, folder: Path) -> np.dtype[Any]:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    if path.stat().st_size > _MOST:
-        raise InputError(f"{path} is too large for a description. The file is damaged.")
-    try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8")), path)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({in_short(error)}). Fetch it again.") from error
+    return _mapping(read_json(path, most=_MOST, constant=float), path)
 
 
 def _mapping(content: Any, path: Path) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from volseg.data.verification.cases import Facts, check_case, files_of, listenin
 from volseg.data.verification.expectations import Expectations
 from volseg.data.verification.findings import Finding, finding, table
 from volseg.errors import InputError, VolsegError
-from volseg.io import SUFFIXES, atomic_write, is_volume
+from volseg.io import SUFFIXES, atomic_write, is_volume, read_json
 
 __all__ = ["default_cache", "require_sound", "verify"]
 
@@ -165,7 +165,7 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out)])
     place = cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made anew
-        kept = json.loads(place.read_text(encoding="utf-8"))
+        kept = read_json(place, constant=float)
         os.utime(place)  # still of use
         return [Finding(*one) for one in kept["findings"]], kept["facts"], image
     findings, facts = check_case(case, expected)
