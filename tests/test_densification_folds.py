@@ -1,12 +1,13 @@
 """Folds: every painted slice is held out once, and what is next to it is not learnt from if possible."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from volseg.annotation import hold_out, keep_slices
-from volseg.densification.folds import Fold, make_folds, runs_of
+from volseg.densification.folds import Fold, Learnt, make_folds, runs_of
 from volseg.densification.timing import affordable_folds
 from volseg.labels import IGNORE_INDEX
 
@@ -125,6 +126,91 @@ def test_with_more_paint_every_slice_stays_in_its_fold():
     ]
     (home,) = [fold for fold in after if 9 in fold.slices.get("z", ())]
     assert 10 in home.slices["z"]
+
+
+def more_paint(rng: np.random.Generator, labels: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """What somebody may do next: whole slices, parts of some, finished ones, strokes; voxels painted anew."""
+    labels = labels.copy()
+    for _ in range(rng.integers(1, 4)):
+        axis = int(rng.integers(labels.ndim))
+        where = [slice(None)] * labels.ndim
+        where[axis] = int(rng.integers(labels.shape[axis]))
+        kind = rng.choice(["slice", "part", "finish", "stroke"])
+        begun = np.unique(np.nonzero(labels != IGNORE_INDEX)[axis])
+        if kind == "finish" and len(begun):
+            where[axis] = int(rng.choice(begun))
+        if kind in ("part", "stroke"):
+            across = int(rng.choice([a for a in range(labels.ndim) if a != axis]))
+            start, n = int(rng.integers(labels.shape[across])), labels.shape[across]
+            where[across] = slice(start, start + (max(2, n // 2) if kind == "part" else 4))
+        if kind == "stroke":
+            where[axis] = slice(where[axis], where[axis] + 2)
+        labels[tuple(where)] = dense[tuple(where)]
+    return labels
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 18), (40, 32)], ids=["3d", "2d"])
+def test_however_somebody_goes_on_painting_no_fold_is_tested_on_what_it_ever_learnt_from(shape):
+    """Random layouts over three continuations; what was learnt is kept here voxel by voxel, as the twin."""
+    tested = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        dense = rng.integers(0, 3, shape).astype(np.uint8)
+        labels = np.full(shape, IGNORE_INDEX, np.uint8)
+        folds, ever = (), []
+        for _ in range(4):
+            labels = more_paint(rng, labels, dense)
+            found = make_folds(labels, 3, previous=folds).folds
+            if not found:
+                continue
+            ever = ever or [np.zeros(shape, bool) for _ in found]
+            assert len(found) == len(ever)
+            for fold, learnt in zip(found, ever, strict=True):
+                train, test = Fold.from_json(fold.as_json()).split(labels)
+                learnt |= train != IGNORE_INDEX
+                assert not np.any(learnt & (test != IGNORE_INDEX))
+                assert bool(fold.slices) == bool((test != IGNORE_INDEX).any())  # else it cannot score
+                np.testing.assert_array_equal(fold.known(train) != IGNORE_INDEX, learnt)
+                tested += int(bool(folds)) * np.count_nonzero(test != IGNORE_INDEX)
+            folds = found
+    assert tested > 3000
+
+
+def test_a_slice_that_was_begun_is_scored_only_where_it_was_not_learnt_from():
+    first = painted(x=[14], y=[16], z=[3, 12])
+    first[6, 3:11, 3:11] = DENSE[6, 3:11, 3:11]
+    second = first.copy()
+    second[6] = DENSE[6]
+    folds = make_folds(second, 3, previous=make_folds(first, 3).folds).folds
+    (home,) = [fold for fold in folds if 6 in fold.slices.get("x", ())]
+    test = home.split(second)[1][6] != IGNORE_INDEX
+    assert not test[3:11, 3:11].any()
+    assert test[11:16, 13:].any()
+
+
+def test_of_folds_without_a_record_only_their_own_slices_are_known_not_to_be_learnt_from():
+    first = painted(x=[4, 12, 20], z=[3, 9, 15])
+    before = [Fold(fold.slices) for fold in make_folds(first, 3).folds]
+    second = np.where(painted(x=[8], y=[6]) != IGNORE_INDEX, DENSE, first)
+    after = make_folds(second, 3, previous=before).folds
+    assert [fold.slices for fold in after] == [fold.slices for fold in before]
+    for fold in after:
+        assert (fold.split(second)[0][8, :, [1, 6, 17]] != IGNORE_INDEX).any()  # but learnt from
+
+
+def test_where_everything_was_learnt_from_nothing_is_held_out_and_it_says_why():
+    labels = painted(z=[3, 9, 15])
+    before = [replace(fold, slices={}) for fold in make_folds(labels, 3).folds]
+    learnt = Learnt.of(labels != IGNORE_INDEX)
+    folds = make_folds(labels, 3, previous=[replace(fold, learnt=learnt) for fold in before])
+    assert folds.folds == ()
+    assert "was learnt from before" in folds.reason
+
+
+def test_folds_of_another_volume_are_refused():
+    before = make_folds(painted(z=[3, 9, 15]), 3).folds
+    with pytest.raises(ValueError, match="previous holds folds of a volume of .24, 20, 18. voxels"):
+        make_folds(DENSE[:, :, :10], 3, previous=before)
 
 
 def test_a_fold_can_be_given_by_hand():

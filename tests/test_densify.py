@@ -13,6 +13,7 @@ import torch
 
 from volseg.densification import densify, network, run
 from volseg.densification.learning import Task
+from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
@@ -609,6 +610,36 @@ def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, 
         old = np.ones(SIZE, bool)
         old[..., 11] = False
         assert not (on & old & (earlier.labels != IGNORE_INDEX)).any()
+
+
+def test_a_slice_that_was_begun_and_is_finished_is_not_scored_where_it_was_learnt_from(
+    case, tmp_path, learnt
+):
+    image, ever = case().image, None
+    for number, begun in enumerate((slice(0, 4), slice(0, 8), slice(None))):
+        painted = on_slices(ball(SIZE), values=(1, 2, 3))
+        painted[19, begun] = ball(SIZE)[19, begun] + 1
+        before = tmp_path / str(number - 1) if number else None
+        out = tmp_path / str(number)
+        densify(image, painted, out, unlabelled=0, continue_from=before, folds=3, **QUICK)
+        ever = ever or [np.zeros(SIZE, bool) for _ in learnt.made[:-1]]
+        for call, seen in zip(learnt.made[:-1], ever, strict=True):
+            seen |= call.labels != IGNORE_INDEX
+            assert not (seen & (call.held_out != IGNORE_INDEX)).any()
+        learnt.made.clear()
+
+
+def test_folds_of_an_earlier_volseg_that_kept_no_record_are_learnt_anew(case, tmp_path, learnt, caplog):
+    files = case()
+    densify(files.image, files.labels, tmp_path / "first", **QUICK)
+    for path in (tmp_path / "first" / "folds").glob("*.pt"):
+        content = load_checkpoint(path)
+        del content["fold"]
+        save_checkpoint(path, content)
+    learnt.made.clear()
+    densify(files.image, files.labels, tmp_path / "second", continue_from=tmp_path / "first", **QUICK)
+    assert [call.start is None for call in learnt.made] == [True, True, True, False]
+    assert "kept no record of what its folds had learnt from. They are learnt anew" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -129,10 +129,7 @@ def comparing(
             "spacing": list(image.spacing),
             "classes": classes,
             "background": background,
-            "folds": [
-                {part: {a: list(map(int, i)) for a, i in getattr(fold, part).items()} for part in vars(fold)}
-                for fold in folds
-            ],
+            "folds": [fold.as_json() for fold in folds],
         }
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         process = subprocess.Popen(
@@ -157,7 +154,7 @@ def work(name: str) -> None:
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     labels = np.load(folder / "labels.npy")
     array = read_channels(request["image"]).array if request["image"] else np.load(folder / "image.npy")
-    folds = [Fold(**parts) for parts in request["folds"]]
+    folds = [Fold.from_json(parts) for parts in request["folds"]]
     for method in NAMES:
         found: dict[str, Any] = {}
         try:

@@ -4,10 +4,17 @@ Slices that lie side by side look alike. Those of one direction are therefore de
 lies closer together than ``_CLOSE`` slices goes into the same fold. Where all slices are one run, as in a
 stack painted from end to end, it is cut into blocks, and the slices beside a cut (the *guards*) are
 neither trained nor tested on.
+
+A model that goes on from an earlier run has learnt from more than the paint of this run without its slices: a
+stroke becomes a slice, a half-painted slice is finished, and then is held out. So every fold keeps a record
+of all voxels that its model has ever learnt from, and none of them is tested on again.
 """
 
+import base64
+import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -15,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import find_slices, hold_out
-from volseg.annotation.slices import on_slices
+from volseg.annotation.slices import along, on_slices
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Fold", "Folds", "make_folds", "runs_of"]
+__all__ = ["Fold", "Folds", "Learnt", "make_folds", "runs_of"]
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
 Run: TypeAlias = tuple[str, tuple[int, ...]]
@@ -32,6 +39,31 @@ _STRIPES = 9  # blocks that paint without slices is cut into
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """Voxels that a model has learnt from, in this run or an earlier one.
+
+    Args:
+        shape: of the volume.
+        bits: one per voxel in C order, packed and compressed.
+    """
+
+    shape: tuple[int, ...]
+    bits: bytes
+
+    @classmethod
+    def of(cls, mask: npt.NDArray[np.bool_]) -> "Learnt":
+        """The record of a mask."""
+        return cls(mask.shape, zlib.compress(np.packbits(mask).tobytes()))
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """``(*shape)``."""
+        size = math.prod(self.shape)
+        packed = zlib.decompressobj().decompress(self.bits, -(-size // 8) or 1)
+        return np.unpackbits(np.frombuffer(packed, np.uint8), count=size).reshape(self.shape).astype(bool)
+
+
+@dataclass(frozen=True)
 class Fold:
     """What is held out, as indices per axis.
 
@@ -40,16 +72,46 @@ class Fold:
         guards: neither trained nor tested on.
         others: the slices that are trained on. Where they cross one that is tested on, the voxels are in
             neither: the slices trained on have their neighbours on both sides.
+        learnt: all that its model has learnt from once it has been trained, earlier runs included; ``None``
+            if nobody kept a record.
     """
 
     slices: Mapping[str, Sequence[int]]
     guards: Mapping[str, Sequence[int]] = field(default_factory=dict)
     others: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    learnt: Learnt | None = None
 
     def split(self, labels: Labels) -> tuple[Labels, Labels]:
         """What to train on and what to test on: ``(train, test)``, the rest 255 in both."""
         rest, test = hold_out(labels, self.slices)
-        return hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
+        train, test = hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
+        if self.learnt is not None:
+            test[self.learnt.mask] = IGNORE_INDEX
+        return train, test
+
+    def known(self, train: Labels) -> Labels:
+        """What lies as near as if it were painted: all that the model has learnt from, 255 elsewhere."""
+        if self.learnt is None:
+            return train
+        return np.where(self.learnt.mask, 0, train).astype(np.uint8)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for :meth:`from_json`."""
+        parts: dict[str, Any] = {
+            name: {axis: [int(i) for i in indices] for axis, indices in getattr(self, name).items()}
+            for name in ("slices", "guards", "others")
+        }
+        if self.learnt is not None:
+            bits = base64.b64encode(self.learnt.bits).decode("ascii")
+            parts["learnt"] = {"shape": list(self.learnt.shape), "bits": bits}
+        return parts
+
+    @classmethod
+    def from_json(cls, parts: Mapping[str, Any]) -> "Fold":
+        """What :meth:`as_json` gave."""
+        record = parts.get("learnt")
+        learnt = record and Learnt(tuple(record["shape"]), base64.b64decode(record["bits"]))
+        return cls(parts["slices"], parts["guards"], parts["others"], learnt)
 
 
 @dataclass(frozen=True)
@@ -74,8 +136,10 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
     Args:
         labels: class indices, ``(*spatial)``, 255 where nobody painted.
         count: of the folds; fewer where there are fewer runs of slices.
-        previous: folds of earlier paint on the same image. There are as many again, and a slice stays in
-            the fold it was in, so that models trained then have still not seen what they are tested on.
+        previous: folds of earlier paint on the same image. There are as many again, a slice stays in the
+            fold it was in, and what a fold has learnt from (:attr:`Fold.learnt`) is not tested on again. Of
+            a fold without that record it is only known that nothing on its own slices was learnt from:
+            others are not held out from it. A fold that has nothing left to test on has no slices.
     """
     if count < 2:
         raise ValueError(f"count = {count}: cross-validation needs at least 2 folds.")
@@ -95,6 +159,10 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
             f"{'one more' if n == _FEWEST - 1 else f'{_FEWEST - n} more'}, a few slices apart.",
         )
     count = len(previous) or min(count, len(blocks))
+    before: Sequence[npt.NDArray[np.bool_] | None] = [None] * count
+    if previous:
+        before = [_learnt_before(fold, labels.shape) for fold in previous]
+    recorded = all(fold.learnt is not None for fold in previous)
     held: list[dict[str, list[int]]] = [{} for _ in range(count)]
     guards: list[dict[str, list[int]]] = [{} for _ in range(count)]
     sizes = [0] * count
@@ -102,18 +170,25 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
         homes = [_home(previous, axis, index, run) for index in run]
         emptiest = sizes.index(min(sizes))
         for index, home in zip(run, homes, strict=True):
-            fold = emptiest if home is None else home
-            held[fold].setdefault(axis, []).append(index)
-            guards[fold].setdefault(axis, []).extend(beside)
-            sizes[fold] += 1
-    folds = [
-        Fold(
+            if not recorded and (home is None or index not in previous[home].slices[axis]):
+                continue
+            number = emptiest if home is None else home
+            held[number].setdefault(axis, []).append(index)
+            guards[number].setdefault(axis, []).extend(beside)
+            sizes[number] += 1
+    folds: list[Fold] = []
+    for test, guarded, old in zip(held, guards, before, strict=True):
+        if old is not None:
+            test = _testable(test, slices, painted & ~old)
+        fold = Fold(
             test,
-            {axis: sorted(set(indices) - set(test[axis])) for axis, indices in beside.items()},
+            {axis: sorted(set(guarded[axis]) - set(indices)) for axis, indices in test.items()},
             {axis: sorted(set(slices.get(axis, ())) - set(test.get(axis, ()))) for axis in slices},
         )
-        for test, beside in zip(held, guards, strict=True)
-    ]
+        learnt = fold.split(labels)[0] != IGNORE_INDEX
+        folds.append(replace(fold, learnt=Learnt.of(learnt if old is None else learnt | old)))
+    if previous and not any(fold.slices for fold in folds):
+        return Folds((), "All that could be held out was learnt from before, so it cannot be scored.")
     return Folds(tuple(fold for fold in folds if fold.slices) if not previous else tuple(folds))
 
 
@@ -143,6 +218,42 @@ def _blocks(slices: Mapping[str, Sequence[int]], count: int) -> list[tuple[Run, 
             beside = (*run[max(0, start - 1) : start], *run[stop : stop + 1])
             blocks.append(((axis, run[start:stop]), beside if stop - start >= _GUARDED else ()))
     return blocks
+
+
+def _learnt_before(fold: Fold, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """What a fold of an earlier run may have learnt from; without a record, all but its slices."""
+    if fold.learnt is None:
+        return ~on_slices(shape, [fold.slices.get(axis, ()) for axis in _AXES[: len(shape)]])
+    if fold.learnt.shape != shape:
+        raise ValueError(
+            f"previous holds folds of a volume of {fold.learnt.shape} voxels, labels have {shape}: what was "
+            "learnt from another volume says nothing of this one. Leave previous out."
+        )
+    return fold.learnt.mask
+
+
+def _testable(
+    held: Mapping[str, Sequence[int]],
+    slices: Mapping[str, Sequence[int]],
+    new: npt.NDArray[np.bool_],
+) -> dict[str, list[int]]:
+    """The slices of a fold on which there is something to test on; the others may be learnt from.
+
+    Args:
+        new: what is painted, and was never learnt from.
+    """
+    found = {axis: list(indices) for axis, indices in held.items()}
+    while True:
+        others = [set(slices.get(axis, ())) - set(found.get(axis, ())) for axis in _AXES[: new.ndim]]
+        tested = new & ~on_slices(new.shape, [sorted(indices) for indices in others])
+        kept = {
+            axis: [i for i in indices if tested[along(_AXES.index(axis), [i])].any()]
+            for axis, indices in found.items()
+        }
+        kept = {axis: indices for axis, indices in kept.items() if indices}
+        if kept == found:
+            return found
+        found = kept
 
 
 def _home(previous: Sequence[Fold], axis: str, index: int, run: Sequence[int]) -> int | None:

@@ -1,7 +1,8 @@
 """The network's way: a model per fold for the score, one for the result; each kept as soon as it is there.
 
 A run that was stopped goes on behind the last model that it kept. With ``--continue``, every model goes on
-from the one of the same fold, so that what a fold is scored on has never been learnt from.
+from the one of the same fold. With each model lies a record of all that it has ever learnt from
+(:attr:`Fold.learnt <volseg.densification.folds.Fold>`), so that it is never scored on that.
 """
 
 import logging
@@ -65,10 +66,18 @@ def load_earlier(source: Path, scheme: LabelScheme, channels: int) -> Earlier:
                 f"{folder} was learnt with other {what}: {content.get(what)} then, {now} now. Paint the same "
                 "classes, or leave --continue out."
             )
-    folds, models = [], []
+    folds: list[Fold] = []
+    models: list[Model] = []
     for path in sorted((folder / "folds").glob("fold_*.pt"), key=lambda p: int(p.stem[5:])):
         part = load_checkpoint(path)
-        folds.append(Fold(part["slices"]))
+        if "fold" not in part:
+            logger.warning(
+                "%s comes from an earlier volseg, which kept no record of what its folds had learnt from. "
+                "They are learnt anew, so that the score is of slices that were never learnt from.",
+                folder,
+            )
+            return Earlier(Model.from_state(content), (), ())
+        folds.append(Fold.from_json(part["fold"]))
         models.append(Model.from_state(part))
     return Earlier(Model.from_state(content), tuple(folds), tuple(models))
 
@@ -116,10 +125,10 @@ class Networks:
         """
         train, test = fold.split(labels)
         path = None if self.outputs is None else self.outputs.fold(number + 1)
-        slices = {axis: [int(i) for i in indices] for axis, indices in fold.slices.items()}
+        parts = fold.as_json()
         if path is not None and self.resume and path.is_file():
             content = load_checkpoint(path)
-            if content["slices"] == slices:
+            if content.get("fold") == parts:
                 self._last = Model.from_state(content)
                 self.timetable.count_earlier(content["seconds"])
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
@@ -136,7 +145,7 @@ class Networks:
             found = Tested(fold, test, model.predict_at(self.task, where))
         if path is not None:
             path.parent.mkdir(exist_ok=True)
-            kept = {"slices": slices, "scores": torch.from_numpy(found.scores)}
+            kept = {"fold": parts, "scores": torch.from_numpy(found.scores)}
             save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
         self._last = model
         return found

@@ -109,7 +109,7 @@ class Yardstick:
     def _bins_of(self, fold: Fold) -> npt.NDArray[np.uint8]:
         key = str(fold.slices)
         if key not in self._bins:
-            self._bins[key] = self._nearness.bins(fold.split(self._labels)[0])
+            self._bins[key] = self._nearness.bins(fold.known(fold.split(self._labels)[0]))
         return self._bins[key]
 
 
