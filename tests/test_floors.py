@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "labels"),
+    ("compiled", "errors", "geometry", "labels"),
     ("annotation", "bspline", "instances", "losses", "metrics", "networks", "phantom", "weightmaps"),
     ("inferers", "io", "transforms"),
     ("bundle", "crossval", "data", "densification", "engines", "experiments", "report"),
@@ -49,6 +49,7 @@ LIBRARIES: tuple[set[str], ...] = (
 )
 # Rooms that may use more than their floor does.
 EXTRA = {
+    "compiled": {"numba"},
     "bspline": {"llvmlite"},
     "densification": {"skimage", "itk"},
     "networks": {"monai.networks"},

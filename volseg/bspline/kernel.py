@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from volseg.bspline.field import spline_taps
 from volseg.bspline.intrinsics import interpolate, prefetch
 from volseg.bspline.sampling import Part
+from volseg.compiled import njit
 
 __all__ = ["sample"]
 
@@ -124,7 +124,7 @@ def _planes(
     return np.ascontiguousarray(planes, dtype=np.float32)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@njit(fastmath={"contract", "nsz"})
 def _row_of(planes, first, weights, number, row):  # type: ignore[no-untyped-def]
     """The coefficients along one row of the patch; rows are numbered plane after plane."""
     plane, y = divmod(number, first.shape[0])
@@ -135,7 +135,7 @@ def _row_of(planes, first, weights, number, row):  # type: ignore[no-untyped-def
         row[i] = w0 * p0[i] + w1 * p1[i] + w2 * p2[i] + w3 * p3[i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@njit(fastmath={"contract", "nsz"})
 def _positions(row, cells, weights, position):  # type: ignore[no-untyped-def]
     """Positions along one row; within a cell the four coefficients are constant."""
     for cell in range(cells.shape[0] - 1):
@@ -148,7 +148,7 @@ def _positions(row, cells, weights, position):  # type: ignore[no-untyped-def]
                 )
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(fastmath={"nnan", "nsz"})
 def _limits(line):  # type: ignore[no-untyped-def]
     """The smallest and the largest number."""
     smallest = largest = line[0]
@@ -158,7 +158,7 @@ def _limits(line):  # type: ignore[no-untyped-def]
     return smallest, largest
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _fold(row, position, lower, upper, outside, has_fill):  # type: ignore[no-untyped-def]
     """Bring a row's positions into the image; with a fill, say whether some may lie outside, and which do.
 
@@ -184,7 +184,7 @@ def _fold(row, position, lower, upper, outside, has_fill):  # type: ignore[no-un
     return leaves
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(fastmath={"nnan", "nsz"})
 def _mirror(line, lo, hi, often):  # type: ignore[no-untyped-def]
     """Fold positions into ``lo`` .. ``hi`` in place, by reflection at both ends."""
     two, span = np.float32(2), hi - lo
@@ -198,14 +198,14 @@ def _mirror(line, lo, hi, often):  # type: ignore[no-untyped-def]
         line[z] = min(max(x, lo), hi)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _overwrite(line, where, value):  # type: ignore[no-untyped-def]
     for z in range(line.shape[0]):
         if where[z]:
             line[z] = value
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@njit(fastmath={"contract", "nsz"})
 def _linear(part, position, shape, origin, r, leaves, outside, fraction, base, before):  # type: ignore[no-untyped-def]
     """Write row ``r`` of a part, each value from the voxels around its position."""
     flat, strides, rows, has_fill, fill, corners, step = part
@@ -235,7 +235,7 @@ def _linear(part, position, shape, origin, r, leaves, outside, fraction, base, b
             _overwrite(line, outside, fill)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@njit(fastmath={"contract", "nsz"})
 def _nearest(part, position, origin, r, leaves, outside, base):  # type: ignore[no-untyped-def]
     """Write row ``r`` of a part, each value from the voxel next to its position."""
     flat, strides, rows, has_fill, fill, inner = part
@@ -255,7 +255,7 @@ def _nearest(part, position, origin, r, leaves, outside, base):  # type: ignore[
             _overwrite(line, outside[z0:z1], fill)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+@njit(fastmath={"contract", "nsz"})
 def _draw(planes, first, weights, cells, taps, shape, origin, linear, nearest, begin, end):  # type: ignore[no-untyped-def]
     """Rows ``begin`` .. ``end`` of one part, or of two: what is not wanted is ``None``."""
     dims, nz = shape.shape[0], taps.shape[1]

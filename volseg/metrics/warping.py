@@ -12,10 +12,11 @@ there is no object.
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+from volseg.compiled import njit
 
 __all__ = ["KINDS", "Warping", "homotopic_warp"]
 
@@ -65,7 +66,7 @@ def homotopic_warp(
     return Warping(warped[inner] != 0, mistakes[inner])
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _neighbourhood(flat, pixel, width):  # type: ignore[no-untyped-def]
     """Which of the ring are inside, one bit each, in the order of ``_RING``."""
     above, below = pixel - width, pixel + width
@@ -81,7 +82,7 @@ def _neighbourhood(flat, pixel, width):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _relax(flat, order, width, simple):  # type: ignore[no-untyped-def]
     """Flip what is simple until nothing is; the rest moves to the front of ``order``, in order."""
     left = order.shape[0]

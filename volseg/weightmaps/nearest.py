@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from volseg.compiled import njit
 
 __all__ = ["two_nearest"]
 
@@ -74,7 +75,7 @@ def _in_threads(count: int, loop: Callable[[int, int], None], lines: int = 1) ->
             part.result()
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _scan_rows(objects, labels, squares, step, limit, first, last):  # type: ignore[no-untyped-def]
     """Per row the two nearest different objects to the left and to the right."""
     n = objects.shape[1]
@@ -101,7 +102,7 @@ def _scan_rows(objects, labels, squares, step, limit, first, last):  # type: ign
             _offer_both(labels, squares, r, i, near, (near_at - i) * step, far, (far_at - i) * step)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _offer_both(labels, squares, r, i, near, near_distance, far, far_distance):  # type: ignore[no-untyped-def]
     """Let two candidates compete with what voxel ``i`` has; ``near`` before ``far``."""
     a, b = labels[0, r, i], labels[1, r, i]
@@ -114,7 +115,7 @@ def _offer_both(labels, squares, r, i, near, near_distance, far, far_distance): 
         squares[0, r, i], squares[1, r, i] = a_square, b_square
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(inline="always")
 def _offer(a, a_square, b, b_square, candidate, square):  # type: ignore[no-untyped-def]
     """The best two different ones out of a (nearest), b and a candidate."""
     if square < b_square:
@@ -127,7 +128,7 @@ def _offer(a, a_square, b, b_square, candidate, square):  # type: ignore[no-unty
     return a, a_square, b, b_square
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _search_lines(labels, squares, steps, limit, together, lanes, first, last):  # type: ignore[no-untyped-def]
     """Search from each voxel outwards. ``steps`` holds the squared lengths of 0, 1, 2, ... voxels, then inf.
 
@@ -187,7 +188,7 @@ def _search_lines(labels, squares, steps, limit, together, lanes, first, last): 
                 squares[0, slab, i, start + j], squares[1, slab, i, start + j] = a_square[j], b_square[j]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _is_nearer(near_square, at, step, a_square):  # type: ignore[no-untyped-def]
     """Whether any lane finds a nearer object at ``at``."""
     hits = np.int32(0)
@@ -196,7 +197,7 @@ def _is_nearer(near_square, at, step, a_square):  # type: ignore[no-untyped-def]
     return hits != 0
 
 
-@numba.njit(nogil=True, cache=True)
+@njit()
 def _is_second(near, near_square, far_square, at, step, a, b_square):  # type: ignore[no-untyped-def]
     """Whether any lane finds a nearer second object at ``at``."""
     hits = np.int32(0)
@@ -206,7 +207,7 @@ def _is_second(near, near_square, far_square, at, step, a, b_square):  # type: i
     return hits != 0
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@njit(fastmath={"nnan", "nsz"})
 def _largest(squares):  # type: ignore[no-untyped-def]
     """As ``squares.max()``, which would take care of NaN one by one."""
     largest = np.float32(0)

@@ -82,9 +82,13 @@ def require_sound(
         logger.warning("%s", one.message)
 
 
-def default_cache() -> Path:
-    """Where findings are remembered: a folder of volseg's own among the user's caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volseg" / "verified"
+def default_cache() -> Path | None:
+    """Where findings are remembered: a folder of volseg's own among the user's caches, if there is a home."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return place.expanduser() / "volseg" / "verified"
+    except RuntimeError:  # no HOME, and a user without an entry among the users, as in a container
+        return None
 
 
 def _check(
