@@ -6,9 +6,19 @@ a fault of volseg itself, with 2 for a command that is not understood, and with 
 """
 
 import errno
+import signal
 from collections.abc import Iterator
+from types import FrameType
 
-__all__ = ["InputError", "RefusedError", "ResourceError", "VolsegError", "cause", "in_words"]
+__all__ = [
+    "InputError",
+    "RefusedError",
+    "ResourceError",
+    "VolsegError",
+    "cause",
+    "end_like_ctrl_c",
+    "in_words",
+]
 
 
 _OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU
@@ -73,6 +83,25 @@ def in_words(error: BaseException) -> tuple[str, int]:
         "it, with what --debug shows.",
         1,
     )
+
+
+def end_like_ctrl_c() -> None:
+    """From now on SIGTERM, and SIGHUP of a terminal that is closed, interrupt as Ctrl-C does.
+
+    So what is half-written is removed, and the exit code is 130. Who ignores a signal (``nohup``) or handles
+    it is left alone; so are threads, in which no signal can be caught.
+    """
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            try:
+                signal.signal(number, _interrupt)
+            except ValueError:
+                return
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

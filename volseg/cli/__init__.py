@@ -14,6 +14,7 @@ from volseg.cli import (
     check,
     convert,
     densify,
+    ending,
     evaluate,
     experiment,
     export,
@@ -51,6 +52,10 @@ COMMANDS: tuple[ModuleType, ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give the exit code, which `volseg.errors` lists. A traceback only with ``--debug``."""
+    return ending.to_the_end(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words, rest = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
     given = _parser().parse_args(words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)

@@ -9,7 +9,7 @@ from monai.utils import set_determinism
 
 from volseg.engines.run_log import keep_log
 from volseg.engines.threads import use_allowed_threads
-from volseg.errors import in_words
+from volseg.errors import end_like_ctrl_c, in_words
 
 __all__ = ["begin"]
 
@@ -24,6 +24,7 @@ def begin(seed: int) -> None:
     What is said from now on is remembered, for the log of the run. Threads are as many as allowed.
     """
     set_determinism(seed)
+    end_like_ctrl_c()
     keep_log()
     use_allowed_threads()
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
