@@ -10,13 +10,18 @@ case that is not trained on at all. Slices are counted from 0: 10 is the one tha
 
 The channels of an image may lie in files of their own, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ...; its
 annotation is then ``a.nii.gz``.
+
+Names are compared with their accents composed: in some files "é" is one letter, in others two. Links are
+followed; what a list names must stand in the folder.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from unicodedata import normalize
 
 from volseg.annotation import even_positions
 from volseg.data.phantoms import Kind, phantom_or_own
@@ -117,7 +122,7 @@ def find_images(
     Raises:
         InputError: if there is none.
     """
-    path = phantom_or_own(source, phantom_dir, phantom)
+    path = _as_stored(phantom_or_own(source, phantom_dir, phantom))
     if is_volume(path):
         return [Case(stem(path), path)]
     if not path.is_dir():
@@ -205,28 +210,63 @@ def _listed(folder: Path, listing: Mapping[str, Any]) -> Iterator[tuple[str, tup
                 f"{folder / 'dataset.json'}: the entry {entry!r} of 'training' does not name an image and "
                 'a label. Write {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}.'
             )
-        image, label = ((folder / str(entry[key])).resolve() for key in ("image", "label"))
-        for path in (image, label):
-            if not path.is_relative_to(folder.resolve()):
-                raise RefusedError(
-                    f"{folder / 'dataset.json'} names {path}, which lies outside the dataset, so it is not "
-                    "opened. Put the file into the folder and name it from there."
-                )
-        files = (image,) if is_volume(image) else _files_of(stem(image), _by_stem(image.parent))
+        image, label = (_inside(folder, str(entry[key])) for key in ("image", "label"))
+        files = (image,) if is_volume(image) else _files_of(_name(image), _by_stem(image.parent))
         for path, is_there in ((image, files), (label, is_volume(label))):
             if not is_there:
                 raise InputError(f"{folder / 'dataset.json'} names {path}, which does not exist.")
-        yield stem(label), files, label
+        yield _name(label), files, label
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of the dataset that a list names, however its accents are composed."""
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
+        raise RefusedError(
+            f"{folder / 'dataset.json'} names {path}, which lies outside the dataset, so it is not "
+            "opened. Put the file, or a link to it, into the folder and name it from there."
+        )
+    return path if os.path.lexists(path) else _as_stored(path)
+
+
+def _as_stored(path: Path) -> Path:
+    """The path with its names as the disk has them, where accents are composed in another way."""
+    if os.path.lexists(path) or path.parent == path:
+        return path
+    parent = _as_stored(path.parent)
+    alike = [other for other in _entries(parent) if _composed(other.name) == _composed(path.name)]
+    if len(alike) > 1:
+        raise InputError(
+            f"{alike[0]} and {alike[1]} differ only in how accents are composed: which of them is meant? "
+            "Rename one."
+        )
+    return alike[0] if alike else path
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _composed(name: str) -> str:
+    return normalize("NFC", name)
+
+
+def _name(path: Path) -> str:
+    """What a case is called after its file."""
+    return _composed(stem(path))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in _entries(folder):
         if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
             continue
-        if stem(path) in found:
-            raise InputError(f"{path} and {found[stem(path)]} share one name: which of them is meant?")
-        found[stem(path)] = path
+        name = _name(path)
+        if name in found:
+            raise InputError(
+                f"{path} and {found[name]} share one name: which of them is meant? Rename or remove one."
+            )
+        found[name] = path
     return found
 
 
@@ -248,6 +288,7 @@ def _held_out(folder: Path, listing: Mapping[str, Any], names: set[str]) -> Mapp
             'counted from 0. Write {"held_out": {"case": {"x": [120], "z": [10, 31]}}}, or {"case": "all"} '
             "for a whole case."
         )
+    held_out = {_composed(name): slices for name, slices in held_out.items()}
     unknown = sorted(set(held_out) - names)
     if unknown:
         raise InputError(

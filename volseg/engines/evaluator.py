@@ -227,4 +227,5 @@ def _write_metrics(folder: Path, report: Mapping[str, Any], rows: Sequence[Seque
     with atomic_write(folder / "metrics.json", overwrite=True) as path:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     with atomic_write(folder / "metrics.csv", overwrite=True) as path:
-        path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
+        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8

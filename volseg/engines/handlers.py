@@ -87,7 +87,7 @@ class Tracking:
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer and self.writer.close())
 
     def scores(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Note the scores of a validation."""
@@ -96,12 +96,20 @@ class Tracking:
 
     def picture(self, iteration: int, name: str, panel: Any) -> None:
         """Note a picture, ``(H, W, 3)`` uint8."""
-        self.writer.add_image(name, panel, iteration, dataformats="HWC")
+        if self.writer is not None:
+            tag = name.encode("utf-8", "backslashreplace").decode()  # the name of a file may be no UTF-8
+            self.writer.add_image(tag, panel, iteration, dataformats="HWC")
 
     def _open(self, _: Engine) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed in training only
 
-        self.writer = SummaryWriter(self.folder / "tensorboard")
+        try:
+            self.writer = SummaryWriter(self.folder / "tensorboard")
+        except UnicodeEncodeError:
+            logger.warning(
+                "%s is no name in UTF-8, which TensorBoard needs: curves are in progress.csv only.",
+                ascii(str(self.folder)),
+            )
 
     def _step(self, engine: Engine) -> None:
         self.losses += taken(engine)
@@ -115,19 +123,20 @@ class Tracking:
             self.picture(engine.state.iteration, "patch", engine.state.output[0]["picture"])
 
     def _note(self, iteration: int, name: str, value: float) -> None:
-        self.writer.add_scalar(name, value, iteration)
         path = self.folder / "progress.csv"
         is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
             rows = csv.writer(file)
             if is_new:
                 rows.writerow(["iteration", "name", "value"])
             rows.writerow([iteration, name, f"{value:.6g}"])
-        self.writer.flush()  # a program that is stopped leaves its curves, too
+        if self.writer is not None:
+            self.writer.add_scalar(name, value, iteration)
+            self.writer.flush()  # a program that is stopped leaves its curves, too
 
 
 class StopOnSignal:
-    """Ctrl-C or SIGTERM: the step at hand is finished, a checkpoint is written, the program ends with 130.
+    """A signal to end: the step at hand is finished, a checkpoint is written, the program ends with 130.
 
     A second signal ends the program at once. Of several processes all stop when one is told to, at the
     same iteration, for which they ask one another every ``every`` iterations.
@@ -147,11 +156,18 @@ class StopOnSignal:
             engine.add_event_handler(event, self._restore)
 
     def _listen(self, _: Engine) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._numbers():
             try:
                 self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread: signals are somebody else's business
                 return
+
+    @staticmethod
+    def _numbers() -> list[int]:
+        """Ctrl-C, SIGTERM, and a terminal that is closed unless somebody wants that ignored (nohup)."""
+        closed = [getattr(signal, "SIGHUP")] if hasattr(signal, "SIGHUP") else []  # noqa: B009 - not on Windows
+        heard = [number for number in closed if signal.getsignal(number) is not signal.SIG_IGN]
+        return [signal.SIGINT, signal.SIGTERM, *heard]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.stop:

@@ -31,7 +31,7 @@ def keep_log() -> None:
 
 def open_log(path: Path) -> None:
     """What volseg says goes into this file, too, and what was remembered comes first."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter(_FORMAT))
     close_log()
     root = logging.getLogger("volseg")

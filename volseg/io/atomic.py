@@ -133,8 +133,9 @@ def _temporary_path(target: Path) -> Path:
 def _prefix(target: Path) -> str:
     """What the temporary names of one target share; long names are cut, then told apart by a hash."""
     name = target.name
-    if len(name.encode()) > 120:
-        name = name[:30] + hashlib.sha256(name.encode()).hexdigest()[:16]
+    raw = os.fsencode(name)  # a name may be no UTF-8
+    if len(raw) > 120:
+        name = name[:30] + hashlib.sha256(raw).hexdigest()[:16]
     return f".{name}{_MARK}-"
 
 

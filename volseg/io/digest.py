@@ -1,6 +1,7 @@
 """The hash of what a file, or a folder that is an image, holds."""
 
 import hashlib
+import os
 from pathlib import Path
 
 __all__ = ["digest"]
@@ -14,5 +15,6 @@ def digest(path: Path) -> str:
     whole = hashlib.sha256()
     for file_path in sorted(path.rglob("*")):
         if file_path.is_file():
-            whole.update(f"{file_path.relative_to(path).as_posix()}\0{digest(file_path)}\n".encode())
+            name = os.fsencode(file_path.relative_to(path).as_posix())
+            whole.update(name + f"\0{digest(file_path)}\n".encode())
     return whole.hexdigest()
