@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -377,6 +380,103 @@ def test_without_a_score_it_says_why(case, tmp_path, caplog, slices, folds, mess
     assert message in caplog.text or folds == 0
 
 
+# --- what happens to an old result, and to the files, meanwhile -------------------------------------------
+
+
+def contents(folder):
+    """Every file and what it holds."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["out", "mine.nii.gz"])
+def test_the_old_result_stays_whole_until_the_new_one_is_there(case, tmp_path, learnt, name):
+    files, folder = case(), tmp_path / "results"
+    folder.mkdir()
+    densify(files.image, files.labels, folder / name, folds=0, **QUICK)
+    before = contents(folder)
+    learnt.stop_at = len(learnt.made) + 2
+    with pytest.raises(KeyboardInterrupt):
+        densify(files.image, files.labels, folder / name, seed=1, overwrite=True, **QUICK)
+    hidden = [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert len(hidden) == 1
+    assert {
+        path: data for path, data in contents(folder).items() if path.parts[0] != hidden[0].name
+    } == before
+    with pytest.raises(RefusedError, match="go on with --resume, or replace what is there"):
+        densify(files.image, files.labels, folder / name, seed=1, **QUICK)
+    learnt.stop_at = None
+    made = len(learnt.made)
+    densify(files.image, files.labels, folder / name, seed=1, resume=True, **QUICK)
+    assert len(learnt.made) - made == 3  # the first of three folds had been kept
+    after = contents(folder)
+    assert not [path for path in after if any(part.startswith(".") for part in path.parts)]
+    assert after.keys() - before.keys() == {path for path in after if "folds" in path.parts}
+    assert (
+        json.loads(next(data for path, data in after.items() if path.name == "settings.json"))["choices"][
+            "seed"
+        ]
+        == 1
+    )
+
+
+def test_a_full_disk_leaves_the_old_result(case, tmp_path, monkeypatch):
+    files, out = case(), tmp_path / "out"
+    densify(files.image, files.labels, out, folds=0, **QUICK)
+    before = contents(out)
+
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(run, "write_report", full)
+    with pytest.raises(OSError, match="No space left"):
+        densify(files.image, files.labels, out, seed=1, folds=0, overwrite=True, **QUICK)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("which", ["image", "labels"])
+@pytest.mark.parametrize("how", ["rewritten", "removed", "touched"])
+def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, which, how):
+    files, out = case(), tmp_path / "out"
+    path = getattr(files, which)
+
+    def meanwhile(task, labels, **settings):
+        if how == "removed":
+            path.unlink()
+        elif how == "rewritten":
+            volume = read_volume(path)
+            write_volume(path, volume.array[0][::-1], volume, overwrite=True)
+        else:
+            path.touch()
+        return brightness(task, labels, **settings)
+
+    monkeypatch.setattr(network, "learn", meanwhile)
+    if how == "touched":
+        densify(files.image, files.labels, out, folds=0, **QUICK)
+        return
+    with pytest.raises(InputError, match=f"{path.name} was changed, replaced or removed while it was"):
+        densify(files.image, files.labels, out, folds=0, **QUICK)
+    assert not (out / "ball_segmentation.nii.gz").exists()
+
+
+@pytest.mark.parametrize("again", [{"overwrite": True}, {"resume": True}, {}])
+def test_a_folder_that_another_run_is_at_work_in_is_refused(case, tmp_path, again):
+    files, out = case(), tmp_path / "out"
+    out.mkdir()
+    words = f"from volseg.engines.claim import claim; from pathlib import Path; claim(Path({str(out)!r})); "
+    other = subprocess.Popen(
+        [sys.executable, "-c", words + "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        other.stdout.readline()
+        with pytest.raises(RefusedError, match=f"in use by another run .process {other.pid}.*another -o"):
+            densify(files.image, files.labels, out, **again, **QUICK)
+    finally:
+        other.communicate(b"\n")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
 # --- what is refused, before any time is spent ------------------------------------------------------------
 
 
@@ -408,7 +508,7 @@ def test_overwriting_replaces_what_an_earlier_run_left(case, tmp_path):
     (out / "figures" / "scores.png").write_text("of the first")
     (out / "mine.txt").write_text("mine")
     densify(files.image, files.labels, out, overwrite=True, folds=0, **QUICK)
-    assert list((out / "folds").iterdir()) == []
+    assert not (out / "folds").exists()
     assert not (out / "figures" / "scores.png").exists()
     assert (out / "mine.txt").read_text() == "mine"
 

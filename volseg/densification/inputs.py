@@ -1,5 +1,6 @@
 """Image and painted slices, read and understood."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from volseg.annotation import Finding, Paint, audit, understand_paint
 from volseg.densification.request import Choices
 from volseg.errors import InputError
-from volseg.io import Volume, check_alignment, class_names, read_channels, read_volume, segments_of
+from volseg.io import Volume, check_alignment, class_names, digest, read_channels, read_volume, segments_of
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["Images", "Inputs", "Source", "read_inputs"]
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _Path = str | os.PathLike[str]
 Source = _Path | Volume | npt.NDArray[Any]
+Stamp = tuple[tuple[int, int, int], ...]
 Images = Source | Sequence[_Path]
 
 _HOPELESS = ("empty", "one_class")  # nothing can be learnt, whatever one insists on
@@ -37,6 +39,8 @@ class Inputs:
         findings: of the audit.
         image_files: what the image was read from, a file or one for each channel; none if it came as numbers.
         label_files: the same of the paint.
+        stamps: of all these files, from before they were read.
+        digests: of all these files.
     """
 
     image: Volume
@@ -47,6 +51,8 @@ class Inputs:
     findings: tuple[Finding, ...]
     image_files: tuple[Path, ...]
     label_files: tuple[Path, ...]
+    stamps: Mapping[Path, Stamp]
+    digests: Mapping[Path, str]
 
     @property
     def painted(self) -> npt.NDArray[np.bool_]:
@@ -55,6 +61,16 @@ class Inputs:
         for value in self.paint.unknown:
             mask |= self.label.array[0] == value
         return mask
+
+    def check_unchanged(self) -> None:
+        """Whether the files still hold what was read.
+
+        Raises:
+            InputError: if somebody wrote to one, or removed it.
+        """
+        for path, stamp in self.stamps.items():
+            if _stamp(path) != stamp and not (path.exists() and digest(path) == self.digests[path]):
+                raise _changed(path, "learnt from")
 
 
 def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
@@ -67,6 +83,8 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
         raise ValueError(f"labels = {labels} are several files: paint all classes into one.")
     if isinstance(image, np.ndarray) and isinstance(labels, np.ndarray) and image.ndim == labels.ndim:
         image = image[None]
+    image_files, label_files = _files_of(image), _files_of(labels)
+    stamps = {path: _stamp(path) for path in (*image_files, *label_files)}
     picture = read_channels(image) if isinstance(image, list | tuple) else _volume(image, labels=False)
     label = _volume(labels, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
@@ -90,7 +108,31 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
         logger.info("Audit: nothing wrong found.")
     _stop_at_errors(findings, choices.force)
     scheme = _scheme(paint, names)
-    return Inputs(picture, label, paint, scheme, names, tuple(findings), _files_of(image), _files_of(labels))
+    digests = {path: digest(path) for path in stamps}
+    for path, stamp in stamps.items():
+        if _stamp(path) != stamp:
+            raise _changed(path, "read")
+    found = tuple(findings)
+    return Inputs(picture, label, paint, scheme, names, found, image_files, label_files, stamps, digests)
+
+
+def _changed(path: Path, used: str) -> InputError:
+    return InputError(
+        f"{path} was changed, replaced or removed while it was being {used}: a result would not belong to "
+        "what stands there now, so none is written. Repeat the command, with --overwrite, when nobody writes "
+        "to the file any more."
+    )
+
+
+def _stamp(path: Path) -> Stamp:
+    """Of every file below, what changes when somebody writes to it."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            facts = file.stat()
+            found.append((facts.st_ino, facts.st_size, facts.st_mtime_ns))
+    return tuple(found)
 
 
 def _files_of(source: Any) -> tuple[Path, ...]:

@@ -1,12 +1,13 @@
 """Where everything goes: settled, and refused if need be, before any time is spent."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,14 +18,17 @@ import numpy as np
 import torch
 
 from volseg.densification.inputs import Inputs
+from volseg.densification.replacing import install, settle, stage_of
+from volseg.engines.claim import claim, release
 from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.io import SUFFIXES, Volume, atomic_write, digest, is_volume, output_suffix, parse_json
+from volseg.io import SUFFIXES, Volume, atomic_write, is_volume, output_suffix, parse_json
 
 __all__ = ["Outputs", "outputs_for", "read_json", "write_json"]
 
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("volseg", "torch", "monai", "numpy", "scipy")
+_OPTION = "-o"
 _FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
 
 
@@ -80,44 +84,79 @@ class Outputs:
         files += sorted((self.folder / "folds").glob("fold_*.pt"))
         return [path for path in files if os.path.lexists(path)]
 
-    def open(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Make the folder, and note what is being asked for.
+    @property
+    def stage(self) -> "Outputs":
+        """The same files, where they are made that are to replace these."""
+        folder = stage_of(self.folder)
+        names = self.segmentation.name, self.confidence.name
+        return Outputs(folder, *(folder / name for name in names))
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> "Outputs":
+        """Take the folder, and note what is being asked for: where to write.
+
+        That is the folder itself, or the stage, if a result is to be replaced; see :meth:`close`.
 
         Raises:
-            RefusedError: if a result stands there already and nobody said what to do with it.
+            RefusedError: if a result stands there already and nobody said what to do with it, or another run
+                is at work there.
             InputError: if there is nothing to resume, or it was another request.
         """
-        there = self.all()
+        with _told(self.folder):
+            if self.folder.is_dir():
+                claim(self.folder, _OPTION)
+                settle(self.folder)
+        there, stage = self.all(), self.stage
+        begun = stage.settings.is_file()
+        place = stage if begun or there else self
         if resume:
-            self._check_same(settings)
+            place = stage if begun else self
+            place.check_same(settings, may_be_whole=begun)
         elif there and not overwrite:
-            began = self.settings.exists() and not self.report.exists()
+            began = begun or (self.settings.exists() and not self.report.exists())
             remedy = "go on with --resume, " if began else ""
             raise RefusedError(
-                f"{there[0]} exists already. Choose another name with -o, {remedy}or replace what is there "
-                "with --overwrite."
+                f"{there[0]} exists already. Choose another name with {_OPTION}, {remedy}or replace what is "
+                "there with --overwrite."
             )
         for path in there:
             if path.is_dir() and not is_volume(path):
                 raise RefusedError(f"{path} is a folder of yours. Move it, or choose another name with -o.")
-        try:
-            for folder in (self.folder, self.segmentation.parent):
+        with _told(self.folder):
+            if begun and not resume:
+                shutil.rmtree(stage.folder)
+            for folder in (self.folder, self.segmentation.parent, place.folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                for path in there:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            write_json(self.settings, settings)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write to {self.folder}: {error.strerror or error}. Choose another folder with -o."
-            ) from error
+                if folder != self.segmentation.parent:
+                    claim(folder, _OPTION)
+            write_json(place.settings, settings)
+        return place
 
-    def _check_same(self, settings: Mapping[str, Any]) -> None:
+    def close(self, place: "Outputs") -> None:
+        """All is there: if it was made on the stage, it takes the place of the old result now."""
+        if place.folder == self.folder:
+            return
+        replaced = [path.relative_to(self.folder) for path in self.all() if path.is_relative_to(self.folder)]
+        inside = self.segmentation.is_relative_to(self.folder)
+        install(place.folder, self.folder, replaced, None if inside else self.segmentation)
+
+    def final(self, path: Path, place: "Outputs") -> Path:
+        """The name that a file has after :meth:`close`."""
+        return (
+            self.segmentation if path == place.segmentation else self.folder / path.relative_to(place.folder)
+        )
+
+    def release(self) -> None:
+        """Another run may have the folder now."""
+        for folder in (self.folder, self.stage.folder):
+            release(folder)
+
+    def check_same(self, settings: Mapping[str, Any], *, may_be_whole: bool) -> None:
+        """Whether what was begun here is what is asked for now, and not done already."""
         if not self.settings.is_file():
             raise InputError(
                 f"{self.folder} holds no settings.json: there is nothing to resume. Leave --resume out."
             )
-        if self.report.exists():
+        if self.report.exists() and not may_be_whole:
             raise RefusedError(
                 f"{self.folder} is finished: nothing is left to resume. With more paint, go on into another "
                 f"folder with --continue {self.folder}."
@@ -130,6 +169,17 @@ class Outputs:
                     f"{self.folder} was begun with other {part}: {before.get(part)} then, {now} now. Repeat "
                     "the command as it was, or start anew with --overwrite."
                 )
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the system says of a folder, in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to {folder}: {error.strerror or error}. Choose another folder with {_OPTION}."
+        ) from error
 
 
 def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
@@ -176,8 +226,8 @@ def settings_of(
     """What ``settings.json`` tells: everything that the result depends on."""
     versions = {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
     return {
-        "image": _content(inputs.image, inputs.image_files),
-        "labels": _content(inputs.label, inputs.label_files),
+        "image": _content(inputs.image, inputs.image_files, inputs.digests),
+        "labels": _content(inputs.label, inputs.label_files, inputs.digests),
         "choices": dict(choices),
         "continued": None if continued is None else str(continued),
         "command": command,
@@ -203,8 +253,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _content(volume: Volume, files: Sequence[Path]) -> list[dict[str, str]]:
+def _content(volume: Volume, files: Sequence[Path], digests: Mapping[Path, str]) -> list[dict[str, str]]:
     """What a resumed run has to go on with: the same files by their content, or the same numbers."""
     if not files:
         return [{"sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest()}]
-    return [{"path": str(path), "sha256": digest(path)} for path in files]
+    return [{"path": str(path), "sha256": digests[path]} for path in files]

@@ -6,8 +6,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from volseg.densification.folds import Fold, Folds, make_folds
 from volseg.densification.inputs import Images, Source, read_inputs
 from volseg.densification.learning import Task
 from volseg.densification.network import Networks, load_earlier
-from volseg.densification.outputs import outputs_for, settings_of, write_json
+from volseg.densification.outputs import Outputs, outputs_for, settings_of, write_json
 from volseg.densification.reporting import Densified, as_json, note_of, report_of, summary_of
 from volseg.densification.request import Choices
 from volseg.densification.scoring import Measured, Yardstick, tested
@@ -60,6 +61,7 @@ class Run:
         self.began = time.monotonic()
         self.inputs = read_inputs(image, labels, choices)
         self.outputs = None if output is None else outputs_for(output, self.inputs)
+        self.place: Outputs | None = None  # where the files are made, until they are all there
         self.source = earlier
         channels = self.inputs.image.channels
         self.earlier = None if earlier is None else load_earlier(earlier, self.inputs.scheme, channels)
@@ -67,11 +69,25 @@ class Run:
 
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
-        inputs, outputs = self.inputs, self.outputs
-        settings = settings_of(inputs, self.choices.as_json(), self.source, command)
-        if outputs is not None:
-            outputs.open(settings, resume=resume, overwrite=overwrite)
-            open_log(outputs.log)
+        settings = settings_of(self.inputs, self.choices.as_json(), self.source, command)
+        if self.outputs is None:
+            return self._work(settings, resume=False)
+        try:
+            self.place = self.outputs.open(settings, resume=resume, overwrite=overwrite)
+            open_log(self.place.log)
+            done = self._work(settings, resume=resume)
+            self.inputs.check_unchanged()
+            self.outputs.close(self.place)
+        finally:
+            self.outputs.release()
+        logger.info(
+            "Wrote %s, and how sure it is in percent: %s.", self.outputs.segmentation, self.outputs.confidence
+        )
+        logger.info("To look around in: %s.", self.outputs.report)
+        return done
+
+    def _work(self, settings: Mapping[str, Any], *, resume: bool) -> Densified:
+        inputs, outputs = self.inputs, self.place
         parts = self._folds()
         folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
         headline = Headline(inputs.scheme.names, inputs.paint.background)
@@ -80,6 +96,7 @@ class Run:
             measured, scores, curve = self._segment(folds, yardstick, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()
             keep = self.choices.keep_painted
+            inputs.check_unchanged()
             classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
             values = values_of(inputs, classes, keep_painted=keep)
             written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
@@ -102,7 +119,7 @@ class Run:
             note,
             inputs.findings,
             suggestion,
-            None if outputs is None else outputs.folder,
+            None if self.outputs is None else self.outputs.folder,
             written,
         )
         for line in summary_of(done, measured, inputs.scheme):
@@ -120,12 +137,12 @@ class Run:
             minutes=minutes,
             warnings=[] if measured else [parts.reason],
             versions=settings["versions"],
-            command=command,
+            command=settings["command"],
         )
         written += write_figures(outputs.figures, report, overwrite=True)
         written.append(write_report(outputs.report, report, overwrite=True))
-        logger.info("To look around in: %s.", outputs.report)
-        return dataclasses.replace(done, written=written)
+        assert self.outputs is not None
+        return dataclasses.replace(done, written=[self.outputs.final(path, outputs) for path in written])
 
     def _folds(self) -> Folds:
         count = self.choices.folds
@@ -163,7 +180,7 @@ class Run:
             self.inputs.scheme,
             timetable=timetable,
             stopping=self.stopping,
-            outputs=self.outputs,
+            outputs=self.place,
             earlier=self.earlier,
             resume=resume,
         )

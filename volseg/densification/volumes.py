@@ -1,6 +1,5 @@
 """The result as a volume: paint put back, values as in the painted file, names and colours kept."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from volseg.labels import IGNORE_INDEX
 from volseg.report import class_colours
 
 __all__ = ["classes_of", "values_of", "write_volumes"]
-
-logger = logging.getLogger(__name__)
 
 
 def classes_of(
@@ -50,7 +47,6 @@ def write_volumes(
     write_volume(outputs.segmentation, values, _like(inputs, outputs.segmentation), overwrite=True)
     percent = np.rint(100 * confidence).astype(np.uint8)
     write_volume(outputs.confidence, percent, inputs.image, overwrite=True)
-    logger.info("Wrote %s, and how sure it is in percent: %s.", outputs.segmentation, outputs.confidence)
     return [outputs.segmentation, outputs.confidence]
 
 

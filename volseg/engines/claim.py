@@ -15,8 +15,11 @@ __all__ = ["claim", "release"]
 _HELD: dict[Path, int] = {}  # by this process
 
 
-def claim(folder: Path) -> None:
+def claim(folder: Path, option: str = "--output_dir") -> None:
     """Take a folder; the system gives it back when the process ends, however it ends.
+
+    Args:
+        option: that another folder is chosen with.
 
     Raises:
         RefusedError: if a run of another process has it.
@@ -30,15 +33,14 @@ def claim(folder: Path) -> None:
         holder = os.pread(handle, 20, 0).decode(errors="replace")
         os.close(handle)
         raise RefusedError(
-            f"{folder} is in use by another run (process {holder}). Wait for it, or choose another "
-            "--output_dir."
+            f"{folder} is in use by another run (process {holder}). Wait for it, or choose another {option}."
         ) from None
     except OSError:  # a file system that knows no locks
         os.close(handle)
         return
     if not _is_there(handle, folder / ".lock"):  # the other run has just ended, and taken its file along
         os.close(handle)
-        claim(folder)
+        claim(folder, option)
         return
     os.truncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
