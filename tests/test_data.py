@@ -297,7 +297,10 @@ def test_a_case_that_is_held_out_as_a_whole_is_scored_and_not_trained_on(make_da
         cases, labels=SCHEME, in_channels=1, transform=as_they_are((8,) * len(size)), length=3
     )
     assert [item["name"] for item in dataset.cases] == ["b"]
-    assert [entry["name"] for entry in dataset.trained_on().values()] == ["b"]
+    assert {entry["name"]: entry["held_out"] for entry in dataset.trained_on().values()} == {
+        "a": "all",
+        "b": {},
+    }
     held = WholeVolumes(cases, labels=SCHEME, in_channels=1)[0]
     assert (held["label"] == IGNORE_INDEX).all()
     np.testing.assert_array_equal(held["held"][0], SCHEME.encode(read_volume(cases[0].label).array[0]))

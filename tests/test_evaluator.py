@@ -111,12 +111,6 @@ def test_a_case_is_known_by_its_image_too(make_dataset, tmp_path):
     expect(metrics, "held out", by_hand(items[1]["image"].numpy(), items[1]["label"][0].numpy()))
 
 
-def test_labels_changed_since_training_are_pointed_out(make_dataset, tmp_path, caplog):
-    folder = make_dataset(size=(20, 16), channels=1)
-    run(datasets(folder), checkpoint=checkpoint(tmp_path, {"other": {"name": "a", "held_out": {}}}))
-    assert "labels of a are not the file that was trained on under this name" in caplog.text
-
-
 def test_without_a_checkpoint_the_split_is_the_datasets(make_dataset):
     folder = make_dataset(size=(20, 16), channels=1, held_out={"y": [5]})
     item = load_case(find_cases(folder)[0], labels=SCHEME, in_channels=1)

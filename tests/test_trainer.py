@@ -14,7 +14,6 @@ from ignite.engine import Events
 from volseg.data import WholeVolumes
 from volseg.engines import evaluator, trainer
 from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from volseg.engines.run_state import both
 from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.inferers import OverlapTileInferer
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -361,13 +360,3 @@ def test_validation_uses_the_averaged_weights_and_notes_its_scores(make_run, tmp
     assert pictures[1] is not pictures[2]
     rows = (folder / "progress.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows if "mean IoU" in row] == ["4", "6"]
-
-
-def test_what_two_parts_of_a_run_were_trained_on_is_remembered_together():
-    before = {"a": {"name": "a", "held_out": {"x": [1, 5], "z": [2]}}, "b": {"name": "b", "held_out": {}}}
-    now = {"a": {"name": "a", "held_out": {"x": [5, 9], "z": []}}, "c": {"name": "c", "held_out": {"x": [3]}}}
-    assert both(before, now) == {
-        "a": {"name": "a", "held_out": {"x": [5], "z": []}},
-        "b": {"name": "b", "held_out": {}},
-        "c": {"name": "c", "held_out": {"x": [3]}},
-    }

@@ -23,6 +23,7 @@ __all__ = [
     "annotation_counts",
     "check_spatial",
     "choose_held_out",
+    "choose_more_held_out",
     "even_positions",
     "find_slices",
     "hold_out",
@@ -137,10 +138,40 @@ def choose_held_out(
         )
     slices = find_slices(labels, ignore_index=ignore_index).values()
     counts = _apportion([len(found) for found in slices], fraction)
-    return {
-        axis: [found[i] for i in (_blocks if _are_neighbours(found) else even_positions)(len(found), count)]
-        for axis, found, count in zip(_AXES, slices, counts, strict=False)
-    }
+    return {axis: _pick(found, count) for axis, found, count in zip(_AXES, slices, counts, strict=False)}
+
+
+def choose_more_held_out(
+    labels: Labels,
+    held_out: Mapping[str, Sequence[int]],
+    learnt: npt.NDArray[np.bool_],
+    fraction: float = 0.2,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+) -> dict[str, list[int]]:
+    """What to test on when slices were painted since: what was held out, and some that were never learnt.
+
+    As many are added as now make up the ``fraction``, as far as there are slices of which the network has
+    learnt no more than the lines in which others cross them.
+
+    Args:
+        learnt: the voxels that were ever trained on, ``(*spatial)``.
+    """
+    held = {axis: list(indices) for axis, indices in held_out.items()}
+    annotated = labels != ignore_index
+    slices = find_slices(labels, ignore_index=ignore_index)
+    fresh: list[tuple[str, int]] = []
+    for number, (axis, found) in enumerate(slices.items()):
+        known = project(annotated & learnt, number) > 0.5 * project(annotated, number)
+        fresh += [(axis, i) for i in found if not known[i] and i not in held.get(axis, ())]
+    total = sum(map(len, slices.values()))
+    wanted = max(1, round(fraction * total)) if total >= 3 else 0
+    count = max(0, min(wanted - sum(map(len, held.values())), len(fresh)))
+    axes = [fresh[i][0] for i in even_positions(len(fresh), count)] if count else []
+    for axis in sorted(set(axes)):
+        among = [i for other, i in fresh if other == axis]
+        held[axis] = sorted([*held.get(axis, ()), *_pick(among, axes.count(axis))])
+    return held
 
 
 def hold_out(
@@ -291,6 +322,11 @@ def _apportion(totals: Sequence[int], fraction: float) -> list[int]:
         open_axes = [axis for axis in range(len(totals)) if counts[axis] < limits[axis]]
         counts[max(open_axes, key=lambda axis: (fraction * totals[axis] - counts[axis], axis))] += 1
     return counts
+
+
+def _pick(found: Sequence[int], count: int) -> list[int]:
+    """So many of the slices along an axis: evenly spread, or whole blocks of neighbours."""
+    return [found[i] for i in (_blocks if _are_neighbours(found) else even_positions)(len(found), count)]
 
 
 def _are_neighbours(indices: Sequence[int]) -> bool:

@@ -31,7 +31,9 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         tensors = content["model"].values()
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
-            print(f"  trained on {trained['name']}, held out {_told(trained['held_out'])}")
+            whole = trained["held_out"] == "all"
+            told = "held out as a whole" if whole else f"held out {_told(trained['held_out'])}"
+            print(f"  {'not ' * whole}trained on {trained['name']}, {told}")
     elif path.is_dir():
         for case in find_cases(path):
             images = ", ".join(map(str, case.images))

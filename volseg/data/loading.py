@@ -1,6 +1,5 @@
 """A case as tensors, checked: image, annotation to train on, annotation held out, dense truth."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 
 from volseg.annotation import choose_held_out, hold_out
 from volseg.data.cases import Case, HeldOut
+from volseg.data.record import voxels_hash
 from volseg.errors import InputError
 from volseg.instances import InstanceScheme
-from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
+from volseg.io import Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["load_case", "read_image"]
@@ -54,10 +54,13 @@ def load_case(
         ``(1, *spatial)`` uint8 with class indices and 255; for an :class:`InstanceScheme` also
         ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``case``, ``name``, ``spacing``,
         ``volume`` (the file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``)
-        and ``hash`` (of label and image).
+        and ``hash`` (of the image's voxels).
     """
     source = read_image(case, in_channels)
-    item: dict[str, Any] = {"image": torch.from_numpy(source.array.astype(np.float32))}
+    voxels = source.array.astype(np.float32)
+    item: dict[str, Any] = {"image": torch.from_numpy(voxels)}
+    if case.label is not None:
+        item["hash"] = voxels_hash(voxels)
     if preprocessing is not None:
         item = dict(preprocessing(item))
     image = torch.as_tensor(item["image"])
@@ -77,7 +80,6 @@ def load_case(
             item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
-        item["hash"] = _sha256(case.label, *case.images)
     if case.truth is not None:
         truth = labels.encode(_read_labels(case.truth, source), source=str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
@@ -108,8 +110,3 @@ def _read_labels(path: Path, image: Volume) -> npt.NDArray[Any]:
 def _geometry(volume: Volume) -> Volume:
     """The volume with an array of the same shape that takes no memory."""
     return replace(volume, array=np.broadcast_to(np.zeros((), volume.array.dtype), volume.array.shape))
-
-
-def _sha256(*paths: Path) -> str:
-    """Of the files together: labels alone would not tell two images apart that show nothing."""
-    return hashlib.sha256(b"".join(bytes.fromhex(digest(path)) for path in paths)).hexdigest()

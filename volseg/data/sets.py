@@ -1,17 +1,26 @@
 """The two datasets of a bundle: patches to train on, whole volumes to score or segment."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from volseg.annotation import annotation_counts
+from volseg.annotation import annotation_counts, hold_out
 from volseg.data.cases import Case, join_channels
-from volseg.data.loading import Preprocessing, load_case
+from volseg.data.loading import Preprocessing, load_case, read_image
+from volseg.data.record import (
+    Record,
+    annotation_of,
+    entry_of,
+    held_out_again,
+    spared_entry,
+    voxels_hash,
+)
 from volseg.data.verification import Expectations, default_cache, listening, require_sound
 from volseg.errors import InputError, VolsegError, cause
 from volseg.labels import LabelScheme
@@ -68,7 +77,11 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self.transform = transform
         self.seed = seed
         self.length = 2**31 if length is None else length
-        self.cases = []
+        self.held_out = held_out
+        self.weight_map = weight_map
+        self.cases: list[dict[str, Any]] = []
+        self._spared: list[tuple[str, str]] = []  # cases held out as a whole: their hash and name
+        self._before: Record = {}
         for case in self.data:
             if case.label is None:
                 raise InputError(f"{case.image} has no annotation: it cannot be trained on.")
@@ -76,9 +89,11 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             expected = Expectations(labels, in_channels, _spatial_dims(transform))
             require_sound(self.data, expected, cache=default_cache())
         for case in self.data:
-            if case.held_out == "all":
-                continue
             with listening(), _about(case):  # what the readers have to say was said by the verification
+                if case.held_out == "all":
+                    voxels = read_image(case, in_channels).array.astype(np.float32)
+                    self._spared.append((voxels_hash(voxels), case.name))
+                    continue
                 item = load_case(
                     case,
                     labels=labels,
@@ -86,18 +101,53 @@ class TrainingPatches(Dataset[dict[str, Any]]):
                     preprocessing=preprocessing,
                     held_out=held_out,
                 )
-                item["label_voxels"] = annotated_voxels(item["label"], len(labels))
-                if any(len(voxels) for voxels in item["label_voxels"]):
-                    self.cases.append(item if weight_map is None else dict(weight_map(item)))
-                else:
+                if not self._take(item):
                     logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
+        self._require_cases()
+        self._say()
+
+    def _take(self, item: dict[str, Any]) -> bool:
+        """Draw from a case, if anything is annotated there; its places and weights are found once."""
+        item["label_voxels"] = annotated_voxels(item["label"], len(self.labels))
+        if not any(len(voxels) for voxels in item["label_voxels"]):
+            return False
+        self.cases.append(item if self.weight_map is None else dict(self.weight_map(item)))
+        return True
+
+    def _require_cases(self) -> None:
         if not self.cases:
             raise InputError(
                 f"None of the {len(self.data)} label file(s) has an annotated voxel to train on, those held "
                 "out left aside. Paint some slices, and check that the value of unlabelled voxels is "
-                f"{labels.unlabelled} in the files."
+                f"{self.labels.unlabelled} in the files."
             )
-        self._say()
+
+    def go_on_from(self, record: Record) -> None:
+        """Keep held out what an earlier training held out, and hold out nothing that it has learnt from.
+
+        Args:
+            record: what :meth:`trained_on` gave then.
+
+        Raises:
+            InputError: if nothing is left to train on.
+        """
+        self._before = record
+        kept, self.cases = self.cases, []
+        for item in kept:
+            held_out = held_out_again(item, record, self.held_out)
+            if held_out == "all":
+                logger.info("%s was held out as a whole, and stays so.", item["name"])
+                self._spared.append((item["hash"], item["name"]))
+                continue
+            if isinstance(held_out, Mapping) and held_out != item["held_out"]:
+                train, held = hold_out(annotation_of(item), held_out)
+                item |= {"label": torch.from_numpy(train)[None], "held": torch.from_numpy(held)[None]}
+                item["held_out"] = held_out
+                if not self._take(item):
+                    logger.warning("%s: all of its annotation is held out.", item["name"])
+            else:
+                self.cases.append(item)
+        self._require_cases()
 
     def _say(self) -> None:
         counts = self.counts()
@@ -120,9 +170,11 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             start=np.zeros(len(self.labels), np.int64),
         )
 
-    def trained_on(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint remembers: per case (by its hash) the slices that were held out."""
-        return {item["hash"]: {"name": item["name"], "held_out": item["held_out"]} for item in self.cases}
+    def trained_on(self) -> Record:
+        """What a checkpoint remembers: of each case what was learnt from, now or before, and held out."""
+        entries = [entry_of(item, self._before) for item in self.cases]
+        entries += [spared_entry(image, name, self._before) for image, name in self._spared]
+        return {**self._before, **dict(entries)}
 
     def __len__(self) -> int:
         return self.length

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from volseg.annotation import hold_out
-from volseg.data import WholeVolumes
+from volseg.data import Record, WholeVolumes, learnt_of
 from volseg.engines import processes
 from volseg.engines.checkpoint import load_weights
 from volseg.engines.handlers import quiet, reraise
@@ -48,12 +47,14 @@ def evaluator(
 ) -> SupervisedEvaluator:
     """A MONAI evaluator that segments each volume and scores it on voxels that were not trained on.
 
-    Which these are is read from the checkpoint: of a label file that was trained on, the slices held
-    out then; of any other, all that is annotated. Where a dense truth lies beside sparse labels,
-    the voxels that nobody annotated are scored as well, separately.
+    Which these are is read from the checkpoint, which knows each image by its voxels: all that is annotated
+    now and was never learnt from, in that training or those it went on from. Where a dense truth lies
+    beside sparse labels, the voxels that are unlabelled and were never learnt from are scored as well,
+    separately.
 
     Args:
-        checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset.
+        checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset, or of
+            the trainer that asks for a validation.
         output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go; ``None``
             for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
@@ -68,9 +69,8 @@ def evaluator(
 
     def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
-        train, held = item["label"], item["held"]
-        if checkpoint is not None:
-            train, held = _split(item, content)
+        record = getattr(engine.state, "trained_on", None) if checkpoint is None else content["trained_on"]
+        train, held, learnt = _split(item, record)
         truth = item.get("truth")
         if truth is None and not bool((held != IGNORE_INDEX).any()):
             return {}  # all of it was trained on
@@ -80,7 +80,7 @@ def evaluator(
         for measure in measures:
             measure.add(item["name"], logits.softmax(0), held[0], item.get("instances"), dataset.labels)
         if truth is not None:
-            untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX)
+            untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX) & ~learnt
             scores.add(item["name"], "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
         if not engine.state.pictures:
             annotation = torch.where(held == IGNORE_INDEX, train, held)
@@ -100,7 +100,7 @@ def evaluator(
             for name in ("metrics.json", "metrics.csv", "picture.png", "report.html"):
                 new_file(folder / name, overwrite=overwrite)
         if checkpoint is not None:
-            content.update(load_weights(network, checkpoint))
+            content.update({"trained_on": {}} | load_weights(network, checkpoint))
         engine.state.pictures = {}
         pages.clear()
         scores.clear()
@@ -205,21 +205,15 @@ def _page(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: 
     )
 
 
-def _split(item: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Annotation that was trained on, and annotation that was not, as the checkpoint has it."""
+def _split(item: Mapping[str, Any], record: Record | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Annotation that was learnt from, annotation that was not, and all voxels that were."""
     train, held = item["label"], item["held"]
+    if record is None:
+        return train, held, train != IGNORE_INDEX
+    learnt = torch.from_numpy(learnt_of(record, item))[None]
     annotation = torch.where(held == IGNORE_INDEX, train, held)
-    known = content.get("trained_on", {}).get(item["hash"])
-    if known is None:
-        if item["name"] in {trained["name"] for trained in content.get("trained_on", {}).values()}:
-            logger.warning(
-                "The labels of %s are not the file that was trained on under this name, so all of them are "
-                "scored. If slices were only added, the figure is too good: train again before scoring.",
-                item["name"],
-            )
-        return torch.full_like(annotation, IGNORE_INDEX), annotation
-    parts = hold_out(annotation[0].numpy(), known["held_out"])
-    return torch.from_numpy(parts[0])[None], torch.from_numpy(parts[1])[None]
+    nothing = torch.full_like(annotation, IGNORE_INDEX)
+    return annotation.where(learnt, nothing), annotation.where(~learnt, nothing), learnt
 
 
 def _write_metrics(folder: Path, report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:

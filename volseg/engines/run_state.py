@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from volseg.data import TrainingPatches
 from volseg.engines import processes
 from volseg.engines.budget import Budget, Improvement, stretch
 from volseg.engines.checkpoint import load_newest
 from volseg.engines.step import Step
-from volseg.errors import InputError
+from volseg.errors import InputError, RefusedError
 
-__all__ = ["RunState", "both"]
+__all__ = ["RunState"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,16 @@ class RunState:
     budget: Budget
     best: Improvement
     seed: int
-    trained_on: dict[str, Any]
+    dataset: TrainingPatches
+
+    def __post_init__(self) -> None:
+        self.trained_on = self.dataset.trained_on()
 
     def weights(self, iteration: int) -> dict[str, Any]:
         """What one segments with: weights, averaged if they are, and what they were trained on."""
         with self.step.averaged(self.network):
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return {"model": weights, "trained_on": self.trained_on, "iteration": iteration}
+        return {"model": weights, "iteration": iteration, **self._learnt()}
 
     def content(self, iteration: int) -> dict[str, Any]:
         """What one goes on from."""
@@ -53,7 +57,7 @@ class RunState:
             "lr_scheduler": None if schedule is None else schedule.state_dict(),
             "iteration": iteration,
             "best": self.best.state_dict(),
-            "trained_on": self.trained_on,
+            **self._learnt(),
             **self._conditions(),
         } | ({} if self.budget.max_minutes is None else {"minutes": self.budget.minutes})
 
@@ -71,8 +75,10 @@ class RunState:
 
         Raises:
             InputError: if it does not fit, or the run has come to its end already.
+            RefusedError: if the classes are others.
         """
         path, content = load_newest(path)
+        self._refuse_other_classes(path, content.get("classes"))
         try:
             self.network.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -87,13 +93,36 @@ class RunState:
             ) from error
         self.budget.earlier = content.get("minutes", 0.0)
         self.best.load_state_dict(content.get("best", self.best.state_dict()))
-        self.trained_on = both(content["trained_on"], self.trained_on)
+        self.dataset.go_on_from(content["trained_on"])
+        self.trained_on = self.dataset.trained_on()
         if precision == "auto":
             self.step.amp = content.get("amp", self.step.amp)
         self._compare(path, content)
         iteration = int(content["iteration"])
         self._refuse_finished(path, iteration)
         return iteration
+
+    def _learnt(self) -> dict[str, Any]:
+        """What the weights come from, and what they say."""
+        labels = self.dataset.labels
+        return {"trained_on": self.trained_on} | {
+            "classes": {"names": list(labels.names), "values": list(labels.values)}
+        }
+
+    def _refuse_other_classes(self, path: Path, before: Mapping[str, Any] | None) -> None:
+        """Weights of one meaning are not trained on with another."""
+        now = self._learnt()["classes"]
+        if before is None or before == now:  # checkpoints of earlier versions do not say
+            return
+        was, are = (
+            ", ".join(f"{name} = {value}" for name, value in zip(one["names"], one["values"], strict=True))
+            for one in (before, now)
+        )
+        raise RefusedError(
+            f"{path} was trained for the classes {was}; now they are {are}. Its outputs would change their "
+            "meaning. Go back to the classes of that run, which stand in config.json beside it, or train "
+            "anew in another folder (--output_dir)."
+        )
 
     def _conditions(self) -> dict[str, Any]:
         """On which the result depends, to the bit."""
@@ -132,13 +161,3 @@ class RunState:
                 f"{path} has stopped improving: {self.best.since} validations brought no better score, and "
                 f"patience is {self.best.patience}. Raise --patience to train on."
             )
-
-
-def both(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What two parts of a run were trained on: held out is only what both held out."""
-    trained_on = {**before, **now}
-    for label in set(before) & set(now):
-        first, second = before[label]["held_out"], now[label]["held_out"]
-        held_out = {axis: sorted(set(first[axis]) & set(second[axis])) for axis in first if axis in second}
-        trained_on[label] = {**now[label], "held_out": held_out}
-    return trained_on

@@ -116,7 +116,7 @@ def trainer(
     lap = stopwatch.lap if stopwatch else lambda _: None
     average = moving_average(network, weight_average)
     step = Step(_faster(forward, compiled), amp=amp, average=average, every=every, lap=lap)
-    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset.trained_on())
+    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset)
     start = 0
     if resume:
         check_run(folder, resume=resume, overwrite=overwrite)
@@ -188,6 +188,7 @@ def trainer(
         if evaluator is None or val_interval == 0:
             return
         iteration = engine.state.iteration
+        evaluator.state.trained_on = state.trained_on  # what it has learnt from is not scored
         with step.averaged(network), processes.alone(network):
             evaluator.run(max(1, engine.state.epoch))
         metrics = evaluator.state.metrics
