@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from volseg.errors import InputError
-
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "write an image or label anew: with its axes told, on another's grid, in another format"
@@ -18,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the suffix says in which format")
     parser.add_argument("--axes", help="what the axes of the file are, such as ZYX, where it does not say")
     parser.add_argument(
-        "--like", type=Path, metavar="IMAGE", help="write the place and voxel size of this image into it"
+        "--like",
+        type=Path,
+        metavar="IMAGE",
+        help="lay it onto the grid of this image: voxel by voxel if it is as large, else where it lies",
     )
     parser.add_argument("--labels", action="store_true", help="it holds class numbers: refuse anything else")
     parser.add_argument(
@@ -39,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
-    from volseg.io import join_volumes, read_volume, write_volume
+    from volseg.io import join_volumes, put_onto, read_volume, segments_of, with_segments, write_volume
 
     volumes = [
         read_volume(
             path,
-            labels=given.labels,
+            labels=given.labels or path.name.lower().endswith(".seg.nrrd"),
             axes=given.axes,
             nonfinite=given.nonfinite,
             series=given.series,
@@ -57,12 +58,10 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         volume = replace(volume, header=None)  # which did not say what the axes are
     if given.like is not None:
         image = read_volume(given.like)
-        if image.spatial_shape != volume.spatial_shape:
-            raise InputError(
-                f"{volume.name} has {volume.spatial_shape} voxels, {given.like} has {image.spatial_shape}: "
-                "they do not lie on one grid."
-            )
-        volume = replace(image, array=volume.array)
+        names = segments_of(volume)
+        volume = replace(image, array=put_onto(image, volume).array)
+        if names and given.output.name.lower().endswith(".seg.nrrd"):
+            volume = with_segments(volume, names)
     write_volume(given.output, volume.array, volume, overwrite=given.overwrite)
     print(
         f"{given.output}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, "

@@ -27,7 +27,7 @@ def audit_files(
     volume = read_volume(image)
     painted = read_volume(labels, labels=True)
     names = names or class_names(segments_of(painted))
-    label = check_alignment(volume, painted)
+    label = check_alignment(volume, painted, fill=unlabelled or 0)
     paint = understand_paint(
         label.array[0],
         classes=list(names) if names else None,

@@ -90,7 +90,7 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
     segments = segments_of(label)
-    label = check_alignment(picture, label)
+    label = check_alignment(picture, label, fill=choices.unlabelled or 0)
     names = dict(choices.names) or class_names(segments)
     paint = understand_paint(
         label.array[0],

@@ -3,7 +3,7 @@
 Every format gives the same `Volume`; every file is written whole or not at all.
 """
 
-from volseg.io.alignment import check_alignment
+from volseg.io.alignment import check_alignment, put_onto
 from volseg.io.atomic import atomic_write
 from volseg.io.channels import channel_of, join_volumes, read_channels
 from volseg.io.digest import digest
@@ -27,6 +27,7 @@ __all__ = [
     "join_volumes",
     "output_suffix",
     "parse_json",
+    "put_onto",
     "read_channels",
     "read_json",
     "read_volume",

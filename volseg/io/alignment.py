@@ -8,33 +8,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io import nrrd, segments
+from volseg.io import nrrd
+from volseg.io.laying import TOLERANCE, lay, refuse_lost
+from volseg.io.unplaced import has_position, is_bare, like_command, onto_image
 from volseg.io.volume import Volume
 
-__all__ = ["check_alignment"]
+__all__ = ["check_alignment", "put_onto"]
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.01  # of the smallest voxel edge, at every corner
 _FACTORS = {"um": 1e-3, "mm": 1.0, "m": 1e3}
 
 
 def check_alignment(
-    image: Volume, label: Volume, name: str = "", *, assume_aligned: bool = False, what: str = "label"
-) -> Volume:
+    image: Volume, label: Volume, name: str = "", *, assume_aligned: bool = False,
+    what: str = "label", fill: int = 0,
+) -> Volume:  # fmt: skip
     """The label on the image's grid, or an `InputError` that says what differs and what to do.
 
     They agree if they have the same shape and every corner lies within 1 % of a voxel of its twin. A label
     that stores the same grid with its axes in another order or direction is turned, and that is logged.
-    A file without any position (a TIFF that names no voxel size) agrees with a scaled grid of its shape.
+    A label of 3D Slicer that covers a part of the image, or more than it, is put in its place. A file without
+    a position (TIFF, PNG) agrees with a grid of its shape; see `volseg.io.unplaced`.
 
     Args:
         name: the case, for messages.
         assume_aligned: compare the shapes only.
         what: what ``label`` is, for messages.
+        fill: what a label holds where it does not cover the image: 0, or its value for unlabelled.
     """
     case = f"{name}: " if name else ""
-    if image.spatial_dims != label.spatial_dims:
+    if image.spatial_dims == 3:
+        label = nrrd.as_stack(label)
+    unplaced = what == "label" and not has_position(image)
+    if image.spatial_dims != label.spatial_dims and not (unplaced and image.channels > 1):
         raise InputError(
             f"{case}the image {image.name} has {image.spatial_dims} spatial axes, the {what} {label.name} "
             f"has {label.spatial_dims}. Pair each image with the {what} that belongs to it."
@@ -43,16 +50,22 @@ def check_alignment(
     affine = _in_unit_of(image, label)
     if same_shape and (assume_aligned or _apart(image.affine, affine, image) <= TOLERANCE):
         return label
-    bare = (_is_bare(label) and _is_plain(image)) or (_is_bare(image) and _is_plain(label))
-    if same_shape and bare:
+    if unplaced:
+        return onto_image(image, label, case=case, fill=fill)
+    if same_shape and what == "label" and label.path is not None and not has_position(label):
+        logger.warning(
+            "%s%s has no position, the image %s has one. They have the same size and are taken voxel by "
+            "voxel: see that the label is not mirrored.", case, label.name, image.name,
+        )  # fmt: skip
+        return label
+    if same_shape and ((is_bare(label) and _is_plain(image)) or (is_bare(image) and _is_plain(label))):
         logger.info(
             "%s%s or its image names no voxel size; their grids are taken to agree.", case, label.name
         )
         return label
     if nrrd.segments_of(label):
-        placed = segments.onto_grid(image, replace(label, affine=affine))
+        placed = _part(image, replace(label, affine=affine), case)
         if placed is not None:
-            logger.info("%s%s covers a part of the image; it was put in its place.", case, label.name)
             return placed
     turned = _turn(image, label, affine)
     if turned is not None and not assume_aligned:
@@ -65,14 +78,53 @@ def check_alignment(
         raise InputError(
             f"{case}the image {image.name} has {_times(image)} voxels, the {what} {label.name} has "
             f"{_times(label)}. They cannot belong together; export the {what} again on the image's grid "
-            "(in 3D Slicer: with the image as reference volume)."
+            "(in 3D Slicer: with the image as reference volume). If it is a part of the image, "
+            f"{like_command(image, label)} puts it in its place."
         )
     raise InputError(
         f"{case}the {what} {label.name} has the image's size, but its corners lie up to "
         f"{_apart(image.affine, affine, image):.3g} voxels from those of {image.name}. "
-        f"If it was drawn on this image, write the image's position into it ('volseg convert {label.name} "
-        f"--like {image.name} -o NEW'); otherwise export it again on the image's grid."
+        f"If it was drawn on this image, write the image's position into it "
+        f"({like_command(image, label)}); otherwise export it again on the image's grid."
     )
+
+
+def put_onto(image: Volume, label: Volume, *, fill: int = 0) -> Volume:
+    """The label laid onto the image's grid where its position says, as somebody asked for it.
+
+    Of the image's size, it is taken voxel by voxel, whatever its position. Else it covers a part of the image
+    or more than it, ``fill`` is what it holds elsewhere, and voxels lie on voxels.
+
+    Raises:
+        InputError: if they do not, or if paint lies beyond the image.
+    """
+    if label.spatial_shape == image.spatial_shape:
+        return label
+    if not has_position(image):
+        return onto_image(image, label, fill=fill, asked=True)
+    to_image = np.asarray(np.linalg.solve(image.affine, _in_unit_of(image, label)), np.float64)
+    laid = lay(label.array, to_image, image.spatial_shape, fill)
+    if laid is None:
+        raise InputError(
+            f"{label.name} has {_times(label)} voxels, {image.name} has {_times(image)}, and voxels of one "
+            "do not lie on voxels of the other. Export it again on the image's grid (in 3D Slicer: with the "
+            "image as reference volume)."
+        )
+    refuse_lost(laid, image.name, label.name)
+    return replace(label, array=laid.array, affine=image.affine, unit=image.unit, header=None)
+
+
+def _part(image: Volume, label: Volume, case: str) -> Volume | None:
+    """A segmentation that covers a part of the image or more than it, on its grid; ``None`` if it is none."""
+    if image.unit and label.unit and image.unit != label.unit:
+        return None
+    to_image = np.asarray(np.linalg.solve(image.affine, label.affine), np.float64)
+    laid = lay(label.array, to_image, image.spatial_shape)
+    if laid is None:
+        return None
+    refuse_lost(laid, image.name, f"{case}{label.name}")
+    logger.info("%s%s does not cover just the image; it was put in its place.", case, label.name)
+    return nrrd.on_grid(label, laid.array, image.affine, image.unit or label.unit)
 
 
 def _in_unit_of(image: Volume, label: Volume) -> NDArray[np.float64]:
@@ -94,11 +146,6 @@ def _apart(first: NDArray[Any], second: NDArray[Any], image: Volume) -> float:
     return float(distance / min(image.spacing))
 
 
-def _is_bare(volume: Volume) -> bool:
-    """Whether the file said nothing about position or size."""
-    return not volume.unit and np.array_equal(volume.affine, np.eye(len(volume.affine)))
-
-
 def _is_plain(volume: Volume) -> bool:
     """Whether the affine is a scaling only, as of every TIFF."""
     return np.array_equal(volume.affine, np.diag([*volume.spacing, 1.0]))
@@ -106,25 +153,15 @@ def _is_plain(volume: Volume) -> bool:
 
 def _turn(image: Volume, label: Volume, affine: NDArray[np.float64]) -> Volume | None:
     """The label with its axes in the image's order and direction, if that puts it on the image's grid."""
-    relative = np.linalg.solve(image.affine, affine)[:-1, :-1]  # label index steps, in image index steps
-    signed = np.rint(relative)
-    if not np.array_equal(np.abs(signed) @ np.abs(signed).T, np.eye(len(signed))):
+    to_image = np.asarray(np.linalg.solve(image.affine, affine), np.float64)
+    laid = lay(label.array, to_image, image.spatial_shape)
+    if (
+        laid is None
+        or not laid.covers_all
+        or _apart(image.affine @ np.rint(to_image), affine, label) > TOLERANCE
+    ):
         return None
-    order = np.abs(signed).argmax(axis=1)  # which label axis runs along each image axis
-    backward = [i for i, a in enumerate(order) if signed[i, a] < 0]
-    array = np.flip(label.array.transpose(0, *(order + 1)), tuple(b + 1 for b in backward))
-    if array.shape[1:] != image.spatial_shape:
-        return None
-    to_old = np.zeros_like(affine)  # from the turned index to the stored one
-    to_old[-1, -1] = 1
-    for new, old in enumerate(order):
-        to_old[old, new] = -1 if new in backward else 1
-        to_old[old, -1] = image.spatial_shape[new] - 1 if new in backward else 0
-    if _apart(image.affine, affine @ to_old, image) > TOLERANCE:
-        return None
-    return replace(
-        label, array=np.ascontiguousarray(array), affine=image.affine, unit=image.unit, header=image.header
-    )
+    return replace(label, array=laid.array, affine=image.affine, unit=image.unit, header=image.header)
 
 
 def _times(volume: Volume) -> str:

@@ -29,8 +29,11 @@ from volseg.io.volume import Volume, contiguous
 __all__ = [
     "Description",
     "NrrdHeader",
+    "as_stack",
     "describe",
+    "extent_offset",
     "header_for",
+    "on_grid",
     "read",
     "segments_of",
     "with_segments",
@@ -103,7 +106,8 @@ def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -
     letters = _letters(shape, per_axis, axes, path)
     whole = {name: fields[name] for name in _WHOLE if name in fields}
     of_slicer = path.name.lower().endswith(_SEGMENTATION)
-    header = NrrdHeader(whole, per_axis, letters, segments.parse(pairs, path) if of_slicer else ())
+    known = segments.parse(pairs, path) if of_slicer else ()
+    header = NrrdHeader(whole, per_axis, letters, known, segments.parse_offset(pairs) if of_slicer else None)
     affine, unit = (grid_of if ignore_affine else affine_of)(header, path)
     return Description(_stored(path, fields, shape, start), header, affine, unit)
 
@@ -148,6 +152,30 @@ def header_for(path: Path, array: NDArray[Any], like: Volume, encoding: str) -> 
 def segments_of(volume: Volume) -> tuple[Segment, ...]:
     """The segments of a ``.seg.nrrd``; none of any other file."""
     return volume.header.segments if isinstance(volume.header, NrrdHeader) else ()
+
+
+def as_stack(volume: Volume) -> Volume:
+    """A plane of a file with three axes as the volume of one slice that it is; anything else as it is."""
+    header = volume.header
+    if volume.spatial_dims != 2 or not isinstance(header, NrrdHeader) or "1" not in header.axes:
+        return volume
+    header = replace(header, axes=header.axes.replace("1", "Z"))
+    affine, unit = affine_of(header, volume.path or Path())
+    return Volume(volume.array[..., None], affine, unit, volume.path, header)
+
+
+def extent_offset(volume: Volume) -> tuple[int, ...] | None:
+    """The voxel of the painted image at which a ``.seg.nrrd`` begins, where it says so."""
+    header = volume.header
+    begin = header.begin if isinstance(header, NrrdHeader) else None
+    return None if begin is None else begin[: volume.spatial_dims]
+
+
+def on_grid(volume: Volume, array: NDArray[Any], affine: NDArray[np.float64], unit: str) -> Volume:
+    """A label on another grid: it keeps its segments, and nothing that says where its own file lies."""
+    moved = replace(volume, array=array, affine=affine, unit=unit, header=None)
+    known = segments_of(volume)
+    return with_segments(moved, known) if known else moved
 
 
 def with_segments(volume: Volume, known: Sequence[Segment]) -> Volume:

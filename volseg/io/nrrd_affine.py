@@ -37,6 +37,7 @@ class NrrdHeader:
     per_axis: dict[str, list[str]]
     axes: str
     segments: tuple[Segment, ...] = ()  # of a .seg.nrrd
+    begin: tuple[int, ...] | None = None  # of a .seg.nrrd: at which voxel of the painted image it begins
 
 
 def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]:

@@ -2,8 +2,7 @@
 
 Such a file says in its header what each value means (``Segment0_Name``, ``Segment0_LabelValue``, ...).
 Segments that were painted apart lie in layers of their own, and the grid may be a part of the image's. Here
-the layers are put together, as far as no voxel belongs to two segments, and the part is laid into the
-image's grid.
+the layers are put together, as far as no voxel belongs to two segments.
 """
 
 import re
@@ -16,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io.volume import Volume
 
-__all__ = ["Segment", "class_names", "header_lines", "merge_layers", "onto_grid", "parse"]
+__all__ = ["Segment", "class_names", "header_lines", "merge_layers", "parse", "parse_offset"]
 
 _KEY = re.compile(r"Segment([0-9]{1,6})_(\w+)")
 _OURS = ("Name", "LabelValue", "Color", "Layer", "Extent")
-_TOLERANCE = 0.01  # of a voxel, at every corner
 
 
 @dataclass(frozen=True)
@@ -124,33 +121,10 @@ def merge_layers(
     return merged[None], tuple(renumbered)
 
 
-def onto_grid(image: Volume, label: Volume) -> Volume | None:
-    """A label that was cropped, laid into the image's grid with 0 around; ``None`` if it is no part of it.
-
-    The axes may have another order or direction, but voxels must lie on voxels.
-    """
-    dims = image.spatial_dims
-    if label.spatial_dims != dims or (image.unit and label.unit and image.unit != label.unit):
-        return None
-    relative = np.linalg.solve(image.affine, label.affine)
-    steps, offset = np.rint(relative[:dims, :dims]), np.rint(relative[:dims, dims])
-    if not np.array_equal(np.abs(steps) @ np.abs(steps).T, np.eye(dims)):
-        return None
-    last = np.array(label.spatial_shape) - 1
-    corners = np.indices((2,) * dims).reshape(dims, -1) * last[:, None]
-    exact = relative[:dims, :dims] @ corners + relative[:dims, dims:]
-    placed = steps @ corners + offset[:, None]
-    if np.abs(exact - placed).max() > _TOLERANCE:
-        return None
-    low, high = placed.min(1).astype(int), placed.max(1).astype(int)
-    if (low < 0).any() or (high >= image.spatial_shape).any():
-        return None
-    order = np.abs(steps).argmax(1)
-    backward = tuple(1 + i for i in range(dims) if steps[i, order[i]] < 0)
-    array = np.zeros((len(label.array), *image.spatial_shape), label.array.dtype)
-    place = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
-    array[(slice(None), *place)] = np.flip(label.array.transpose(0, *(order + 1)), backward)
-    return replace(label, array=array, affine=image.affine, unit=image.unit or label.unit)
+def parse_offset(pairs: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Where the file's grid begins, in voxels of the image that was painted on, if it says so."""
+    text = pairs.get("Segmentation_ReferenceImageExtentOffset", "")
+    return tuple(map(int, text.split())) if re.fullmatch(r"-?[0-9]{1,9}( -?[0-9]{1,9}){2}", text) else None
 
 
 def _one_line(text: str) -> str:

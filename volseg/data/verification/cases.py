@@ -172,7 +172,7 @@ def _label_findings(path: Path, image: Volume, case: Case, expected: Expectation
         return found
     _LISTENER.heard().clear()
     try:
-        label = check_alignment(image, label)
+        label = check_alignment(image, label, fill=(expected.labels and expected.labels.unlabelled) or 0)
         found += [finding("warning", path, message) for message in _LISTENER.heard()]
         if expected.labels is None:
             return found

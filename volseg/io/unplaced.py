@@ -1,0 +1,260 @@
+"""Paint over an image that has no position, such as a TIFF, saved by a program that gave it one.
+
+TIFF, PNG, JPEG and OME-Zarr without a translation say how large a voxel is and not where the image lies.
+ITK-SNAP, SimpleITK and 3D Slicer put such an image at the origin, its axes pointing left, posterior and
+superior, with voxels of size 1 as often as not, and write that into the label. So the label is compared in
+voxels: of the image's size, it lies where its voxels say. A part of the image begins as many voxels from
+the origin as its position says; that is believed where the voxel sizes make sense, and always where somebody
+asked for it (``volseg convert --like``). Everything that was concluded is said.
+
+ITK reads the pages of a TIFF with several channels as slices. A label with a slice for every page is put
+together, all channels of a slice being the same voxels.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from shlex import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import InputError
+from volseg.io import nrrd
+from volseg.io.laying import Affine, Laid, lay, refuse_lost, signed_steps
+from volseg.io.tiff import TiffHeader
+from volseg.io.volume import Volume
+
+__all__ = ["has_position", "is_bare", "like_command", "onto_image"]
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
+_FRAMES = ((-1.0, -1.0, 1.0), (1.0, 1.0, 1.0))  # which way axes without a position point: ITK's, and plain
+_UNITS = (1.0, 1e-3, 1e3)  # of one voxel size by the other, where a program took the unit for another
+_ALIKE = 1e-3
+_BETWEEN = "Its voxels lie between those of the image, or nowhere on it."
+_MAY_BEGIN_THERE = "It begins at the image's first voxel; it may be a part of it, or belong to another image."
+_SLICES_ARE_PAGES = (
+    "The image has several channels, whose pages ITK takes for slices, so it is unclear which slices these "
+    "are. Save the label uncropped."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A label laid onto the image, and by which map of voxels."""
+
+    laid: Laid
+    to_image: Affine
+
+    def as_volume(self, label: Volume) -> Volume:
+        """The label as it lies now, in the world of the program that wrote it."""
+        affine = label.affine @ np.linalg.inv(self.to_image)
+        return nrrd.on_grid(label, self.laid.array, affine, label.unit)
+
+
+def has_position(volume: Volume) -> bool:
+    """Whether the file says where the image lies; a TIFF does not."""
+    plain = np.array_equal(volume.affine, np.diag([*volume.spacing, 1.0]))
+    if volume.path is None:
+        return not is_bare(volume)
+    return not (plain and volume.path.name.lower().endswith(_WITHOUT))
+
+
+def is_bare(volume: Volume) -> bool:
+    """Whether the file said nothing about position or size."""
+    return not volume.unit and np.array_equal(volume.affine, np.eye(len(volume.affine)))
+
+
+def onto_image(image: Volume, label: Volume, *, case: str = "", fill: int = 0, asked: bool = False) -> Volume:
+    """The label on the grid of an image without a position, with what was concluded in the log.
+
+    Args:
+        case: before each message.
+        fill: what the label holds where it does not cover the image.
+        asked: somebody said that the label belongs there: its voxel sizes are not compared.
+
+    Raises:
+        InputError: if the label covers another grid, or paint lies beyond the image.
+    """
+    if nrrd.segments_of(label):
+        fill = 0  # there, whatever else a file may hold
+    if label.spatial_shape == image.spatial_shape and not any(nrrd.extent_offset(label) or ()):
+        return _of_same_size(image, label, case)
+    stacked = _from_pages(image, label, case, fill)
+    if stacked is not None:
+        return stacked
+    if not has_position(label):
+        raise _other_size(image, label, case, _in_other_order(image, label), part=False)
+    found = sorted(_candidates(image, label, fill), key=lambda candidate: candidate.laid.lost)
+    if not found:
+        raise _other_size(image, label, case, _BETWEEN, part=False)
+    if _pages_of(image) and not asked:
+        raise _other_size(image, label, case, _SLICES_ARE_PAGES)
+    return _placed(image, label, found[0], case, asked)
+
+
+def _of_same_size(image: Volume, label: Volume, case: str) -> Volume:
+    """A label of the image's size: turned if its position says so, else voxel by voxel."""
+    if not has_position(label):
+        different = not np.allclose(image.spacing, label.spacing, rtol=_ALIKE)
+        sizes = f" Their voxel sizes differ: {_sizes(image)} and {_sizes(label)}." if different else ""
+        logger.log(
+            logging.WARNING if different and not (is_bare(image) or is_bare(label)) else logging.INFO,
+            "%s%s and %s have the same size and no position; they are taken voxel by voxel.%s",
+            case, image.name, label.name, sizes,
+        )  # fmt: skip
+        return label
+    found = [candidate for candidate in _candidates(image, label, 0) if candidate.laid.covers_all]
+    if any(not candidate.laid.turned for candidate in found):
+        logger.info(
+            "%s%s has no position; %s, which has its size, is taken voxel by voxel.",
+            case, image.name, label.name,
+        )  # fmt: skip
+        return label
+    for candidate in found:
+        logger.warning(
+            "%s%s stores the grid of %s in another orientation; it was turned to fit.",
+            case, label.name, image.name,
+        )  # fmt: skip
+        return candidate.as_volume(label)
+    logger.warning(
+        "%s%s has no position, and that of %s fits none that programs give to such an image. It has the "
+        "image's size and is taken voxel by voxel: see that it is not mirrored.",
+        case, image.name, label.name,
+    )  # fmt: skip
+    return label
+
+
+def _candidates(image: Volume, label: Volume, fill: int) -> list[_Candidate]:
+    """The label where its position puts it, for each way that an image without a position may lie."""
+    found = []
+    begin = nrrd.extent_offset(label)
+    for signs in _FRAMES:
+        to_image = _in_voxels(label, np.array(signs[: image.spatial_dims]))
+        if to_image is None:
+            continue
+        if begin and any(begin) and np.array_equal(to_image[:-1, :-1], np.eye(len(begin))):
+            to_image[:-1, -1] = begin  # said in voxels: it does not matter where Slicer put the image
+        laid = lay(label.array, to_image, image.spatial_shape, fill)
+        if laid is not None:
+            found.append(_Candidate(laid, to_image))
+    return found
+
+
+def _in_voxels(label: Volume, signs: NDArray[np.float64]) -> Affine | None:
+    """Label index to steps of one voxel from the world's origin, along world axes of these signs."""
+    dims = label.spatial_dims
+    directions = label.affine[:-1, :-1] / np.array(label.spacing)
+    out = np.eye(dims + 1)
+    out[:-1, :-1] = signs[:, None] * directions
+    steps = signed_steps(out)
+    if steps is None or np.abs(out[:-1, :-1] - steps).max() > _ALIKE:
+        return None
+    out[:-1, :-1] = steps
+    out[:-1, -1] = signs * label.affine[:-1, -1] / np.array(label.spacing)[np.abs(steps).argmax(1)]
+    return out
+
+
+def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: bool) -> Volume:
+    """A label that covers another box than the image does, if that is believable."""
+    laid = found.laid
+    equal = sum(a == n for a, n in zip(laid.size, image.spatial_shape, strict=True))
+    if not asked and not any(laid.start) and equal < image.spatial_dims - 1:
+        raise _other_size(image, label, case, _MAY_BEGIN_THERE)
+    if not asked and not _sizes_agree(image, label):
+        sizes = f"Its voxels are {_sizes(label)}, the image's {_sizes(image)}: they may not be the same ones."
+        raise _other_size(image, label, case, sizes)
+    refuse_lost(laid, image.name, f"{case}{label.name}")
+    within = all(
+        a >= 0 and a + n <= m for a, n, m in zip(laid.start, laid.size, image.spatial_shape, strict=True)
+    )
+    logger.info(
+        "%s%s has no position. %s covers %s, from voxel %s on (counted from 0): it was put in its place.",
+        case, image.name, label.name, "a part of it" if within else "more than it", laid.start,
+    )  # fmt: skip
+    return found.as_volume(label)
+
+
+def _sizes_agree(image: Volume, label: Volume) -> bool:
+    """Whether voxels are as large as the image's, or as ITK makes them that does not know their size."""
+    ours, theirs = np.array(image.spacing), np.array(label.spacing)
+    if np.allclose(theirs, 1, rtol=_ALIKE):
+        return True
+    if np.allclose(theirs[:2], theirs[0], rtol=_ALIKE) and np.allclose(theirs[2:], 1, rtol=_ALIKE):
+        return True  # resolution of a picture's dots, which are square
+    return any(np.allclose(theirs, unit * ours, rtol=_ALIKE) for unit in _UNITS)
+
+
+def _pages_of(image: Volume) -> bool:
+    """Whether ITK sees channels of this image as slices."""
+    header = image.header
+    return image.channels > 1 and isinstance(header, TiffHeader) and not header.meaning.endswith("C")
+
+
+def _from_pages(image: Volume, label: Volume, case: str, fill: int) -> Volume | None:
+    """A label with a slice for each page of a TIFF of several channels, its pages put together."""
+    header = image.header
+    if not isinstance(header, TiffHeader) or not _pages_of(image) or label.spatial_dims != 3:
+        return None
+    x, y, *depth = image.spatial_shape
+    z = depth[0] if depth else 1
+    if label.spatial_shape != (x, y, z * image.channels):
+        return None
+    first = header.meaning.replace("X", "").replace("Y", "").startswith("C")
+    pages = label.array.reshape((len(label.array), x, y, *((-1, z) if first else (z, -1))))
+    pages = np.moveaxis(pages, 3 if first else 4, 0)
+    merged = np.full(pages[0].shape, fill, np.result_type(pages.dtype, np.min_scalar_type(fill)))
+    for page in pages:
+        clash = (page != fill) & (merged != fill) & (page != merged)
+        if clash.any():
+            voxel = tuple(int(i) for i in np.argwhere(clash)[0][1:])
+            raise InputError(
+                f"{case}{label.name} has a slice for each channel of {image.name}, and they contradict "
+                f"each other at voxel {voxel} (counted from 0). A voxel has one class, whatever its channel: "
+                "paint on one channel only."
+            )
+        merged = np.where(page != fill, page, merged)
+    logger.info(
+        "%s%s has a slice for each of the %d channels of %s; those of one slice were put together.",
+        case, label.name, image.channels, image.name,
+    )  # fmt: skip
+    merged = merged if depth else merged[..., 0]
+    return replace(
+        label, array=np.ascontiguousarray(merged), affine=image.affine, unit=image.unit, header=None
+    )
+
+
+def _in_other_order(image: Volume, label: Volume) -> str:
+    """What to do with a label without a position whose size is another."""
+    if label.spatial_shape == image.spatial_shape[::-1] and label.path is not None:
+        axes = "XYZ"[: image.spatial_dims]
+        return (
+            f"These are the same numbers in reverse. If its axes were stored in reverse, say so: 'volseg "
+            f"convert {quote(label.name)} --axes {axes} -o NEW'."
+        )
+    return "It has no position, either, that says which part of the image it is."
+
+
+def _other_size(image: Volume, label: Volume, case: str, why: str, *, part: bool = True) -> InputError:
+    """What is wrong with a label of another size; ``part``: it may be put where its position says."""
+    command = like_command(image, label)
+    asked = f"; if it is a part of this image, {command} puts it where its position says, in voxels"
+    return InputError(
+        f"{case}the image {image.name} has {_times(image)} voxels, the label {label.name} has "
+        f"{_times(label)}. {why} If it was painted on other voxels, export the label again on the image's "
+        f"grid (in 3D Slicer: with the image as reference volume){asked if part else ''}."
+    )
+
+
+def like_command(image: Volume, label: Volume) -> str:
+    """What to type to lay a label onto an image's grid, in quotation marks."""
+    return f"'volseg convert {quote(label.name)} --like {quote(image.name)} -o NEW'"
+
+
+def _times(volume: Volume) -> str:
+    return " x ".join(str(n) for n in volume.spatial_shape)
+
+
+def _sizes(volume: Volume) -> str:
+    return " x ".join(f"{size:.4g}" for size in volume.spacing) + (f" {volume.unit}" if volume.unit else "")
