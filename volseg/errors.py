@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 __all__ = [
+    "DISK",
     "InputError",
     "RefusedError",
     "ResourceError",
@@ -22,7 +23,8 @@ __all__ = [
 
 
 _OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""The error numbers of a disk that is full, may not be written to, or fails."""
 
 
 class VolsegError(ValueError):
@@ -74,7 +76,7 @@ def in_words(error: BaseException) -> tuple[str, int]:
     for one in chain:
         if isinstance(one, MemoryError) or any(text in repr(one) for text in _OUT_OF_MEMORY):
             return "memory does not suffice. Close other programs, or take smaller patches or tiles.", 4
-        if isinstance(one, OSError) and (one.filename is not None or one.errno in _DISK):
+        if isinstance(one, OSError) and (one.filename is not None or one.errno in DISK):
             place = "" if one.filename is None else f"{one.filename}: "
             return f"{place}{one.strerror}. Check the disk, the folder and your rights.", 4
     first = (str(chain[-1]).strip() or "no message").splitlines()[0][:300]

@@ -1,9 +1,9 @@
-"""A folder belongs to one run at a time."""
+"""A folder, or a result in it, belongs to one run at a time."""
 
 import os
 from pathlib import Path
 
-from volseg.errors import RefusedError
+from volseg.errors import RefusedError, ResourceError
 
 try:
     import fcntl
@@ -13,20 +13,29 @@ except ImportError:  # Windows
 __all__ = ["claim", "release"]
 
 _HELD: dict[Path, int] = {}  # by this process
+_LOCK = ".lock"
 
 
-def claim(folder: Path, option: str = "--output_dir") -> None:
+def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> None:
     """Take a folder; the system gives it back when the process ends, however it ends.
 
     Args:
         option: that another folder is chosen with.
+        lock: the name of the lock, where several things in the folder can be taken, each by somebody else.
 
     Raises:
         RefusedError: if a run of another process has it.
+        ResourceError: if the folder cannot be written to.
     """
-    if fcntl is None or folder.resolve() in _HELD:
+    path = folder.resolve() / lock
+    if fcntl is None or path in _HELD:
         return
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to ({option})."
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -38,20 +47,21 @@ def claim(folder: Path, option: str = "--output_dir") -> None:
     except OSError:  # a file system that knows no locks
         os.close(handle)
         return
-    if not _is_there(handle, folder / ".lock"):  # the other run has just ended, and taken its file along
+    if not _is_there(handle, path):  # the other run has just ended, and taken its file along
         os.close(handle)
-        claim(folder, option)
+        claim(folder, option, lock=lock)
         return
+    _HELD[path] = handle
     os.truncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
-    _HELD[folder.resolve()] = handle
 
 
-def release(folder: Path) -> None:
+def release(folder: Path, *, lock: str = _LOCK) -> None:
     """Give a folder back, if this process has it."""
-    handle = _HELD.pop(folder.resolve(), None)
+    path = folder.resolve() / lock
+    handle = _HELD.pop(path, None)
     if handle is not None:
-        (folder / ".lock").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -15,11 +15,14 @@ from torch.utils.data import Dataset
 
 from volseg.data import Case, WholeVolumes
 from volseg.engines import processes
+from volseg.engines.batch import Batch, described, fingerprint, weights_hash
 from volseg.engines.checkpoint import load_weights
+from volseg.engines.claim import claim, release
 from volseg.engines.evaluator import engine_for, segment
 from volseg.engines.run_folder import new_file, output_of
 from volseg.engines.streaming import predict_streamed, why_not_streamed
-from volseg.io import write_volume
+from volseg.errors import InputError, RefusedError
+from volseg.io import Volume, stamp, write_volume
 from volseg.io.blocks import voxels_of
 
 __all__ = ["predictor"]
@@ -45,6 +48,9 @@ def predictor(
 ) -> SupervisedEvaluator:
     """A MONAI evaluator that writes a segmentation beside each image's name, in the image's geometry.
 
+    What belongs to one image appears together or not at all. A run that was stopped goes on when it is
+    started again with the same images, weights and settings: finished images are passed over, which is said.
+
     Several processes (``torchrun``) share the images, and the tiles of those that are read block by block.
 
     Args:
@@ -63,19 +69,38 @@ def predictor(
         for case in dataset.data
     ]
 
+    books: list[Batch] = []
+
     def update(engine: Any, batch: Sequence[int]) -> dict[str, Any]:
-        number = batch[0]
+        try:
+            work_on(engine, batch[0], books[-1])
+        except BaseException:
+            books[-1].close(complete=False)
+            if len(dataset) > 1:
+                logger.warning("The same command goes on with the images that are left.")
+            raise
+        return {}
+
+    def work_on(engine: Any, number: int, book: Batch) -> None:
         case, paths = dataset.data[number], outputs[number]
-        folder.mkdir(parents=True, exist_ok=True)
-        if _in_blocks(case, paths):
+        ours = number % processes.count() == processes.rank()
+        if number in book.finished:
+            if processes.rank() == 0:
+                logger.info("%s is finished already: passed over.", paths[0])
+        elif _in_blocks(case, paths):
+            if processes.rank() == 0:
+                book.begin(number)
             predict_streamed(
                 case.images, paths[0], network=engine.network, inferer=engine.inferer, labels=dataset.labels,
                 preprocessing=dataset.preprocessing, probabilities=paths[1], spread=paths[2],
-                overwrite=overwrite, cluster=cluster,
+                overwrite=overwrite or number in book.begun, cluster=cluster,
             )  # fmt: skip
-        elif number % processes.count() == processes.rank():
-            in_memory(engine, number)
-        return {}
+            if processes.rank() == 0:
+                book.finish(number)
+        elif ours:
+            book.begin(number)
+            in_memory(engine, number, overwrite or number in book.begun)
+            book.finish(number)
 
     def _in_blocks(case: Case, paths: Sequence[Path | None]) -> bool:
         if blockwise is False or (not blockwise and cluster is None and voxels_of(case.image) < _LARGE):
@@ -87,18 +112,29 @@ def predictor(
             logger.info("%s is segmented as a whole, in memory: %s", case.image, problem)
         return problem is None
 
-    def in_memory(engine: Any, number: int) -> None:
-        item = dataset[number]
-        path, named, spread_path = outputs[number]
-        logits, spread = segment(item["image"], engine.network, engine.inferer, engine.state.device)
-        classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
+    def in_memory(engine: Any, number: int, may_replace: bool) -> None:
+        images, (path, named, spread_path) = dataset.data[number].images, outputs[number]
         assert path is not None
-        write_volume(path, classes, item["volume"], overwrite=overwrite)
-        if named is not None:
-            maps = logits.softmax(0).cpu().numpy().astype(np.float32)
-            write_volume(named, maps, item["volume"], overwrite=overwrite)
-        if spread_path is not None and spread is not None:
-            write_volume(spread_path, spread.cpu().numpy(), item["volume"], overwrite=overwrite)
+        lock = f".{path.name}.lock"
+        claim(folder, lock=lock)  # two commands may have some images in common
+        try:
+            before = [stamp(image) for image in images]
+            item = dataset[number]
+            logits, spread = segment(item["image"], engine.network, engine.inferer, engine.state.device)
+            classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
+            if [stamp(image) for image in images] != before:
+                raise InputError(
+                    f"{images[0]} was changed, replaced or removed while it was being segmented, so no "
+                    "result is written. Let nobody write to it meanwhile, and give the command again."
+                )
+            files: list[tuple[Path, Any]] = [(path, classes)]
+            if spread_path is not None and spread is not None:
+                files.append((spread_path, spread.cpu().numpy()))
+            if named is not None:
+                files.append((named, logits.softmax(0).cpu().numpy().astype(np.float32)))
+            _write_together(files, item["volume"], overwrite=may_replace)
+        finally:
+            release(folder, lock=lock)
         logger.info("Segmented %s.", path)
 
     numbers = range(len(dataset))
@@ -106,18 +142,45 @@ def predictor(
 
     @engine.on(Events.STARTED)
     def start(_: Engine) -> None:
-        def check() -> None:
-            for case, paths in zip(dataset.data, outputs, strict=True):
-                for path in paths:
-                    if path is not None:
-                        new_file(path, overwrite=overwrite, source=case.image)
-
-        processes.from_first(check)  # before the others begin to write
         load_weights(network, checkpoint)
+
+        def open_book() -> Batch:
+            settings = [
+                weights_hash(network), kinds, blockwise, cluster,
+                *map(described, (inferer, dataset.labels, dataset.preprocessing)),
+            ]  # fmt: skip
+            works = [fingerprint(case, settings) for case in dataset.data]
+            book = Batch(folder, works, [[path for path in paths if path] for paths in outputs])
+            book.open()
+            try:
+                for number, (case, paths) in enumerate(zip(dataset.data, outputs, strict=True)):
+                    for path in paths:
+                        if path is not None and number not in book.finished:
+                            new_file(path, overwrite=overwrite or number in book.begun, source=case.image)
+            except RefusedError:
+                book.close(complete=False)
+                raise
+            book.start()
+            return book
+
+        books[:] = [processes.from_first(open_book)]  # before the others begin to write
+
+    @engine.on(Events.COMPLETED)
+    def finish(_: Engine) -> None:
+        processes.wait()
+        if processes.rank() == 0:
+            books[-1].close(complete=True)
 
     for handler in val_handlers:
         handler.attach(engine)
     return engine
+
+
+def _write_together(files: Sequence[tuple[Path, Any]], like: Volume, *, overwrite: bool) -> None:
+    """The files of one image: the first gets its name when all are complete, or none does."""
+    (path, array), *others = files
+    rest = (lambda: _write_together(others, like, overwrite=overwrite)) if others else None
+    write_volume(path, array, like, overwrite=overwrite, together=rest)
 
 
 class _Numbers(Dataset[int]):

@@ -6,7 +6,7 @@ Every format gives the same `Volume`; every file is written whole or not at all.
 from volseg.io.alignment import check_alignment, put_onto
 from volseg.io.atomic import atomic_write
 from volseg.io.channels import channel_of, join_volumes, read_channels
-from volseg.io.digest import digest
+from volseg.io.digest import digest, stamp
 from volseg.io.files import SUFFIXES, is_volume, output_suffix, read_volume, write_volume
 from volseg.io.json_text import parse_json, read_json
 from volseg.io.nrrd import segments_of, with_segments
@@ -33,6 +33,7 @@ __all__ = [
     "read_volume",
     "read_weights",
     "segments_of",
+    "stamp",
     "with_segments",
     "write_volume",
     "write_weights",

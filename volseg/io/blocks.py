@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.alignment import check_alignment
+from volseg.io.digest import stamp
 from volseg.io.files import is_volume, read_volume
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
 from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr
@@ -58,7 +59,7 @@ class BlockVolume(Protocol):
         ...
 
     @property
-    def stamp(self) -> list[Any]:
+    def stamp(self) -> str:
         """What changes when the voxels do."""
         ...
 
@@ -91,9 +92,8 @@ class WholeVolume:
         return self.volume
 
     @property
-    def stamp(self) -> list[Any]:
-        state = self.path.stat()
-        return [state.st_size, state.st_mtime_ns]
+    def stamp(self) -> str:
+        return stamp(self.path)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         block: NDArray[Any] = self.volume.array[index]
@@ -127,8 +127,8 @@ class ChannelFiles:
         return replace(first, array=np.broadcast_to(np.zeros((), self.dtype), self.shape))
 
     @property
-    def stamp(self) -> list[Any]:
-        return [part.stamp for part in self.parts]
+    def stamp(self) -> str:
+        return " ".join(part.stamp for part in self.parts)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         channels, *places = index

@@ -113,12 +113,22 @@ def read_volume(
     return volume if array is volume.array else Volume(array, volume.affine, volume.unit, path, volume.header)
 
 
-def write_volume(path: str | os.PathLike[str], array: Any, like: Volume, *, overwrite: bool = False) -> None:
+def write_volume(
+    path: str | os.PathLike[str],
+    array: Any,
+    like: Volume,
+    *,
+    overwrite: bool = False,
+    together: Callable[[], object] | None = None,
+) -> None:
     """Write an array so that it opens over ``like``: same place, same axis order, same header.
 
     The array, ``(*spatial)`` or ``(C, *spatial)``, keeps its data type. The suffix chooses the format; where
     it is that of ``like``'s file, the header's geometry is kept field for field (texts that may name a
     patient are not). The file appears under its name only when it is complete and has been read back.
+
+    Args:
+        together: called just before, to write what belongs to it; if that fails, this is not written either.
     """
     path = Path(path)
     format_ = _format_of(path)
@@ -150,6 +160,11 @@ def write_volume(path: str | os.PathLike[str], array: Any, like: Volume, *, over
             _MUTE.local.on = False
         if not np.array_equal(back.array, array, equal_nan=array.dtype.kind == "f"):
             raise ResourceError(f"{path} was written, but reading it back gave other voxels. Check the disk.")
+        if together is not None:
+            try:
+                together()
+            except ResourceError as error:
+                raise ResourceError(str(error)) from None  # it names its own file
 
     with atomic_write(path, overwrite=overwrite, verify=verify, folder=format_.folder) as temporary:
         axes = to_file(temporary, array, like)

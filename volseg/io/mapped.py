@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError, ResourceError
 from volseg.io import gzip_stream, metaimage, nifti, nrrd, tiff
 from volseg.io.affines import in_plane
+from volseg.io.digest import stamp
 from volseg.io.nifti_affine import affine_of
 from volseg.io.tiff_axes import clear_axes
 from volseg.io.tiff_geometry import affine_of as tiff_affine_of
@@ -29,6 +30,7 @@ __all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]
 
 
 _PAGE = 4096
+_WASTE = 16  # a row of a block is read alone where so many times as much lies between two
 _HELD = 4 << 20  # bytes of the file that are mapped in at a time, about
 
 
@@ -64,17 +66,17 @@ class MappedVolume:
         return tuple(1 if axis is None else self.stored[axis] for axis in self.order)
 
     @property
-    def stamp(self) -> list[Any]:
+    def stamp(self) -> str:
         """What changes when the voxels do."""
-        state = self.path.stat()
-        return [state.st_size, state.st_mtime_ns]
+        return stamp(self.path)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """A block, in memory, in the byte order of this machine."""
         inside = [slice(*part.indices(n)[:2]) for part, n in zip(index, self.shape, strict=True)]
-        array = np.empty([part.stop - part.start for part in inside], self.dtype.newbyteorder("="))
-        for place, where in self._steps(inside):
-            array[place] = self._view("r")[where]
+        there = [axis for axis in self.order if axis is not None]
+        stored = self._fetch([inside[self.order.index(axis)] for axis in sorted(there)]).transpose(there)
+        array = stored if None not in self.order else stored[None]
+        array = np.ascontiguousarray(array, self.dtype.newbyteorder("="))
         if (self.slope, self.intercept) == (1.0, 0.0):
             return array
         scaled: NDArray[Any] = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
@@ -82,11 +84,41 @@ class MappedVolume:
         scaled += self.intercept
         return scaled
 
+    def _fetch(self, spans: Sequence[slice]) -> NDArray[Any]:
+        """A block in the file's order of axes, read rather than mapped.
+
+        Where a mapped file becomes shorter, the system ends the process; a read says so.
+        """
+        width, size = self.stored[-1], self.dtype.itemsize
+        *slow, rows, columns = spans
+        block = np.empty([part.stop - part.start for part in spans], self.dtype)
+        steps = [prod(self.stored[axis + 1 :]) for axis in range(len(self.stored) - 2)]
+        sparse = width > _WASTE * block.shape[-1]  # then each row is read alone, else what lies between, too
+        with self.path.open("rb") as file:
+
+            def numbers(start: int, count: int) -> NDArray[Any]:
+                file.seek(self.offset + start * size)
+                data = file.read(count * size)
+                if len(data) < count * size:
+                    raise InputError(f"{self.path} has become shorter while it was read. Do it again.")
+                return np.frombuffer(data, self.dtype)
+
+            for place in np.ndindex(*block.shape[:-2]):
+                start = sum((part.start + i) * n for part, i, n in zip(slow, place, steps, strict=True))
+                if sparse:
+                    for row in range(block.shape[-2]):
+                        first = start + (rows.start + row) * width + columns.start
+                        block[(*place, row)] = numbers(first, block.shape[-1])
+                else:
+                    whole = numbers(start + rows.start * width, block.shape[-2] * width)
+                    block[place] = whole.reshape(-1, width)[:, columns]
+        return block
+
     def __setitem__(self, index: tuple[slice, ...], block: NDArray[Any]) -> None:
         """Write a block; it is on the disk when this returns."""
         inside = [slice(*part.indices(n)[:2]) for part, n in zip(index, self.shape, strict=True)]
         for place, where in self._steps(inside):
-            self._view("r+")[where] = block[place]
+            self._view()[where] = block[place]
         handle = os.open(self.path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -109,9 +141,9 @@ class MappedVolume:
             place[slow] = slice(part.start - inside[slow].start, part.stop - inside[slow].start)
             yield tuple(place), (*inside[:slow], part, *inside[slow + 1 :])
 
-    def _view(self, mode: Any) -> NDArray[Any]:
-        """Mapped anew each time: what was read then no longer counts as this process's memory."""
-        mapped = np.memmap(self.path, self.dtype, mode, self.offset, self.stored)
+    def _view(self) -> NDArray[Any]:
+        """Mapped anew each time: what was written then no longer counts as this process's memory."""
+        mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.stored)
         there = [axis for axis in self.order if axis is not None]
         view = mapped.transpose(there)
         return view if None not in self.order else view[None]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.affines import check_affine
+from volseg.io.digest import stamp
 from volseg.io.ome_metadata import Multiscale, multiscale_of, new_multiscale
 from volseg.io.stored import require_memory
 from volseg.io.text_header import times
@@ -61,10 +62,9 @@ class ZarrVolume:
         return self.array.dtype
 
     @property
-    def stamp(self) -> list[Any]:
+    def stamp(self) -> str:
         """What changes when the voxels do."""
-        states = [path.stat() for path in self.array.files()]
-        return [sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)]
+        return stamp(self.array.folder)
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """A block, in memory."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from volseg.engines.streaming.source import Blocks, Normalisation
+from volseg.engines.streaming.source import Blocks, Normalisation, require_unchanged
 from volseg.geometry import Tile, plan_tiles
 from volseg.inferers.averaging import Symmetry
 from volseg.inferers.demand import Demand
@@ -54,6 +54,7 @@ class Job:
         versions: turned versions to average over; none for the image as it is.
         values: what class indices are called in the file.
         statistics: of batch normalisation, one for each version; ``None`` for the network's own.
+        stamp: of the image, when the work was begun.
     """
 
     images: tuple[Path, ...]
@@ -66,6 +67,7 @@ class Job:
     by_rows: bool
     normalise: Normalisation | None
     statistics: Sequence[Statistics] | None
+    stamp: str
 
     def tiles(self, demand: Demand, size: Sequence[int]) -> list[Tile]:
         """All tiles; what is known of them is their number."""
@@ -91,11 +93,13 @@ class Hand:
     def __init__(self, job: Job, source: BlockVolume | None = None) -> None:
         give_back_at_once()
         self.job = job
-        source = source or open_blocks(*job.images)
-        self.blocks = Blocks(source, job.normalise)
+        self.source = source or open_blocks(*job.images)
+        require_unchanged(self.source, job.stamp)
+        self.in_files = not any(path.is_dir() for path in job.images)
+        self.blocks = Blocks(self.source, job.normalise)
         self.works = job.works()
         self.files = [
-            create_blocks(each.made, each.shape, each.dtype, source.like, tile=job.tile, anew=False)
+            create_blocks(each.made, each.shape, each.dtype, self.source.like, tile=job.tile, anew=False)
             for each in job.outputs
         ]
 
@@ -106,10 +110,13 @@ class Hand:
     def read(self, number: int) -> Blocks:
         """What a tile needs of the image, in memory."""
         tile = self.tiles[number]
-        if not self.job.versions:
-            return self.blocks.part(tile.read)
-        demand = self.works[0].demand
-        return self.blocks.part(reads_of(tile, self.job.versions, demand, self.blocks.shape[1:]))
+        spans: Sequence[slice] = tile.read
+        if self.job.versions:
+            spans = reads_of(tile, self.job.versions, self.works[0].demand, self.blocks.shape[1:])
+        part = self.blocks.part(spans)
+        if self.in_files:  # a folder of many chunks is looked at once, when the work is done
+            require_unchanged(self.source, self.job.stamp)
+        return part
 
     def compute(self, number: int, part: Blocks) -> list[NDArray[Any]]:
         """What to write of a tile, for each output."""

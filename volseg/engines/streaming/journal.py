@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ class Journal:
         """Everything has its final name: forget the rest."""
         self.close()
         self.path.unlink()
+
+    def drop(self, made: Sequence[Path]) -> None:
+        """Nothing can be gone on from: the unfinished files go, too."""
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)  # if it is a folder
+        for path in (*made, self.path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self.close()
 
     def close(self) -> None:
         if self._handle is not None:

@@ -24,8 +24,14 @@ from volseg.engines.streaming.cluster import fill_by_cluster, workers_of
 from volseg.engines.streaming.filling import fill
 from volseg.engines.streaming.job import Hand, Job, Output
 from volseg.engines.streaming.journal import Journal
-from volseg.engines.streaming.source import Blocks, kept_as, normalisation, why_not_blockwise
-from volseg.errors import InputError, RefusedError, ResourceError
+from volseg.engines.streaming.source import (
+    Blocks,
+    kept_as,
+    normalisation,
+    require_unchanged,
+    why_not_blockwise,
+)
+from volseg.errors import DISK, InputError, RefusedError, ResourceError
 from volseg.geometry import plan_tiles
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.averaging import Symmetry, check_symmetric
@@ -106,7 +112,8 @@ def predict_streamed(
 
     Raises:
         RefusedError: if an output exists and is not to be overwritten, or is the image itself.
-        InputError: if the work cannot be done block by block.
+        InputError: if the work cannot be done block by block, or the image is changed meanwhile.
+        ResourceError: if the disk is full; it says what stays to go on from.
     """
     images = (Path(image),) if isinstance(image, str | os.PathLike) else tuple(map(Path, image))
     wanted = {"classes": output, "probabilities": probabilities, "spread": spread}
@@ -118,6 +125,7 @@ def predict_streamed(
     plain = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
     assert isinstance(plain, OverlapTileInferer)
     source = open_blocks(*images)
+    stamp = source.stamp
     if cluster is not None and source.path.suffix.lower() != ".zarr":
         raise InputError(
             f"A cluster works on images in OME-Zarr, but {source.path} is none. Convert it first."
@@ -155,7 +163,7 @@ def predict_streamed(
     def job_of(plan: dict[str, Any]) -> Job:
         return Job(
             images, network, plain.amp, versions, values, outputs, tuple(plan["tile"]), plan["by_rows"],
-            plan["normalise"], plan["statistics"],
+            plan["normalise"], plan["statistics"], stamp,
         )  # fmt: skip
 
     def create() -> None:
@@ -183,7 +191,12 @@ def predict_streamed(
                 fill_by_cluster(job, journal, cluster, tiles, progress=plain.progress)
         processes.wait()
         if processes.rank() == 0:
+            require_unchanged(source, stamp)
             _finish(journal, outputs)
+    except BaseException as error:
+        if processes.rank() == 0 and isinstance(error, Exception | KeyboardInterrupt):
+            _leave(error, journal, outputs, source, stamp)
+        raise
     finally:
         journal.close()
     processes.wait()
@@ -236,6 +249,35 @@ def _finish(journal: Journal, outputs: Sequence[Output]) -> None:
             each.made.unlink()
         logger.info("Segmented %s.", each.target)
     journal.finish()
+
+
+def _leave(
+    error: BaseException, journal: Journal, outputs: Sequence[Output], source: BlockVolume, stamp: str
+) -> None:
+    """Keep what one can go on from, and say so; of an image that was changed nothing is kept.
+
+    Raises:
+        InputError: if it was, whatever that has led to.
+        ResourceError: if the disk is to blame, with the names of what is kept.
+    """
+    if isinstance(error, RefusedError):
+        return  # it is another process's work
+    made = [each.made for each in outputs]
+    if source.stamp != stamp or not journal.done:
+        journal.drop(made)
+        if isinstance(error, Exception):
+            require_unchanged(source, stamp)
+    kept = ""
+    if journal.done:
+        names = " and ".join(path.name for path in (*made, journal.path))
+        kept = f"{len(journal.done)} tiles are kept in {journal.path.parent}, in {names}; the same command "
+        kept += "goes on from there."
+        logger.warning("%s", kept)
+    if isinstance(error, OSError) and error.errno in DISK:
+        raise ResourceError(
+            f"cannot write {outputs[0].target}: {error.strerror}. No result is there yet. "
+            f"{kept or 'Nothing was kept.'} Free some space or choose another folder."
+        ) from error
 
 
 def _check_targets(targets: dict[str, Path], images: Sequence[Path], overwrite: bool) -> None:

@@ -14,7 +14,14 @@ from volseg.errors import InputError
 from volseg.geometry import mirror_indices
 from volseg.io.blocks import BlockVolume
 
-__all__ = ["Blocks", "Normalisation", "kept_as", "normalisation", "why_not_blockwise"]
+__all__ = [
+    "Blocks",
+    "Normalisation",
+    "kept_as",
+    "normalisation",
+    "require_unchanged",
+    "why_not_blockwise",
+]
 
 Normalisation = tuple[list[float], list[float]]  # mean and standard deviation of every channel
 
@@ -62,6 +69,19 @@ class Blocks:
         voxels = self.voxels[tuple(index)]
         voxels = voxels.astype(kept_as(voxels.dtype), copy=False)
         return Blocks(voxels, self.normalise, shape=self.shape, origin=[i.start for i in index])
+
+
+def require_unchanged(source: BlockVolume, stamp: str) -> None:
+    """Refuse to go on with an image that somebody has written to: the result would be a mixture.
+
+    Raises:
+        InputError: if its stamp is another.
+    """
+    if source.stamp != stamp:
+        raise InputError(
+            f"{source.path} was changed, replaced or removed while it was being segmented, so no result is "
+            "written. Let nobody write to it meanwhile, and give the command again."
+        )
 
 
 def kept_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
