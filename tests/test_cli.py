@@ -274,7 +274,7 @@ def test_train_evaluate_predict_and_look_at_it(make_dataset, train, volseg, tmp_
     assert (run / "segmentations" / "a.tif").read_bytes() == segmented
     code, out, _ = volseg("info", run / "model.pt")
     assert code == 0
-    assert "weights after 4 iterations" in out
+    assert "weights after 4 iterations, written" in out
     assert "trained on a, held out {'z': [5]}" in out
     config = (run / "config.json").read_text()
     assert f'"dataset_dir": "{folder}"' in config

@@ -135,7 +135,7 @@ def test_the_walker_refuses_what_it_cannot_start_from():
 @pytest.fixture
 def itk():
     """ITK's module, which is an extra."""
-    pytest.importorskip("itk", reason="interpolation needs ITK: pip install 'volseg[interpolate]'")
+    pytest.importorskip("itk", reason="interpolation needs ITK, which .ci/run installs")
 
 
 @pytest.mark.slow  # ITK takes seconds to load

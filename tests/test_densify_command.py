@@ -229,7 +229,7 @@ def test_the_bundle_densifies_its_phantom_or_ones_own(root, files, tmp_path, mon
 @pytest.mark.parametrize("method", [pytest.param("interpolate", marks=pytest.mark.slow), "random-walker"])
 def test_other_methods_give_the_same_files_and_a_score(files, tmp_path, method, monkeypatch):
     if method == "interpolate":
-        pytest.importorskip("itk", reason="interpolation needs ITK: pip install 'volseg[interpolate]'")
+        pytest.importorskip("itk", reason="interpolation needs ITK, which .ci/run installs")
     monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
     image, paint, truth = files
     done = densify(image, paint, tmp_path / "out", method=method)
@@ -335,7 +335,7 @@ def test_the_process_that_compares_does_so(compared):
     has_itk = importlib.util.find_spec("itk") is not None
     assert [one.method for one in found] == ["random walker", "interpolation"][: 1 + has_itk]
     assert has_itk == (reasons == [])
-    assert all("volseg[interpolate]" in reason for reason in reasons)
+    assert all("itk-morphologicalcontourinterpolation" in reason for reason in reasons)
 
 
 # --- time -------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """From a few annotated slices to a dense segmentation of a whole image or volume."""
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from volseg.bspline import bspline_displacement as bspline_displacement
@@ -76,10 +79,17 @@ __all__ = sorted(_ROOM_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'volseg' has no attribute {name!r}")
-    return getattr(import_module(f"volseg.{_ROOM_OF[name]}"), name)
+    if name in _ROOM_OF:
+        return getattr(import_module(f"volseg.{_ROOM_OF[name]}"), name)
+    if name in _rooms():
+        return import_module(f"volseg.{name}")
+    raise AttributeError(f"module 'volseg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*__all__, *_rooms(), "__version__"})
+
+
+def _rooms() -> set[str]:
+    """What lies in this package: ``volseg.metrics`` works after ``import volseg`` alone."""
+    return {name for _, name, _ in iter_modules(__path__) if not name.startswith("_")}

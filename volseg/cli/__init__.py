@@ -1,4 +1,4 @@
-"""The command ``volseg``: what the bundles do, for people who do not know MONAI.
+"""The command ``volseg``, for people who know neither MONAI nor Python.
 
 One module per command, which says what the command is for, what it can be told, and what it does.
 """
@@ -8,7 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
+from volseg import __version__
 from volseg.cli import (
     audit,
     check,
@@ -19,6 +21,7 @@ from volseg.cli import (
     experiment,
     export,
     info,
+    init,
     phantom,
     plan,
     predict,
@@ -29,11 +32,13 @@ from volseg.cli import (
 )
 from volseg.errors import in_words
 from volseg.experiments import options
+from volseg.installation import folder
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: tuple[ModuleType, ...] = (
     densify,
+    init,
     train,
     evaluate,
     predict,
@@ -57,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     words, rest = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
-    given = _parser().parse_args(words)
+    parser = _parser()
+    if not [word for word in words if word != "--debug"]:
+        parser.print_help()
+        return 2
+    given = parser.parse_args(words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("volseg").setLevel(logging.INFO)
     try:
@@ -70,14 +79,46 @@ def _run(arguments: Sequence[str] | None) -> int:
         return code
 
 
+_PURPOSE = """\
+Segment a whole image or volume from a few painted slices, with a figure of how good the result is.
+For many volumes, train a network once and segment all of them."""
+_START = """\
+start here:
+  one volume     volseg densify image.tif painted.tif -o result
+  many volumes   volseg init
+  each command   volseg COMMAND --help
+  documentation  {docs}"""
+
+
+class _Version(argparse.Action):
+    """Prints the version, and that of what it runs on, as a report of a fault needs it; then ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import torch
+
+        build = "CPU build"
+        if on := torch.version.cuda or torch.version.hip:
+            found = "GPU found" if torch.cuda.is_available() else "no GPU found: the CPU build would do"
+            build = f"build for {'CUDA' if torch.version.cuda else 'ROCm'} {on}, {found}"
+        python = sys.version.partition(" ")[0]
+        print(f"volseg {__version__} (Python {python}, torch {torch.__version__}: {build})")
+        parser.exit()
+
+
 def _name(command: ModuleType) -> str:
     return command.__name__.rpartition(".")[2]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="volseg", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="volseg",
+        description=_PURPOSE,
+        epilog=_START.format(docs=folder("docs")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--debug", action="store_true", help="show where in the code an error arose")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and what it runs on")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in COMMANDS:
         sub = commands.add_parser(
             _name(command),
@@ -103,6 +144,19 @@ def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     else:
         first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
         words, settings = others[:first], others[first:]
+        words += _taken_out("--config", settings)
     flags.sort(key=lambda word: word != "--debug")  # it belongs before the command, the others behind it
     before = flags.count("--debug")
     return [*flags[:before], *words, *flags[before:]], settings
+
+
+def _taken_out(option: str, words: list[str]) -> list[str]:
+    """An option of the command with its value, each time it stands among the settings of the bundle."""
+    found: list[str] = []
+    names = [word.partition("=")[0] for word in words]
+    while option in names:
+        place = names.index(option)
+        until = place + (1 if "=" in words[place] else 2)
+        found += words[place:until]
+        del words[place:until], names[place:until]
+    return found

@@ -11,7 +11,7 @@ EXAMPLE = "volseg audit image.nii.gz painted.nii.gz --names 1=tubule 2=lumen"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path)
+    parser.add_argument("image", type=Path, help="the volume or image that was painted on")
     parser.add_argument("labels", type=Path, help="a file with painted slices")
     parser.add_argument(
         "--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)"

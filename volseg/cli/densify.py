@@ -14,7 +14,7 @@ _METHODS = ("network", "interpolate", "random-walker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path)
+    parser.add_argument("image", type=Path, help="a volume or an image, of which a few slices are painted")
     parser.add_argument("labels", type=Path, help="a file with painted slices of it")
     parser.add_argument(
         "--channels",
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--continue", dest="continue_from", type=Path, metavar="OUT", help="go on from an earlier result"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default 0)")
     parser.add_argument("--force", action="store_true", help="go on although the audit found an error")
     parser.add_argument("--resume", action="store_true", help="go on where the same command was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")

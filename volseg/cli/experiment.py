@@ -10,14 +10,14 @@ from volseg.experiments import options
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "repeat an experiment of the papers, or vary entries of a bundle"
-EXAMPLE = "volseg experiment semi bundles/xenopus.json -o runs/semi --folds 3"
+EXAMPLE = "volseg experiment semi xenopus -o runs/semi --folds 3"
 
 add_arguments = options.add_options
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Many runs of a bundle, and one table."""
-    paths = bundle_paths(given.bundle)
+    paths = bundle_paths(given.bundle, given.config)
     from volseg.bundle import read_bundle
 
     bundle = read_bundle(paths)

@@ -2,7 +2,8 @@
 
 import argparse
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ EXAMPLE = "volseg info volume.nii.gz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path)
+    parser.add_argument("path", type=Path, help="an image, model.pt, .safetensors or folder of cases")
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
@@ -24,7 +25,11 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     path: Path = given.path
     if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
-        print(f"{path}: weights after {content.get('iteration')} iterations,")
+        print(
+            f"{path}: {_learnt(content)}, written {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
+        )
+        for line in _classes_and_channels(content, path):
+            print(f"  {line}")
         if path.suffix == ".safetensors":
             with path.open("rb") as file:
                 print(f"  SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
@@ -52,3 +57,27 @@ def _told(held_out: Any) -> str:
     if not isinstance(held_out, Mapping):
         return str(held_out or "nothing of its own")
     return numbered_slices(held_out) or "nothing"
+
+
+def _learnt(content: Mapping[str, Any]) -> str:
+    """What kind of training weights came from."""
+    if "iteration" in content:
+        return f"a network's weights after {content['iteration']} iterations"
+    if "stages" in content:
+        return f"a model of volseg densify, {content.get('seconds', 0) / 60:.1f} minutes of learning"
+    return "weights, of whose training nothing is said"
+
+
+def _classes_and_channels(content: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """What the weights tell apart in what, as far as they or the settings beside them say it."""
+    from volseg.bundle.files import load_json
+
+    beside = path.with_name("config.json")
+    settings = load_json(beside)[0] if beside.is_file() else {}
+    labels, channels = settings.get("labels"), content.get("channels", settings.get("in_channels"))
+    known = content if "names" in content else labels if isinstance(labels, dict) else {}
+    if names := known.get("names"):
+        values = known.get("values") or range(len(names))
+        yield f"classes {', '.join(f'{v} = {name}' for v, name in zip(values, names, strict=False))}"
+    if isinstance(channels, int):
+        yield f"for images of {channels} channel(s)"

@@ -11,7 +11,7 @@ EXAMPLE = "volseg phantom data/phantom_cells --kind cells"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="a new folder for it, with images, labels and truth")
     kinds = ("kidney", "membranes", "cells", "brain")
     parser.add_argument("--kind", choices=kinds, default="kidney", help="of what (default kidney, in 3D)")
 

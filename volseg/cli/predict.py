@@ -5,4 +5,4 @@ from volseg.cli.running import add_arguments, run
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "segment whole volumes with a trained network"
-EXAMPLE = "volseg predict bundles/xenopus.json --images new_volume.tif --output_dir runs/mine"
+EXAMPLE = "volseg predict xenopus --images new_volume.tif --output_dir runs/mine"

@@ -4,9 +4,8 @@ import argparse
 import logging
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
-from volseg.cli.settings import DEFAULT_BUNDLE, bundle_paths, entries, typed
+from volseg.cli.settings import add_bundle, bundle_paths, entries, typed
 
 __all__ = ["RUN_IDS", "add_arguments", "run"]
 
@@ -14,19 +13,17 @@ RUN_IDS = {"train": "training", "evaluate": "evaluating", "predict": "predicting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "bundle", nargs="*", type=Path, help=f"bundle, then overlays (default {DEFAULT_BUNDLE})"
-    )
+    add_bundle(parser)
     parser.add_argument(
         "--trust-bundle", action="store_true", help="run whatever the bundle says; read it before"
     )
-    parser.usage = f"{parser.prog} [BUNDLE [OVERLAY ...]] [--ENTRY VALUE ...]"
+    parser.usage = f"{parser.prog} [BUNDLE [OVERLAY ...]] [--config OVERLAY] [--ENTRY VALUE ...]"
     parser.description = f"{parser.description} Any entry of the bundle can be set with --ENTRY VALUE."
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Run a bundle through MONAI, after everything that can be checked beforehand."""
-    paths = bundle_paths(given.bundle)
+    paths = bundle_paths(given.bundle, given.config)
     from monai.bundle import run as run_bundle  # slow: not before the arguments are known to make sense
 
     from volseg.bundle import check_overrides, read_bundle, runnable

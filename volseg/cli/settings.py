@@ -1,24 +1,45 @@
 """Bundles and ``--ENTRY VALUE`` on the command line."""
 
+import argparse
 import ast
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError
+from volseg.installation import OVERLAYS, find, shipped
 
-__all__ = ["DEFAULT_BUNDLE", "bundle_paths", "entries", "typed"]
+__all__ = ["DEFAULT_BUNDLE", "add_bundle", "bundle_paths", "entries", "typed"]
 
-DEFAULT_BUNDLE = "bundles/xenopus.json"
+DEFAULT_BUNDLE = "xenopus"
+BUNDLE_HELP = (
+    "bundle, then overlays: files, or names of what came with volseg, such as xenopus and smoke "
+    "(volseg init lists them)"
+)
 
 
-def bundle_paths(paths: Sequence[Path]) -> list[Path]:
-    for path in paths:
-        if path.suffix.lower() != ".json":
-            raise InputError(
-                f"'{path}' is not a bundle: bundles end in .json, and settings are --ENTRY VALUE."
-            )
-    return list(paths) or [Path(DEFAULT_BUNDLE)]
+def add_bundle(parser: argparse.ArgumentParser, *, nargs: str = "*") -> None:
+    """The argument that names a bundle and overlays, and the option that names further overlays."""
+    default = "" if nargs == "+" else f"; default {DEFAULT_BUNDLE}"
+    parser.add_argument("bundle", nargs=nargs, type=Path, help=f"{BUNDLE_HELP}{default}")
+    parser.add_argument(
+        "--config", action="append", default=[], type=Path, metavar="OVERLAY", help="one more overlay"
+    )
+
+
+def bundle_paths(paths: Sequence[Path], overlays: Sequence[Path] = ()) -> list[Path]:
+    """The files that a bundle and its overlays stand for; what is found elsewhere than here is said.
+
+    Raises:
+        InputError: if one is no such file and no such name, or the first is an overlay.
+    """
+    first, *rest = [*(paths or [Path(DEFAULT_BUNDLE)]), *overlays]
+    found = find(first)
+    if found == shipped(first) and found.stem in OVERLAYS:
+        raise InputError(
+            f"'{first}' is an overlay and stands behind the bundle it is laid over: {DEFAULT_BUNDLE} {first}."
+        )
+    return [found, *map(find, rest)]
 
 
 def entries(rest: Sequence[str], bundle: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", type=Path, help="a dense label file")
     parser.add_argument("--slices", required=True, help="how many yz, xz, xy slices to keep, such as 7,5,21")
     parser.add_argument("--unlabelled", type=int, default=255, help="value for the rest (default 255)")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the sparse label file")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 

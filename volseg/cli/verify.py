@@ -9,7 +9,7 @@ from volseg.cli.settings import bundle_paths
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "look for everything that is wrong with a data set"
-EXAMPLE = "volseg verify my_data --bundle bundles/xenopus.json"
+EXAMPLE = "volseg verify my_data --bundle xenopus"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

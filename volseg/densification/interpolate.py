@@ -18,6 +18,7 @@ from scipy import ndimage
 from volseg.annotation import find_slices
 from volseg.densification.baseline import Baseline
 from volseg.errors import InputError, ResourceError
+from volseg.installation import install_line
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["interpolate"]
@@ -152,6 +153,6 @@ def _itk() -> Callable[[Labels], Labels]:
     except (ImportError, AttributeError) as error:
         raise ResourceError(
             "Interpolation between slices is done by ITK's morphological contour interpolation, which is not "
-            "installed. Install it with: pip install 'volseg[interpolate]'."
+            f"installed. Install it with: {install_line('interpolate')}."
         ) from error
     return fill

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import VolsegError
+from volseg.installation import install_line
 
 __all__ = ["Book"]
 
@@ -75,6 +76,6 @@ def _optuna() -> Any:
     except ImportError as error:
         raise VolsegError(
             "A sweep keeps its books with Optuna, which is not installed. "
-            "Install it with: pip install 'volseg[sweep]'."
+            f"Install it with: {install_line('sweep')}."
         ) from error
     return optuna

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from volseg.installation import find
+
 __all__ = ["add_options", "run", "set_apart"]
 
 _KINDS = {
@@ -15,12 +17,11 @@ _KINDS = {
     "auto": "one case left out (Table 3)",
     "sweep": "entries of the bundle varied",
 }
-_OVERLAY_2D = Path("configs", "slices_2d.json")
-_OVERLAY_BARE = Path("configs", "without_norm.json")
 # Flags with one value each; all others are entries of the bundle.
 _FLAGS = (
     "-o",
     "--output",
+    "--config",
     "--folds",
     "--budgets",
     "--variants",
@@ -36,7 +37,15 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     """Tell argparse."""
     kinds = "; ".join(f"{kind}: {what}" for kind, what in _KINDS.items())
     sub.add_argument("kind", choices=_KINDS, help=kinds)
-    sub.add_argument("bundle", nargs="*", type=Path, help="bundle, then overlays")
+    sub.add_argument(
+        "bundle",
+        nargs="*",
+        type=Path,
+        help="bundle, then overlays: files, or names of what came with volseg, such as xenopus",
+    )
+    sub.add_argument(
+        "--config", action="append", default=[], type=Path, metavar="OVERLAY", help="one more overlay"
+    )
     sub.add_argument("-o", "--output", type=Path, help="folder of the experiment (default runs/KIND)")
     sub.add_argument("--folds", type=int, default=3, help="semi: number of test subsets (default 3)")
     sub.add_argument(
@@ -47,12 +56,12 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--overlay_2d",
         type=Path,
-        help="semi, auto: makes the bundle a 2D one (default configs/slices_2d.json)",
+        help="semi, auto: makes the bundle a 2D one (default slices_2d)",
     )
     sub.add_argument(
         "--overlay_3d",
         type=Path,
-        help="semi, auto: what the bundle needs without batch norm (default configs/without_norm.json)",
+        help="semi, auto: what the bundle needs without batch norm (default without_norm)",
     )
     sub.add_argument(
         "--vary", action="append", metavar="ENTRY=V1,V2", help="sweep: values of one entry; may be repeated"
@@ -106,8 +115,8 @@ def run(
     with ExitStack() as open_files:
         files = open_files.enter_context(runnable(paths, moot, trust=given.trust_bundle))
         overlays = {
-            "files_2d": ("2d-bn", given.overlay_2d or _beside(paths[0], _OVERLAY_2D)),
-            "files_bare": ("3d", given.overlay_3d or _beside(paths[0], _OVERLAY_BARE)),
+            "files_2d": ("2d-bn", find(given.overlay_2d or "slices_2d")),
+            "files_bare": ("3d", find(given.overlay_3d or "without_norm")),
         }
         overlaid = {
             argument: open_files.enter_context(runnable([*paths, overlay], moot, trust=given.trust_bundle))
@@ -123,12 +132,6 @@ def run(
             protocols.budget(files, settings, folder, budgets=budgets, cases=cases)
         else:
             sweep(files, settings, folder, vary=vary, examples=given.examples)
-
-
-def _beside(bundle: Path, overlay: Path) -> Path:
-    """An overlay: where the bundle's repository has them, else where we are."""
-    there = bundle.resolve().parent.parent / overlay
-    return there if there.is_file() else overlay
 
 
 def _budgets(text: str) -> list[tuple[int, ...]]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, RefusedError, ResourceError, VolsegError
+from volseg.installation import install_line
 
 __all__ = ["ZarrArray", "in_short", "zarr_library"]
 
@@ -132,7 +133,7 @@ def zarr_library() -> Any:
         import zarr
     except ImportError as error:
         raise InputError(
-            "Zarr needs a package that is not installed. Install it with: pip install 'volseg[zarr]'."
+            f"Zarr needs a package that is not installed. Install it with: {install_line('zarr')}."
         ) from error
     return zarr
 

@@ -20,6 +20,7 @@ from volseg.engines.streaming.job import Hand, Job
 from volseg.engines.streaming.journal import Journal
 from volseg.errors import InputError, ResourceError
 from volseg.geometry import Tile
+from volseg.installation import install_line
 from volseg.networks import UNet
 
 __all__ = ["fill_by_cluster", "local_workers", "workers_of"]
@@ -133,6 +134,6 @@ def _library() -> Any:
         import distributed
     except ImportError as error:
         raise InputError(
-            "A cluster needs Dask, which is not installed. Install it with: pip install 'volseg[cluster]'."
+            f"A cluster needs Dask, which is not installed. Install it with: {install_line('cluster')}."
         ) from error
     return distributed
