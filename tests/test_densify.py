@@ -71,6 +71,7 @@ def at_once(monkeypatch, request):
         monkeypatch.setattr(network, "learn", brightness)
         monkeypatch.setattr(network, "Model", Brightness)
         monkeypatch.setattr(Task, "bank", None)
+        monkeypatch.setattr(network, "seconds_to_look", lambda *_: 0.01)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
 
 

@@ -1,12 +1,16 @@
 """``volseg densify``."""
 
 import argparse
+import logging
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+
+logger = logging.getLogger(__name__)
 
 SUMMARY = "segment a whole volume from a few painted slices, and tell how good that is"
 EXAMPLE = "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen"
@@ -74,13 +78,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
+    began = time.monotonic()
+    logger.info("Loading libraries.")
     from volseg.densification import densify
 
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
     suggest = settings.pop("suggest")
     if channels := settings.pop("channels"):
         settings["image"] = [given.image, *channels]
-    done = densify(**settings, suggest_next=suggest, command=shlex.join(["volseg", *sys.argv[1:]]))
+    done = densify(
+        **settings, suggest_next=suggest, command=shlex.join(["volseg", *sys.argv[1:]]), began=began
+    )
     for path in done.written:
         print(path)
 

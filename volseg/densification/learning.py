@@ -27,7 +27,7 @@ from volseg.densification.learn_prior import Paint, measure_paint, prior_at
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Model", "Task", "learn"]
+__all__ = ["Model", "Task", "learn", "seconds_to_look"]
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,18 @@ def learn(
     return model
 
 
+def seconds_to_look(task: Task, paint: Paint | None = None) -> float:
+    """How long it takes to look at every voxel once, from how long it takes for some of them."""
+    bank = task.bank
+    if paint is None:
+        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+    began = time.monotonic()
+    first, last = next(_slabs(bank.size))
+    seen = _everything([bank], paint, first, last)
+    Members.new(seen, slice(0), task.classes, blind=_BLIND, seed=0)(seen)
+    return (time.monotonic() - began) * bank.size[0] / (last - first)
+
+
 def _forecast(task: Task, paint: Paint) -> float:
     """Seconds until the second stage knows what it needs; infinite if it would not fit into memory."""
     bank = task.bank
@@ -240,11 +252,7 @@ def _forecast(task: Task, paint: Paint) -> float:
     features = channels * len(_CONTEXT_SCALES) * bank.features / max(bank.channels * bank.scales, 1)
     if features * math.prod(bank.size) > _CONTEXT_VALUES:
         return math.inf
-    began = time.monotonic()
-    first, last = next(_slabs(bank.size))
-    seen = _everything([bank], paint, first, last)
-    Members.new(seen, slice(0), task.classes, blind=_BLIND, seed=0)(seen)
-    looking = (time.monotonic() - began) * bank.size[0] / (last - first)
+    looking = seconds_to_look(task, paint)
     return looking + bank.seconds * channels / bank.channels
 
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from volseg.densification.folds import Fold
-from volseg.densification.learning import Model, Task, learn
+from volseg.densification.learning import Model, Task, learn, seconds_to_look
 from volseg.densification.outputs import Outputs
+from volseg.densification.progress import Progress
 from volseg.densification.scoring import Tested
 from volseg.densification.stopping import Stopping
 from volseg.densification.timing import Timetable
@@ -32,6 +33,8 @@ __all__ = ["Earlier", "Networks", "load_earlier"]
 logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]
+
+_LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,7 @@ class Networks:
         scheme: LabelScheme,
         *,
         timetable: Timetable,
+        progress: Progress,
         stopping: Stopping,
         outputs: Outputs | None,
         earlier: Earlier | None,
@@ -104,6 +108,7 @@ class Networks:
         self.task = task
         self.scheme = scheme
         self.timetable = timetable
+        self.progress = progress
         self.stopping = stopping
         self.outputs = outputs
         self.earlier = earlier
@@ -114,8 +119,9 @@ class Networks:
     def prepare(self) -> None:
         """See the image once for all."""
         logger.info("Looking at the image.")
+        self.progress.now("looking at the image")
         self.task.bank  # noqa: B018 - computed when it is first asked for
-        self.timetable.prepared()
+        self.timetable.prepared(_LOOKS * seconds_to_look(self.task))
 
     def of_fold(self, number: int, fold: Fold, labels: Labels) -> Tested:
         """Learn from all slices but those of a fold, and segment these.
@@ -138,9 +144,12 @@ class Networks:
         where = test != IGNORE_INDEX
         share = np.count_nonzero(where) / where.size
         seconds = self.timetable.of_fold(share)
-        model = self._learn(f"fold {number + 1}", train, seconds, start, held_out=test)
+        model = self._learn(
+            f"fold {number + 1} of {self.timetable.folds}", train, seconds, start, held_out=test
+        )
         if self.stopping.asked:
             self._leave("before fold %d was done", number + 1)
+        self.progress.now(f"scoring, fold {number + 1} of {self.timetable.folds}")
         with self.timetable.segmenting(share):
             found = Tested(fold, test, model.predict_at(self.task, where))
         if path is not None:
@@ -173,25 +182,31 @@ class Networks:
         if self.outputs is not None:
             self.outputs.partial.unlink(missing_ok=True)
         self.curve = _curve(model)
-        with self.timetable.bar("segmenting") as bar:
-            return model.predict(self.task, progress=bar)
+        self.progress.now("segmenting")
+        return model.predict(self.task, progress=self.progress)
 
     def _learn(
         self, what: str, labels: Labels, seconds: float, start: Model | None, held_out: Labels | None = None
     ) -> Model:
         began = time.monotonic()
-        with self.timetable.bar(f"learning, {what}") as bar, self.stopping.patient():
+        self.progress.now(f"learning, {what}")
+        self.timetable.learning(0.0)
+        with self.stopping.patient():
             model = learn(
                 self.task,
                 labels,
                 seconds=seconds,
                 start=start,
                 held_out=held_out,
-                progress=bar,
+                progress=self._tell,
                 should_stop=lambda: self.stopping.asked,
             )
         self.timetable.learnt(seconds, time.monotonic() - began)
         return model
+
+    def _tell(self, share: float, _: str = "") -> None:
+        self.timetable.learning(share)
+        self.progress(share)
 
     def _leave(self, where: str, *words: Any) -> None:
         kept = "" if self.outputs is None else " What was learnt is kept; repeat the command with --resume."

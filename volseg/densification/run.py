@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from volseg.densification.inputs import Images, Source, read_inputs
 from volseg.densification.learning import Task
 from volseg.densification.network import Networks, load_earlier
 from volseg.densification.outputs import Outputs, outputs_for, settings_of, write_json
+from volseg.densification.progress import Progress, clock
 from volseg.densification.reporting import Densified, as_json, note_of, report_of, summary_of
 from volseg.densification.request import Choices
 from volseg.densification.scoring import Measured, Yardstick, tested
@@ -36,6 +36,8 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 0.2  # of the time that everything took, to wait at most for what is there to compare with
+
 Labels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -45,6 +47,7 @@ class Run:
 
     Args:
         earlier: the folder of a result to go on from.
+        progress: told what is being done.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class Run:
         output: str | os.PathLike[str] | None,
         earlier: Path | None,
         stopping: Stopping,
+        progress: Progress,
     ) -> None:
         self.choices = choices
         self.stopping = stopping
-        self.began = time.monotonic()
+        self.progress = progress
+        progress.now("reading")
         self.inputs = read_inputs(image, labels, choices)
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
@@ -78,6 +83,15 @@ class Run:
             done = self._work(settings, resume=resume)
             self.inputs.check_unchanged()
             self.outputs.close(self.place)
+        except KeyboardInterrupt:
+            if not self.stopping.asked and self.place is not None:
+                logger.warning(
+                    "Stopped while %s. What was learnt before is kept in %s; repeat the command with "
+                    "--resume.",
+                    self.progress.stage,
+                    self.place.folder,
+                )
+            raise
         finally:
             self.outputs.release()
         logger.info(
@@ -96,14 +110,17 @@ class Run:
             measured, scores, curve = self._segment(folds, yardstick, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()
             keep = self.choices.keep_painted
+            self.progress.now("scoring")
             inputs.check_unchanged()
             classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
             values = values_of(inputs, classes, keep_painted=keep)
+            self.progress.now("writing")
             written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
             suggestion = self._suggestion(calibrator, scores)
             del scores
             reasons: list[str] = []
             if others is not None:
+                self.progress.now("waiting for the methods to compare with")
                 found, reasons = others.collect(yardstick, self._patience())
                 measured += found
         note = parts.reason
@@ -126,8 +143,9 @@ class Run:
             logger.info("%s", line)
         if outputs is None:
             return done
-        minutes = (time.monotonic() - self.began) / 60
+        minutes = self.progress.gone / 60
         write_json(outputs.scores, done.as_json() | {"minutes": minutes})
+        self.progress.now("drawing the report")
         report = report_of(
             inputs,
             classes,
@@ -172,19 +190,23 @@ class Run:
             return [yardstick.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), None
         seconds = self.choices.seconds(continued=self.earlier is not None)
         image = self.inputs.image
-        timetable = self.timetable = Timetable(seconds, len(folds), math.prod(image.spatial_shape))
+        voxels, began = math.prod(image.spatial_shape), self.progress.began
+        timetable = self.timetable = Timetable(seconds, len(folds), voxels, image.channels, began=began)
+        self.progress.expected = timetable.expected
         device = self.choices.torch_device
         task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
         networks = Networks(
             task,
             self.inputs.scheme,
             timetable=timetable,
+            progress=self.progress,
             stopping=self.stopping,
             outputs=self.place,
             earlier=self.earlier,
             resume=resume,
         )
         logger.info("%s", self._plan(seconds, len(folds)))
+        self._warn_of_too_little(timetable)
         networks.prepare()
         parts = []
         for number, fold in folds:
@@ -199,11 +221,29 @@ class Run:
     def _plan(self, seconds: float, folds: int) -> str:
         device = self.choices.torch_device
         where = "GPU" if device.type == "cuda" else "CPU"
+        ends = "Ctrl-C ends it after the step at hand; nothing is kept."
+        if self.place is not None:
+            ends = "Ctrl-C ends it after the step at hand and keeps what was learnt, for --resume."
         half = f"{folds} folds for the score take half of it, " if folds else ""
         asked = "" if self.choices.minutes is not None else " (--minutes changes that)"
         return (
             f"Learning on the {where}: {seconds / 60:.3g} minutes in all{asked}; {half}the result the rest. "
-            "It ends sooner where more would not help: with little paint in a small volume."
+            f"It ends sooner where more would not help: with little paint in a small volume. {ends}"
+        )
+
+    def _warn_of_too_little(self, timetable: Timetable) -> None:
+        """Before it begins: some things cannot be cut short."""
+        total = timetable.seconds - timetable.left + timetable.least
+        if total <= timetable.seconds:
+            return
+        fewer = ", --folds 0 leaves out the score" if timetable.folds else ""
+        logger.warning(
+            "%s minutes are too few: looking at the image, %ssegmenting it, and the page take %s minutes at "
+            "least on a machine like this. It is not cut short for that%s.",
+            clock(timetable.seconds),
+            f"{timetable.folds} folds of a hundred steps, " if timetable.folds else "",
+            clock(total),
+            fewer,
         )
 
     @contextlib.contextmanager
@@ -233,7 +273,9 @@ class Run:
 
     def _patience(self) -> float:
         """Seconds of the time that are left for what is not the result."""
-        return 0.0 if self.timetable is None else self.timetable.left - self.timetable.for_report
+        if self.timetable is None:
+            return 0.0
+        return min(self.timetable.left - self.timetable.for_report, _PATIENCE * self.progress.gone)
 
     def _suggestion(self, calibrator: Calibrator, scores: Floats) -> Suggestion | None:
         wanted = SUGGESTION_DEFAULT if self.choices.suggest is None else self.choices.suggest

@@ -46,4 +46,6 @@ class Stopping:
         if not self._patient or self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        logger.warning("Stopping after this step; once more stops at once, without saving.")
+        logger.warning(
+            "Stopping after this step; once more stops at once, without saving what was learnt in it."
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.densification.inputs import Images, Source
+from volseg.densification.progress import Progress
 from volseg.densification.reporting import Densified
 from volseg.densification.request import Choices, Method, names_of
 from volseg.densification.run import Run
@@ -36,6 +37,7 @@ def densify(
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
+    began: float | None = None,
 ) -> Densified:
     """Segment a whole volume from a few painted slices of it, and tell how good that is.
 
@@ -61,6 +63,7 @@ def densify(
         force: go on although the auditor found an error.
         resume: go on where the same request was stopped.
         command: to stand in the report.
+        began: when the minutes began to count, by ``time.monotonic()``; now if None.
 
     Raises:
         InputError: if a file or the paint cannot be used.
@@ -87,8 +90,9 @@ def densify(
         raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
     keep_log()
     try:
-        with Stopping() as stopping:
-            run = Run(choices, image, labels, output, earlier, stopping)
+        seconds = choices.seconds(continued=earlier is not None) if method == "network" else None
+        with Stopping() as stopping, Progress(seconds, began).shown() as progress:
+            run = Run(choices, image, labels, output, earlier, stopping, progress)
             return run(resume=resume, overwrite=overwrite, command=command)
     finally:
         close_log()
