@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from volseg.networks import unet3d_2016 as unet3d_2016
     from volseg.networks import unet_2015 as unet_2015
     from volseg.transforms import BorderWeightMapd as BorderWeightMapd
+    from volseg.transforms import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
     from volseg.transforms import RandDeformedPatchd as RandDeformedPatchd
     from volseg.transforms import RandGreyValuesd as RandGreyValuesd
@@ -70,7 +71,13 @@ _ROOMS = {
     "labels": ("LabelScheme",),
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
     "networks": ("UNet", "unet3d_2016", "unet_2015"),
-    "transforms": ("BorderWeightMapd", "RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd"),
+    "transforms": (
+        "BorderWeightMapd",
+        "NormalizeGreyValuesd",
+        "RandBSplineDeformd",
+        "RandDeformedPatchd",
+        "RandGreyValuesd",
+    ),
     "weightmaps": ("border_weight_map", "class_balance"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -48,8 +48,8 @@ _MONAI = "monai.", (
 )  # fmt: skip
 _VOLSEG = "volseg.", (
     "BorderWeightMapd", "InstanceScheme", "InstanceScores", "LabelScheme", "MembraneScores",
-    "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd", "RandGreyValuesd",
-    "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
+    "NormalizeGreyValuesd", "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd",
+    "RandGreyValuesd", "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
     "TrainingPatches", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
     "bspline_displacement", "choose_scale", "class_balance", "densify", "evaluator", "find_cases",
     "find_images", "join_processes", "leave_processes", "local_device", "place",

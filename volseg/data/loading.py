@@ -57,14 +57,21 @@ def load_case(
         and ``hash`` (of the image's voxels).
     """
     source = read_image(case, in_channels)
-    voxels = source.array.astype(np.float32)
-    item: dict[str, Any] = {"image": torch.from_numpy(voxels)}
+    item: dict[str, Any] = {"image": _tensor(source)}
     if case.label is not None:
-        item["hash"] = voxels_hash(voxels)
+        with np.errstate(over="ignore"):
+            item["hash"] = voxels_hash(source.array.astype(np.float32))
     if preprocessing is not None:
         item = dict(preprocessing(item))
     image = torch.as_tensor(item["image"])
-    item["image"] = image.as_tensor() if hasattr(image, "as_tensor") else image
+    item["image"] = (image.as_tensor() if hasattr(image, "as_tensor") else image).float()
+    if not item["image"].isfinite().all():
+        raise InputError(
+            f"{case.image}: its values, {source.array.min():g} to {source.array.max():g}, are too large: the "
+            "network would get numbers that are not finite in 32-bit floating point. If they mark what is "
+            "outside of the picture, preprocessing with volseg.NormalizeGreyValuesd leaves them out; else "
+            "divide the image by a number."
+        )
     if item["image"].shape[1:] != source.spatial_shape:
         raise ValueError(
             f"preprocessing turns {case.image} from {source.spatial_shape} voxels into "
@@ -84,6 +91,12 @@ def load_case(
         truth = labels.encode(_read_labels(case.truth, source, labels), source=str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
     return item
+
+
+def _tensor(volume: Volume) -> torch.Tensor:
+    """The voxels as float32; as float64 where the file has a wider type, until they are normalised."""
+    is_exact = np.can_cast(volume.array.dtype, np.float32)
+    return torch.from_numpy(volume.array.astype(np.float32 if is_exact else np.float64))
 
 
 def _split(case: Case, annotation: Classes, fraction: float) -> tuple[Classes, Classes, HeldOut]:

@@ -26,6 +26,7 @@ from volseg.densification.learn_members import Curve, Members, Sample, train
 from volseg.densification.learn_prior import Paint, measure_paint, prior_at
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
+from volseg.transforms.scaling import normalised
 
 __all__ = ["Model", "Task", "learn", "seconds_to_look"]
 
@@ -61,8 +62,7 @@ class Task:
     @cached_property
     def bank(self) -> Bank:
         """Filter responses to the image, computed once: learning and segmenting both look at them."""
-        image = torch.as_tensor(np.asarray(self.image, np.float32)).to(self.device)
-        return filter_bank(_standardised(image), self.spacing)
+        return filter_bank(normalised(np.asarray(self.image)).to(self.device), self.spacing)
 
 
 class Context(NamedTuple):
@@ -256,11 +256,11 @@ def _forecast(task: Task, paint: Paint) -> float:
     return looking + bank.seconds * channels / bank.channels
 
 
-def _standardised(image: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 per channel, if it has any contrast."""
-    axes = tuple(range(1, image.ndim))
-    std = image.std(axes, keepdim=True)
-    return (image - image.mean(axes, keepdim=True)) / torch.where(std > 1e-6, std, 1)
+def _standardised(probabilities: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 per class, where probabilities differ by more than rounding."""
+    axes = tuple(range(1, probabilities.ndim))
+    std = probabilities.std(axes, keepdim=True)
+    return (probabilities - probabilities.mean(axes, keepdim=True)) / torch.where(std > 1e-6, std, 1)
 
 
 def _sample(banks: Sequence[Bank], paint: Paint, labels: Labels) -> Sample:

@@ -20,6 +20,7 @@ from skimage.segmentation import random_walker
 from volseg.densification.baseline import Baseline
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
+from volseg.transforms.scaling import normalised
 
 __all__ = ["random_walk"]
 
@@ -59,7 +60,7 @@ def random_walk(
     if not painted.any():
         raise InputError("Nothing is painted, so no random walker can start. Paint some slices.")
     sizes = _checked_spacing(spacing, labels.ndim)
-    channels = _standardised(image)
+    channels = normalised(image).numpy()
     probabilities = np.zeros((num_classes, *labels.shape), np.float32)
     for c in range(num_classes):
         probabilities[c][labels == c] = 1
@@ -181,12 +182,3 @@ def _checked_spacing(spacing: Sequence[float] | None, dims: int) -> list[float]:
             f"spacing = {tuple(spacing)}: a positive voxel size for each of {dims} axes is needed."
         )
     return [float(s) for s in spacing]
-
-
-def _standardised(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Every channel with mean 0 and standard deviation 1."""
-    channels = np.stack([channel.astype(np.float32) for channel in image])
-    for channel in channels:
-        channel -= channel.mean(dtype=np.float64)
-        channel /= channel.std(dtype=np.float64) or 1
-    return channels

@@ -166,8 +166,12 @@ class Work:
     def _not_finite(self, volume: Source, tile: Tile, logits: Tensor) -> InputError:
         wrong = int((~torch.isfinite(logits)).sum())
         bad = int((~torch.isfinite(self.block(volume, tile.read))).sum())
+        given = [slice(max(part.start, 0), part.stop) for part in tile.read]
         where = " x ".join(f"{part.start}:{part.stop}" for part in tile.write)
-        if bad:
+        if bad and torch.isfinite(volume[(slice(None), *given)]).all():
+            kind = str(self.dtype).removeprefix("torch.")
+            cause = f"The input holds {bad} values there that are too large for {kind}: normalise it first."
+        elif bad:
             cause = f"The input it read holds {bad} NaN or infinite values: replace them first."
         elif self.amp:
             cause = "The input is finite: try amp=False, or look for NaN in the weights."

@@ -2,10 +2,12 @@
 
 from volseg.transforms.deformation import RandBSplineDeformd, RandDeformedPatchd, annotated_voxels
 from volseg.transforms.intensity import RandGreyValuesd
+from volseg.transforms.scaling import NormalizeGreyValuesd
 from volseg.transforms.weights import BorderWeightMapd
 
 __all__ = [
     "BorderWeightMapd",
+    "NormalizeGreyValuesd",
     "RandBSplineDeformd",
     "RandDeformedPatchd",
     "RandGreyValuesd",

@@ -4,6 +4,7 @@ from volseg.data.verification.cases import listening
 from volseg.data.verification.dataset import default_cache, require_sound, verify
 from volseg.data.verification.expectations import Expectations, expectations
 from volseg.data.verification.findings import Finding, table
+from volseg.data.verification.values import odd_values
 
 __all__ = [
     "Expectations",
@@ -11,6 +12,7 @@ __all__ = [
     "default_cache",
     "expectations",
     "listening",
+    "odd_values",
     "require_sound",
     "table",
     "verify",

@@ -14,6 +14,7 @@ from volseg.annotation import hold_out
 from volseg.data.cases import Case
 from volseg.data.verification.expectations import Expectations
 from volseg.data.verification.findings import Finding, finding
+from volseg.data.verification.values import odd_values
 from volseg.errors import InputError, VolsegError
 from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX
@@ -154,6 +155,8 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
                 f"{which} is {channel.min():g} everywhere",
                 "Check that the right thing was exported; nothing can be learnt from it.",
             )
+    for what, todo in odd_values(image.array):
+        yield Finding("warning", str(path), what, todo)
     longest, shortest = max(image.spacing), min(image.spacing)
     if longest > _FLAT * shortest:
         sizes = " x ".join(f"{s:.3g}" for s in image.spacing)

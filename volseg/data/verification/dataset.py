@@ -23,7 +23,7 @@ __all__ = ["default_cache", "require_sound", "verify"]
 
 logger = logging.getLogger(__name__)
 
-RULES = 3  # goes up when the checks change, so that what was remembered is forgotten
+RULES = 4  # goes up when the checks change, so that what was remembered is forgotten
 _IMAGES = ("images", "imagesTr", "imagesTs")
 _LABELS = ("labels", "labelsTr", "truth")
 _BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")

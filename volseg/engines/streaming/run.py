@@ -50,6 +50,7 @@ from volseg.io.blocks import (
 )
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.transforms.scaling import GreyScale
 
 __all__ = ["plan_streamed", "predict_streamed", "why_not_streamed"]
 
@@ -105,7 +106,8 @@ def predict_streamed(
         image: a file, or one for each channel.
         output: where class numbers go; ``None`` for nowhere.
         labels: what class indices are called in the file; ``None`` writes the indices.
-        preprocessing: ``None``, or MONAI's ``NormalizeIntensityd`` over all voxels of the image or channel.
+        preprocessing: ``None``, :class:`~volseg.NormalizeGreyValuesd`, or MONAI's ``NormalizeIntensityd``
+            over all voxels of the image or channel.
         probabilities: where probabilities go, one float32 map per class.
         spread: where their standard deviation over the turned versions goes, likewise.
         cluster: ``"local"``, or the address of a Dask scheduler, for images in OME-Zarr.
@@ -161,9 +163,11 @@ def predict_streamed(
         }  # fmt: skip
 
     def job_of(plan: dict[str, Any]) -> Job:
+        scales = plan["normalise"]
+        normalise = None if scales is None else [GreyScale.of(scale) for scale in scales]
         return Job(
             images, network, plain.amp, versions, values, outputs, tuple(plan["tile"]), plan["by_rows"],
-            plan["normalise"], plan["statistics"], stamp,
+            normalise, plan["statistics"], stamp,
         )  # fmt: skip
 
     def create() -> None:
@@ -319,7 +323,9 @@ def _is_watched(network: UNet) -> bool:
 def _told(preprocessing: Callable[..., Any] | None) -> object:
     """A preprocessing that is possible here, in a few words."""
     normaliser = getattr(preprocessing, "normalizer", None)
-    return None if normaliser is None else f"normalised, channel_wise={normaliser.channel_wise}"
+    if preprocessing is None or normaliser is None:
+        return None if preprocessing is None else type(preprocessing).__name__
+    return f"normalised, channel_wise={normaliser.channel_wise}"
 
 
 def _fingerprint(source: BlockVolume, network: UNet, settings: Sequence[object]) -> str:

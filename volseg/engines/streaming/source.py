@@ -1,5 +1,6 @@
 """What the network reads of a volume that stays in its file: blocks, their grey values normalised."""
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
@@ -13,6 +14,8 @@ from torch import Tensor
 from volseg.errors import InputError
 from volseg.geometry import mirror_indices
 from volseg.io.blocks import BlockVolume
+from volseg.transforms import NormalizeGreyValuesd
+from volseg.transforms.scaling import GreyScale, measure_grey_values
 
 __all__ = [
     "Blocks",
@@ -23,10 +26,11 @@ __all__ = [
     "why_not_blockwise",
 ]
 
-Normalisation = tuple[list[float], list[float]]  # mean and standard deviation of every channel
+Normalisation = list[GreyScale]  # one for each channel
 
 _AT_ONCE = 2**22  # voxels read at a time for mean and spread
-_TORCH_KNOWS = ("u1", "i1", "i2", "i4", "f4")
+_TORCH_KNOWS = ("u1", "i1", "i2", "i4", "i8", "f4", "f8")
+_NO_LIMIT = sys.float_info.max
 
 
 class Blocks:
@@ -55,10 +59,7 @@ class Blocks:
         block = torch.from_numpy(voxels.astype(kept_as(voxels.dtype), copy=False))
         if self.normalise is None:
             return block
-        means, deviations = (
-            torch.tensor(numbers).reshape(-1, *[1] * (block.ndim - 1)) for numbers in self.normalise
-        )
-        return block.float().sub_(means).div_(deviations)
+        return torch.stack([scale(channel) for scale, channel in zip(self.normalise, block, strict=True)])
 
     def part(self, spans: Sequence[slice]) -> "Blocks":
         """What lies in these spans, mirrored beyond the border: in memory, as it is stored."""
@@ -86,18 +87,22 @@ def require_unchanged(source: BlockVolume, stamp: str) -> None:
 
 def kept_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What a stored type is held as in memory: itself, where torch knows it."""
-    return dtype if dtype.str[1:] in _TORCH_KNOWS else np.dtype(np.float32)
+    if dtype.str[1:] in _TORCH_KNOWS:
+        return dtype
+    return np.dtype(np.float32 if np.can_cast(dtype, np.float32) else np.float64)
 
 
 def why_not_blockwise(preprocessing: Callable[..., Any] | None) -> str | None:
     """Why a preprocessing needs the whole image at once; ``None`` if it does not."""
     if preprocessing is None:
         return None
+    if isinstance(preprocessing, NormalizeGreyValuesd):
+        return None
     normaliser = getattr(preprocessing, "normalizer", None)
     if not isinstance(preprocessing, NormalizeIntensityd) or normaliser is None:
         return (
             f"The preprocessing is a {type(preprocessing).__name__}, which may need the whole image at once. "
-            "Block by block there can be NormalizeIntensityd alone."
+            "Block by block there can be NormalizeGreyValuesd or NormalizeIntensityd alone."
         )
     if normaliser.nonzero or normaliser.subtrahend is not None or normaliser.divisor is not None:
         return "Block by block, NormalizeIntensityd works without nonzero, subtrahend and divisor."
@@ -105,10 +110,13 @@ def why_not_blockwise(preprocessing: Callable[..., Any] | None) -> str | None:
 
 
 def normalisation(source: BlockVolume, preprocessing: Callable[..., Any] | None) -> Normalisation | None:
-    """Mean and standard deviation of each channel, or of all; measured in a pass of its own."""
+    """How each channel is normalised; measured in a pass of its own."""
     problem = why_not_blockwise(preprocessing)
     if problem is not None:
         raise InputError(problem)
+    if isinstance(preprocessing, NormalizeGreyValuesd):
+        channels = range(source.shape[0])
+        return [measure_grey_values(_reader(source, channel), source.shape[1:]) for channel in channels]
     if not isinstance(preprocessing, NormalizeIntensityd):
         return None
     moments = [_moments(source, channel) for channel in range(source.shape[0])]
@@ -116,7 +124,19 @@ def normalisation(source: BlockVolume, preprocessing: Callable[..., Any] | None)
         mean = float(np.mean([first for first, _ in moments]))
         total = float(np.mean([variance + (first - mean) ** 2 for first, variance in moments]))
         moments = [(mean, total)] * len(moments)
-    return [first for first, _ in moments], [variance**0.5 or 1.0 for _, variance in moments]
+    return [GreyScale(mean, variance**0.5 or 1.0, -_NO_LIMIT, _NO_LIMIT, 1.0) for mean, variance in moments]
+
+
+def _reader(source: BlockVolume, channel: int) -> Callable[[tuple[slice, ...]], Any]:
+    """What reads one channel, all of whose voxels have to be numbers."""
+
+    def read(spans: tuple[slice, ...]) -> Any:
+        block = source[(slice(channel, channel + 1), *spans)][0]
+        if not np.isfinite(block).all():
+            raise InputError(f"{source.path} holds NaN or infinite voxels. Repair the file.")
+        return block
+
+    return read
 
 
 def _moments(source: BlockVolume, channel: int) -> tuple[float, float]:
@@ -124,12 +144,11 @@ def _moments(source: BlockVolume, channel: int) -> tuple[float, float]:
     steps = [max(1, min(n, 256)) for n in source.shape[1:]]
     steps[-1] = max(1, min(steps[-1], _AT_ONCE // prod(steps[:-1])))
     count, mean, squares = 0, 0.0, 0.0
+    read = _reader(source, channel)
     grids = [range(0, n, step) for n, step in zip(source.shape[1:], steps, strict=True)]
     for corner in product(*grids):
-        index = tuple(slice(start, start + step) for start, step in zip(corner, steps, strict=True))
-        block = source[(slice(channel, channel + 1), *index)].astype(np.float64)
-        if not np.isfinite(block).all():
-            raise InputError(f"{source.path} holds NaN or infinite voxels. Repair the file.")
+        block = read(tuple(slice(start, start + step) for start, step in zip(corner, steps, strict=True)))
+        block = block.astype(np.float64)
         change = float(block.mean()) - mean
         total = count + block.size
         squares += float(block.var()) * block.size + change**2 * count * block.size / total
