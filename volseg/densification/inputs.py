@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import Finding, Paint, audit, understand_paint
+from volseg.data.verification import odd_values
 from volseg.densification.request import Choices
 from volseg.errors import InputError
 from volseg.io import Volume, check_alignment, class_names, digest, read_channels, read_volume, segments_of
@@ -86,6 +87,11 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
     image_files, label_files = _files_of(image), _files_of(labels)
     stamps = {path: _stamp(path) for path in (*image_files, *label_files)}
     picture = read_channels(image) if isinstance(image, list | tuple) else _volume(image, labels=False)
+    if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():  # files were refused already
+        raise InputError(
+            "the image holds NaN or infinite voxels, and one is enough to spoil every average. Give them a "
+            "number, such as the image's smallest: numpy.nan_to_num(image, nan=numpy.nanmin(image))."
+        )
     label = _volume(labels, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
@@ -101,6 +107,8 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
     )
     logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())
     findings = audit(picture.spatial_shape, picture.spacing, paint, picture.array, names)
+    odd = odd_values(picture.array)
+    findings += [Finding("values", "warning", f"The image: {what}. {todo}") for what, todo in odd]
     for finding in findings:
         level = logging.INFO if finding.severity == "note" else logging.WARNING
         logger.log(level, "Audit, %s (%s): %s", finding.severity, finding.kind, finding.message)

@@ -40,9 +40,12 @@ def odd_values(image: npt.NDArray[np.generic]) -> Iterator[tuple[str, str]]:
                 "If they are hot or dead, repair them (in Fiji: Remove Outliers). They do no harm in volseg "
                 "densify, and where a bundle normalises with volseg.NormalizeGreyValuesd.",
             )
-        if float(np.abs(kept).max(initial=0)) > np.finfo(np.float32).max:
+        largest = float(np.abs(kept).max(initial=0))
+        with np.errstate(over="ignore"):
+            is_too_large = np.isinf(np.float32(largest))
+        if is_too_large:
             yield (
-                f"{which}it holds values up to {np.abs(kept).max():g}, too large for 32-bit floating point",
+                f"{which}it holds values up to {largest:g}, too large for 32-bit floating point",
                 "Networks compute in it: normalise with volseg.NormalizeGreyValuesd, or divide the image.",
             )
 
