@@ -55,10 +55,31 @@ def test_fractions_are_not_labels(save, array):
         read_volume(save(array), labels=True)
 
 
-def test_nan_is_not_a_label(save, array):
+def test_nan_in_a_label_is_unlabelled(save, array, caplog):
+    """With 255, or with -1 where 255 is a class; never with the number of a class."""
+    want = array.astype(int)
     array[1, 2] = np.nan
-    with pytest.raises(InputError, match="NaN or infinite label"):
+    want[1, 2] = 255
+    np.testing.assert_array_equal(read_volume(save(array), labels=True).array[0], want)
+    assert "taken as unlabelled, with the number 255" in caplog.text
+    array[0, 0] = 255
+    want[0, 0], want[1, 2] = 255, -1
+    np.testing.assert_array_equal(read_volume(save(array), labels=True).array[0], want)
+    array[3, 3] = -1
+    with pytest.raises(InputError, match="255 and -1, the numbers for that, are used"):
         read_volume(save(array), labels=True)
+
+
+def test_infinity_is_no_label(save, array):
+    array[1, 2] = np.inf
+    with pytest.raises(InputError, match="infinite label"):
+        read_volume(save(array), labels=True)
+
+
+def test_nan_replaced_in_what_looks_like_a_label_is_warned_of(save, array, caplog):
+    array[1, 2] = np.nan
+    read_volume(save(array), nonfinite="replace")
+    assert "if it is a label, read it as one" in caplog.text
 
 
 def test_numbers_beyond_floating_point_are_not_labels(save, array):

@@ -1,9 +1,12 @@
 """OME-Zarr: what is written is what others read, what others write is read, and nothing missing is zeros."""
 
+import gzip
 import json
 import logging
 import shutil
+import tracemalloc
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -203,28 +206,117 @@ def test_no_cut_and_no_flipped_bit_is_read(tmp_path, version):
         np.testing.assert_array_equal(found, source.array, err_msg="what is read is right")
 
 
-def test_chunks_that_are_missing_are_counted(tmp_path):
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_that_are_missing_are_counted(tmp_path, version):
+    """Of an image that volseg wrote, every chunk was there; of any other, one at least must be."""
     array = np.zeros((16, 16, 16), np.uint8)
-    path = by_others(tmp_path / "a.zarr", array)
-    read_volume(path)
-    for name in ("0/0/0", "1/0/1"):
-        (path / "0" / "c" / name).unlink()
-    refused(path, "2 of 8 chunks are missing, such as c/0/0/0; they would be read as empty space")
-    old = by_others(tmp_path / "b.zarr", array, 2)
-    next((old / "0").glob("*.1")).unlink()
-    refused(old, "1 of 8 chunks are missing")
+    source = read_volume(by_others(tmp_path / "a.zarr", np.zeros((16, 150, 16), np.uint8), version))
+    write_volume(tmp_path / "b.zarr", source.array, source)
+    chunks = sorted(
+        file for file in (tmp_path / "b.zarr" / "0").rglob("*") if file.is_file() and file.name.isdigit()
+    )
+    chunks[0].unlink()
+    refused(tmp_path / "b.zarr", f"1 of {len(chunks)} chunks are missing.* but volseg wrote all of them")
+    path = by_others(tmp_path / "c.zarr", array, version)
+    for file in (path / "0").rglob("*"):
+        if file.is_file() and not file.name.startswith((".z", "zarr")):
+            file.unlink()
+    refused(path, "8 of 8 chunks are missing.* but nothing of the image is there")
 
 
-def test_chunks_that_are_missing_inside_a_shard_are_noticed(tmp_path):
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("fill", [0, 7])
+def test_chunks_that_were_left_out_as_empty_hold_the_fill_value(tmp_path, caplog, version, fill, labels):
+    """As the format has it, and zarr-python's default writes it; read whole and in blocks, and said."""
+    array = np.full((16, 16, 24), fill, np.uint8)
+    array[3, 4, 5] = 9
+    path = by_others(tmp_path / "a.zarr", array, version, fill_value=fill)
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        zarr.open_array(str(path / "0"), mode="r+")[:] = array
+    np.testing.assert_array_equal(read_volume(path, labels=labels).array[0], array.T)
+    assert "11 of 12 chunks are absent" in caplog.text
+    assert f"read as the fill value {fill}" in caplog.text
+    blocks = open_blocks(path)
+    np.testing.assert_array_equal(blocks[tuple(slice(0, n) for n in blocks.shape)][0], array.T)
+    assert blocks.stamp
+
+
+def test_chunks_that_are_missing_inside_a_shard_are_noticed(tmp_path, caplog):
     array = np.ones((20, 16, 12), np.uint8)
     path = by_others(tmp_path / "a.zarr", array, shards=(16, 16, 8), chunks=(8, 8, 8))
     np.testing.assert_array_equal(read_volume(path).array[0], array.T)
     with zarr.config.set({"array.write_empty_chunks": False}):
         zarr.open_array(str(path / "0"), mode="r+")[8:16, :8, :8] = 0
-    refused(path, "1 of 4 chunks are missing")
+    with caplog.at_level(logging.WARNING):
+        found = read_volume(path)
+    assert "1 of 4 chunks are absent" in caplog.text
+    array[8:16, :8, :8] = 0
+    np.testing.assert_array_equal(found.array[0], array.T)
     cut = by_others(tmp_path / "b.zarr", array, shards=(16, 16, 8), chunks=(8, 8, 8))
     (cut / "0" / "c" / "0" / "0" / "0").write_bytes(b"short")
-    refused(cut, "1 of 4 chunks are missing")
+    refused(cut, "chunks cannot be read")
+
+
+BOMBS = {
+    "gzip": ({"name": "gzip", "configuration": {"level": 1}}, lambda data: gzip.compress(data, 6)),
+    "two members": (
+        {"name": "gzip", "configuration": {"level": 1}},
+        lambda data: gzip.compress(data) + gzip.compress(bytes(8)),
+    ),
+    "zstd": (
+        {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        lambda data: imagecodecs.zstd_encode(data),
+    ),
+    "blosc": (
+        {
+            "name": "blosc",
+            "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0},
+        },
+        lambda data: imagecodecs.blosc_encode(data),
+    ),
+}
+
+
+@pytest.mark.parametrize(("codec", "pack"), BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("sharded", [False, True], ids=["chunk", "in a shard"])
+def test_a_chunk_that_asks_for_more_than_its_voxels_is_refused_before_it_is_unpacked(
+    tmp_path, codec, pack, sharded
+):
+    path = by_others(tmp_path / "a.zarr", np.zeros((2, 2, 2), np.uint8), compressors=None)
+    codecs = [{"name": "bytes"}, codec]
+    data = pack(bytes(64 << 20))
+    if sharded:
+        index = np.array([0, len(data)], "<u8").tobytes()
+        inner = {"chunk_shape": [2, 2, 2], "codecs": codecs, "index_location": "end"}
+        inner["index_codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        data += index + bytes(4)
+        codecs = [{"name": "sharding_indexed", "configuration": inner}]
+    edited(path, "0/zarr.json", lambda content: content.update(codecs=codecs))
+    (path / "0" / "c" / "0" / "0" / "0").write_bytes(data)
+    tracemalloc.start()
+    refused(path, "unpacks to more than the 8 that its voxels take")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("packer", ["zlib", "bz2", "lzma", "lz4", "zstd", "gzip"])
+def test_version_2_is_guarded_alike(tmp_path, packer):
+    path = by_others(tmp_path / "a.zarr", np.zeros((2, 2, 2), np.uint8), 2, compressors=None)
+    codec = numcodecs.get_codec({"id": packer})
+    edited(path, "0/.zarray", lambda content: content.update(compressor=codec.get_config()))
+    chunk = path / "0" / "0.0.0"
+    chunk.write_bytes(codec.encode(bytes(16 << 20)))
+    refused(path, "unpacks to more than the 8 that its voxels take")
+    chunk.write_bytes(codec.encode(bytes(range(8))))
+    np.testing.assert_array_equal(read_volume(path).array[0], np.arange(8).reshape(2, 2, 2).T)
+
+
+def test_chunks_are_packed_once_at_most(tmp_path):
+    path = by_others(tmp_path / "a.zarr", np.zeros((2, 2, 2), np.uint8))
+    again = {"name": "gzip", "configuration": {"level": 1}}
+    refused(edited(path, "0/zarr.json", lambda content: content["codecs"].append(again)), "packed twice")
 
 
 def edited(path, file, change):
@@ -259,6 +351,12 @@ def test_a_description_is_data(tmp_path):
     chunk.unlink()
     chunk.symlink_to(tmp_path / "secret" / "b.zarr" / "0" / "c" / "0" / "0" / "0")
     refused(tmp_path / "a.zarr", "is a link, so it is not opened", RefusedError)
+    for folder in ("0/c", "0/c/0", "0/c/0/0"):
+        inside = fresh() / folder
+        shutil.rmtree(inside)
+        inside.symlink_to(tmp_path / "secret" / "b.zarr" / folder)
+        refused(tmp_path / "a.zarr", "is a link, so it is not opened", RefusedError)
+    refused(edited(fresh(), "zarr.json", path_to("0\0")), "no place inside it", RefusedError)
     refused(
         edited(fresh(2), "0/.zarray", lambda c: c.update(filters=[{"id": "pickle"}])), "packed with 'pickle'"
     )

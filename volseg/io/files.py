@@ -8,7 +8,7 @@ import logging
 import os
 import pkgutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -17,6 +17,8 @@ import numpy as np
 from volseg.errors import InputError, ResourceError
 from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.atomic import atomic_write
+from volseg.io.colours import as_colours, numbers_of
+from volseg.io.spacing import Spacing, say_if_long, with_spacing
 from volseg.io.volume import Volume, as_labels, replace_nonfinite, require_finite
 
 __all__ = ["SUFFIXES", "is_volume", "output_suffix", "read_volume", "write_volume"]
@@ -77,6 +79,8 @@ def read_volume(
     nonfinite: Literal["refuse", "replace"] = "refuse",
     series: int | None = None,
     ignore_affine: bool = False,
+    spacing: str | Sequence[float] | Spacing | None = None,
+    colours: str | Mapping[str, int] | None = None,
 ) -> Volume:
     """Read an image or a label volume as ``(C, X, Y[, Z])`` with its place in the world.
 
@@ -91,6 +95,9 @@ def read_volume(
         series: which image of a TIFF file that holds several, counted from 0.
         ignore_affine: take a NIfTI, NRRD or MetaImage file as a plain voxel grid, with the voxel size of its
             header where there is one, because its position cannot be used.
+        spacing: the voxel size, where the file names none or a wrong one: ``"0.004,0.004,0.05um"``, or
+        numbers in the file's unit.
+        colours: for a label in colours or layers, the number of each: ``"000000=0,ff0000=1"``.
     """
     path = Path(path)
     format_ = _check_exists(path)
@@ -102,9 +109,19 @@ def read_volume(
         if name not in format_.told:
             known = ", ".join(s for f in _FORMATS if name in f.told for s in f.suffixes)
             raise ValueError(f"{name}={told[name]} says nothing about {path.name}: it is for {known}.")
+    if colours is not None and not labels:
+        raise ValueError(
+            f"colours say what a label means, but {path.name} is read as an image. Add labels=True."
+        )
+    numbers = None if colours is None else as_colours(colours)
     volume = _read(format_, path, labels, axes.upper() if axes else None, **told)
+    if spacing is not None:
+        volume = with_spacing(volume, spacing)
+    elif not labels:
+        say_if_long(volume)
     if labels:
-        array = as_labels(volume.array, str(path))
+        plain = volume.array if numbers is None else numbers_of(volume.array, numbers, path)
+        array = as_labels(plain, str(path))
     elif nonfinite == "replace":
         array = replace_nonfinite(volume.array, str(path))
     else:

@@ -23,7 +23,8 @@ from volseg.io.digest import stamp
 from volseg.io.nifti_affine import affine_of
 from volseg.io.tiff_axes import clear_axes
 from volseg.io.tiff_geometry import affine_of as tiff_affine_of
-from volseg.io.tiff_structure import count_pages
+from volseg.io.tiff_open import check_complete, only_series, open_tiff
+from volseg.io.tiff_pages import orientation_of
 from volseg.io.volume import Volume
 
 __all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]
@@ -264,14 +265,14 @@ def _map_nifti(path: Path, spatial_dims: int | None = None, channels: int = 1) -
 
 
 def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
-    pages = count_pages(path)
-    with tiff._strict(path), tifffile.TiffFile(path, _multifile=False) as tif:
-        series = tiff._only_series(tif, path)
-        tiff._check_complete(tif, series, pages, path, alone=True)
-        if series.dataoffset is None or series.keyframe.compression != 1:
+    with open_tiff(path) as opened:
+        tif, series = opened.tif, only_series(opened.tif, path)
+        check_complete(opened, series, path, alone=True)
+        turned = orientation_of(series.keyframe) != 1
+        if turned or opened.others or series.dataoffset is None or series.keyframe.compression != 1:
             raise NotMappedError(
-                f"{path} is compressed or scattered, so it cannot be read block by block. Save it without "
-                "compression, as one stack.",
+                f"{path} is compressed, scattered or turned, so it cannot be read block by block. Save it "
+                "without compression, as one stack.",
                 prod(series.shape),
             )
         pairs = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "XY"]
@@ -279,7 +280,7 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
         meaning = meaning or clear_axes(letters, stored, series.kind, path)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
         affine, unit = tiff_affine_of(tif, 3 if "Z" in meaning else 2, path, tif.series.index(series))
-        header = tiff._header(tif, letters, meaning)
+        header = tiff.header_of(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)
 

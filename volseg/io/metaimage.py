@@ -216,7 +216,7 @@ def _affine(fields: dict[str, str], dims: int, letters: str, path: Path) -> tupl
     origin = numbers(path, _ORIGIN[0], _first(fields, _ORIGIN, "0 " * dims).split(), dims)
     spacing = numbers(path, _SPACING[0], _first(fields, _SPACING, "1 " * dims).split(), dims)
     world = sum(letter != "C" for letter in letters)
-    factor, unit = common_unit(fields.get("DistanceUnits", ""))
+    factor, unit = common_unit(fields.get("DistanceUnits", ""), path)
     signs = np.array([-1.0, -1.0, 1.0][:world])
     columns = matrix.reshape(dims, dims).T * spacing  # one row of the text per axis
     affine = np.eye(world + 1)
@@ -233,7 +233,7 @@ def _plain_grid(
 ) -> tuple[NDArray[np.float64], str]:
     """The grid alone, of the voxel sizes that the header gives for themselves."""
     world = sum(letter in "XYZ" for letter in letters)
-    factor, unit = common_unit(fields.get("DistanceUnits", ""))
+    factor, unit = common_unit(fields.get("DistanceUnits", ""), path)
     sizes = numbers(path, _SPACING[0], _first(fields, _SPACING, "1 " * dims).split(), dims)[:world]
     return plain_grid(factor * sizes, path), unit
 
@@ -256,17 +256,18 @@ def _for_axes(old: MetaImageHeader, dims: int) -> dict[str, str]:
 def _new_header(like: Volume) -> MetaImageHeader:
     """For a volume that came from another format."""
     dims = like.spatial_dims
+    factor, unit = common_unit(like.unit)  # MetaImage knows no metres
     signs = np.array([-1.0, -1.0, 1.0][:dims])
-    columns = signs[:, None] * like.affine[:-1, :-1]
+    columns = factor * signs[:, None] * like.affine[:-1, :-1]
     spacing = np.linalg.norm(columns, axis=0)
     texts = {
         _MATRIX[0]: (columns / spacing).T.ravel(),
-        _ORIGIN[0]: signs * like.affine[:-1, -1],
+        _ORIGIN[0]: factor * signs * like.affine[:-1, -1],
         _SPACING[0]: spacing,
     }
     fields = {name: " ".join(repr(float(v) + 0.0) for v in values) for name, values in texts.items()}
-    if like.unit:
-        fields["DistanceUnits"] = like.unit
+    if unit:
+        fields["DistanceUnits"] = unit
     return MetaImageHeader(fields, "XYZ"[:dims])
 
 

@@ -92,7 +92,7 @@ def _unit(header: NrrdHeader, world: list[int], path: Path) -> tuple[float, str]
     text = header.whole.get("space units")
     per_axis = header.per_axis.get("units")
     names = _QUOTED.findall(text) if text else [per_axis[i] for i in world] if per_axis else []
-    found = {common_unit(name.strip('"')) for name in names}
+    found = {common_unit(name.strip('"'), path) for name in names}
     if len(found) > 1:
         raise InputError(f"{path}: the axes have different units ({' '.join(names)}). Use one for all.")
     return found.pop() if found else (1.0, "")

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, VolsegError
-from volseg.io.units import common_unit
+from volseg.io.units import NGFF_UNITS, common_unit
 
 __all__ = ["Multiscale", "multiscale_of", "new_multiscale"]
 
 _VERSIONS = {2: "0.4", 3: "0.5"}
-_UNITS = {"um": "micrometer", "mm": "millimeter", "m": "meter"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Multiscale:
         """The affine of the finest level, x, y, z, and its unit."""
         _, scale, start = self.levels[0]
         found = [self.letters.index(letter) for letter in "XYZ"[:dims]]
-        units = [common_unit(str(self.axes[i].get("unit", ""))) for i in found]
+        units = [common_unit(str(self.axes[i].get("unit") or ""), path) for i in found]
         names = {name for _, name in units}
         if len(names) > 1 and "" in names:
             raise InputError(f"{path}: some axes have a unit and some have none. Give all of them one.")
@@ -78,7 +77,7 @@ class Multiscale:
 
 def new_multiscale(dims: int, affine: NDArray[np.float64], unit: str) -> Multiscale:
     """For an image that came from another format; what it says of orientation is lost."""
-    more = {"unit": _UNITS[unit]} if unit in _UNITS else {}
+    more = {"unit": NGFF_UNITS[unit]} if unit in NGFF_UNITS else {}
     axes = tuple({"name": name, "type": "space"} | more for name in "xyz"[:dims][::-1])
     scale = np.linalg.norm(affine[:-1, :-1], axis=0)[::-1]
     plain = np.array_equal(affine[:-1, :-1], np.diag(scale[::-1]))
@@ -138,7 +137,10 @@ def _steps(steps: Sequence[Mapping[str, Any]], count: int) -> tuple[NDArray[np.f
             raise ValueError(f"transformation {kind!r}")
         if kind == "identity":
             continue
-        numbers = np.array(step[kind], float)
+        try:
+            numbers = np.array(step[kind], float)
+        except OverflowError as error:
+            raise ValueError(f"{kind} of more than 300 digits") from error
         if numbers.shape != (count,):
             raise ValueError(f"{kind} of {count} axes: {step[kind]}")
         if kind == "scale":

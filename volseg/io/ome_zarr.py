@@ -107,7 +107,7 @@ def open_zarr(path: Path) -> ZarrVolume:
             f"{path} has {sizes['T']} moments in time. Save the wanted one as an image of its own."
         )
     dims = 3 if sizes.get("Z", 1) > 1 else 2
-    array.require_complete()
+    array.check_chunks()
     affine, unit = multiscale.place(dims, path)
     check_affine(affine, dims, path, "Put valid numbers into its coordinateTransformations.")
     order = tuple(letters.index(a) if a in letters else None for a in "CXYZ"[: dims + 1])

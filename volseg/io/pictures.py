@@ -2,7 +2,8 @@
 
 A decoder fills what is missing with grey or black, so the structure of the file is checked first: every
 checksum of a PNG, every segment of a JPEG up to its end mark. Neither format says how large a pixel is
-in a way that programs keep to, so there is no voxel size.
+in a way that programs keep to, so there is no voxel size. Where EXIF says which way up a picture is shown,
+it is read as shown.
 
 Numbers come back as stored: a PNG with a colour table gives, as a label, the numbers of its colours, and
 one of 1, 2 or 4 bits those bits. JPEG is read only, because it changes numbers, and never as a label.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.gzip_stream import MAX_RATIO
+from volseg.io.orientation import as_shown, exif_orientation, swaps_axes
 from volseg.io.stored import require_memory
 from volseg.io.volume import Volume, contiguous
 
@@ -40,6 +42,8 @@ _DEPTHS = {
     _RGB_ALPHA: (8, 16),
 }
 _JPEG_RATIO = 2000
+_EXIF = b"Exif\0\0"
+_SHOWN = 12  # colours
 _FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
 _BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG marks without a length
 
@@ -91,8 +95,13 @@ def read_png(path: Path, *, labels: bool, axes: str | None) -> Volume:
     if colour in (_GREY_ALPHA, _RGB_ALPHA) and (array[-1] == np.iinfo(array.dtype).max).all():
         logger.info("%s is opaque everywhere; its transparency is left out.", path)
         array = array[:-1]
+    if colour == _TABLE and labels:
+        _say_colours(array, table, path)
     resolution = next((content for name, content in chunks if name == b"pHYs"), b"")
-    return Volume(contiguous(array), np.eye(3), "", path, PngHeader(resolution))
+    turned = exif_orientation(next((content for name, content in chunks if name == b"eXIf"), b""))
+    if swaps_axes(turned) and len(resolution) == 9:
+        resolution = resolution[4:8] + resolution[:4] + resolution[8:]
+    return Volume(contiguous(as_shown(array, turned, path)), np.eye(3), "", path, PngHeader(resolution))
 
 
 def write_png(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -118,7 +127,7 @@ def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
         )
     _only_2d(path, axes)
     data = path.read_bytes()
-    height, width, samples = _frame(data, path)
+    height, width, samples, turned = _frame(data, path)
     need = height * width * samples
     if need > len(data) * _JPEG_RATIO:
         raise _too_small(path, (width, height), need, len(data))
@@ -131,7 +140,7 @@ def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
         raise InputError(
             f"{path}: the JPEG promises {width} x {height} pixels and holds others. Export it again."
         )
-    return Volume(contiguous(_channels_first(array)), np.eye(3), "", path)
+    return Volume(contiguous(as_shown(_channels_first(array), turned, path)), np.eye(3), "", path)
 
 
 def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
@@ -195,8 +204,14 @@ def _coloured(indices: NDArray[Any], table: bytes, path: Path) -> NDArray[Any]:
     return colours[indices].transpose(2, 0, 1)
 
 
-def _frame(data: bytes, path: Path) -> tuple[int, int, int]:
-    """Height, width and samples of a JPEG that is whole from its first mark to its last."""
+def _say_colours(indices: NDArray[Any], table: bytes, path: Path) -> None:
+    """Which numbers a label with a colour table has, and in which colours viewers show them."""
+    shown = [f"{n} is {table[3 * n : 3 * n + 3].hex()}" for n in np.unique(indices)[:_SHOWN].tolist()]
+    logger.info("%s has a colour table; its numbers are the labels: %s.", path, ", ".join(shown))
+
+
+def _frame(data: bytes, path: Path) -> tuple[int, int, int, int]:
+    """Height, width, samples and orientation of a JPEG that is whole from its first mark to its last."""
     if not data:
         raise InputError(f"{path}: the file is empty. Fetch or export it again.")
     if not data.startswith(b"\xff\xd8\xff"):
@@ -204,7 +219,7 @@ def _frame(data: bytes, path: Path) -> tuple[int, int, int]:
             f"{path}: this is not a JPEG file: its first bytes are {data[:4]!r}. Export it again."
         )
     frame: tuple[int, int, int] | None = None
-    scans = 0
+    scans, turned = 0, 1
     for mark, content in _segments(data, path):
         if mark in _FRAMES and len(content) >= 6:
             if frame is not None:
@@ -218,10 +233,12 @@ def _frame(data: bytes, path: Path) -> tuple[int, int, int]:
                 )
         elif 0xC3 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):
             raise InputError(f"{path}: this kind of JPEG (0x{mark:02x}) is not read. Save it as PNG or TIFF.")
+        elif mark == 0xE1 and content.startswith(_EXIF) and turned == 1:
+            turned = exif_orientation(content[len(_EXIF) :])
         scans += mark == 0xDA
     if frame is None or not scans:
         raise InputError(f"{path}: the JPEG holds no picture. The file is damaged; export it again.")
-    return frame
+    return *frame, turned
 
 
 def _segments(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:

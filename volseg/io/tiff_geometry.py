@@ -1,15 +1,14 @@
 """Voxel sizes in TIFF files: where ImageJ, OME and plain files keep them, and which of them to believe."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io.ome_xml import images_of
 from volseg.io.units import common_unit
 
 __all__ = ["affine_of"]
@@ -17,40 +16,57 @@ __all__ = ["affine_of"]
 logger = logging.getLogger(__name__)
 
 _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per inch of printers and screens
+_Sizes = tuple[float | None, float | None, float | None]
 
 
 def affine_of(tif: Any, spatial_dims: int, path: Path, series: int) -> tuple[NDArray[np.float64], str]:
-    """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size."""
-    sizes, unit = _sizes(tif, series)
+    """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size.
+
+    An axis without a size gets that of an axis that has one, which is said: a missing distance between slices
+    is not 1 of whatever unit x and y are in.
+    """
+    sizes, unit = _sizes(tif, series, path)
     known = [s for s in sizes[:spatial_dims] if s is not None]
     if any(not np.isfinite(s) or s <= 0 for s in known):
         raise InputError(
             f"{path}: the voxel size {tuple(sizes[:spatial_dims])} is not positive. "
             "Set it in Fiji under Image > Properties and save the file again."
         )
-    if spatial_dims == 3 and sizes[2] is None and known:
-        logger.warning("%s gives no distance between slices; 1 is assumed.", path)
-    factor, unit = common_unit(unit)
-    return np.diag([factor * (s or 1.0) if known else 1.0 for s in sizes[:spatial_dims]] + [1.0]), unit
+    if not known:
+        return np.eye(spatial_dims + 1), ""
+    missing = [a for a, s in zip("xyz"[:spatial_dims], sizes, strict=False) if s is None]
+    if missing:
+        what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
+        logger.warning(
+            "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
+            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
+            path, what, "xyz"[sizes.index(known[0])], known[0], unit or "without a unit",
+        )  # fmt: skip
+    return np.diag([*(known[0] if s is None else s for s in sizes[:spatial_dims]), 1.0]), unit
 
 
-def _sizes(tif: Any, series: int) -> tuple[tuple[float | None, float | None, float | None], str]:
-    """x, y and z size and the unit's name, from the most talkative source."""
+def _sizes(tif: Any, series: int, path: Path) -> tuple[_Sizes, str]:
+    """x, y and z size, and volseg's unit of them, from the most talkative source."""
     if tif.is_ome and tif.ome_metadata:
-        return _from_ome(tif.ome_metadata, series)
+        images = images_of(tif.ome_metadata)
+        return images[series].sizes(path) if series < len(images) else ((None, None, None), "")
     page = tif.series[series].keyframe
     x, y = (_per_pixel(page, tag) for tag in ("XResolution", "YResolution"))
     own = tif.imagej_metadata if tif.is_imagej else (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
     own = own or {}
-    z = float(own["spacing"]) if isinstance(own.get("spacing"), (int, float)) else None
-    unit = str(own.get("unit", ""))
-    if unit or z is not None:
-        return (x, y, abs(z) if z is not None else None), unit
+    z = abs(float(own["spacing"])) if isinstance(own.get("spacing"), (int, float)) else None
+    name = str(own.get("unit", ""))
     dots = page.tags.get("ResolutionUnit")
-    per = {2: "inch", 3: "cm"}.get(int(dots.value)) if dots is not None else None
-    if x is None or per is None or _is_print(x, per):
+    per = {2: "inch", 3: "cm"}.get(int(dots.value), "") if dots is not None else ""
+    if not name and x is not None and per and not _is_print(x, per):
+        name = per
+    if not name and z is None and not (tif.is_imagej and x is not None and not per):
         return (None, None, None), ""
-    return (x, y, None), per
+    factor, unit = common_unit(name, path)
+    if not unit:  # ImageJ's pixels: an image without a resolution has pixels of length 1
+        x, y = x or 1.0, y or x or 1.0
+    scaled = [None if s is None else factor * s for s in (x, y, z)]
+    return (scaled[0], scaled[1], scaled[2]), unit
 
 
 def _per_pixel(page: Any, tag: str) -> float | None:
@@ -67,27 +83,3 @@ def _is_print(size: float, per: str) -> bool:
     """Whether a resolution is that of a printer or a screen, which says nothing about the object."""
     dpi = (1.0 if per == "inch" else 2.54) / size
     return dpi < 10 or any(abs(dpi - p) < 0.01 * p for p in _PRINT)
-
-
-def _from_ome(xml: str, series: int) -> tuple[tuple[float | None, float | None, float | None], str]:
-    """Physical sizes of one image; OME's default unit is the micrometre."""
-    if "<!DOCTYPE" in xml:  # entities can make a small file expand without end
-        return (None, None, None), ""
-    try:
-        images = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", xml)).findall(".//{*}Pixels")
-    except ElementTree.ParseError:
-        return (None, None, None), ""
-    if series >= len(images):
-        return (None, None, None), ""
-    pixels = images[series]
-    sizes: list[float | None] = []
-    for axis in "XYZ":
-        text = pixels.get(f"PhysicalSize{axis}")
-        factor, unit = common_unit(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if unit == "mm":
-            factor *= 1000
-        try:
-            sizes.append(float(text) * factor if text else None)
-        except ValueError:
-            sizes.append(None)
-    return (sizes[0], sizes[1], sizes[2]), "um" if any(sizes) else ""

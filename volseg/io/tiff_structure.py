@@ -25,17 +25,21 @@ _DATA = {273: 279, 324: 325}  # offsets and byte counts of strips, and of tiles
 _INTEGERS = {3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 
 
-def count_pages(path: Path) -> int:
-    """The number of pages, after following the chain to its end; a broken one is an `InputError`."""
+def count_pages(path: Path, *, previews: bool = True) -> int:
+    """The number of pages, after following the chain to its end; a broken one is an `InputError`.
+
+    Args:
+        previews: count those, too, that say of themselves that they are a smaller copy of another.
+    """
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: the file is empty. Fetch or export it again.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return sum(1 for _ in _pages(data, path))
+        return sum(previews or not preview for preview in _pages(data, path))
 
 
-def _pages(data: mmap.mmap, path: Path) -> Iterator[int]:
-    """Offset of every page."""
+def _pages(data: mmap.mmap, path: Path) -> Iterator[bool]:
+    """Of every page, whether it is a preview (bit 0 of NewSubfileType)."""
     size = len(data)
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     version = struct.unpack_from(f"{order}H", data, 2)[0] if order and size >= 8 else 0
@@ -67,7 +71,8 @@ def _pages(data: mmap.mmap, path: Path) -> Iterator[int]:
             raise _cut(path, len(seen), "the page's list of tags")
         tags = np.frombuffer(data, entry, count, offset + head).copy()
         _check_tags(data, tags, order, offset + head, path, len(seen))
-        yield offset
+        kind = _values(data, tags, 254, order, offset + head)
+        yield kind is not None and len(kind) == 1 and bool(int(kind[0]) & 1)
     if not seen:
         raise InputError(f"{path}: the TIFF file holds no page. Writing it was probably interrupted.")
 

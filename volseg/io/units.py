@@ -1,16 +1,77 @@
-"""The units volseg knows, and the names that programs give them."""
+"""Units of length: the names that programs give them, and how each format of ours names its own.
 
-__all__ = ["common_unit"]
+Inside volseg a length is in ``"um"`` or ``"mm"`` (``"m"`` where a NIfTI file says so), or has no unit,
+``""``. Names are those of OME-XML, OME-Zarr (UDUNITS), NRRD, NIfTI, MetaImage, ImageJ and people: symbols,
+both spellings, plurals. "pixel" is a word for no unit.
+"""
 
-_UNITS = {
-    "um": (1.0, "um"), "µm": (1.0, "um"), "μm": (1.0, "um"), "micron": (1.0, "um"), "microns": (1.0, "um"),
-    "micrometer": (1.0, "um"), "micrometre": (1.0, "um"), "nm": (1e-3, "um"), "nanometer": (1e-3, "um"),
-    "å": (1e-4, "um"), "mm": (1.0, "mm"), "millimeter": (1.0, "mm"), "millimetre": (1.0, "mm"),
-    "cm": (10.0, "mm"), "m": (1e3, "mm"), "inch": (25.4, "mm"), "in": (25.4, "mm"),
+import logging
+import re
+import unicodedata
+
+__all__ = ["METRES", "NGFF_UNITS", "OME_UNITS", "common_unit"]
+
+logger = logging.getLogger(__name__)
+
+METRES = {"um": 1e-6, "mm": 1e-3, "m": 1.0}
+OME_UNITS = {"um": "µm", "mm": "mm", "m": "m", "": "pixel"}
+NGFF_UNITS = {"um": "micrometer", "mm": "millimeter", "m": "meter"}
+
+_PREFIXES = {  # powers of ten
+    ("Y", "yotta"): 24, ("Z", "zetta"): 21, ("E", "exa"): 18, ("P", "peta"): 15, ("T", "tera"): 12,
+    ("G", "giga"): 9, ("M", "mega"): 6, ("k", "kilo"): 3, ("h", "hecto"): 2, ("da", "deca"): 1, ("", ""): 0,
+    ("d", "deci"): -1, ("c", "centi"): -2, ("m", "milli"): -3, ("u", "micro"): -6, ("n", "nano"): -9,
+    ("p", "pico"): -12, ("f", "femto"): -15, ("a", "atto"): -18, ("z", "zepto"): -21, ("y", "yocto"): -24,
+}  # fmt: skip
+_SYMBOLS = {f"{symbol}m": power for (symbol, _), power in _PREFIXES.items()}
+_WORDS = {
+    f"{prefix}{word}": power for (_, prefix), power in _PREFIXES.items() for word in ("meter", "metre")
+} | {"micron": -6, "mic": -6, "mu": -6, "u": -6, "angstrom": -10, "å": -10, "ångstrom": -10, "ångström": -10}
+_OTHERS = {  # metres
+    "inch": 0.0254, "inches": 0.0254, "in": 0.0254, '"': 0.0254, "thou": 2.54e-5, "foot": 0.3048,
+    "feet": 0.3048, "ft": 0.3048, "yard": 0.9144, "yd": 0.9144, "mile": 1609.344,
+}  # fmt: skip
+_NONE = {
+    "", "pixel", "pix", "px", "voxel", "vox", "reference frame", "none", "null", "unknown", "unitless", "?",
+    "pixel unit", "a.u.", "arbitrary", "arbitrary unit", "gray value",
 }  # fmt: skip
 
 
-def common_unit(name: str) -> tuple[float, str]:
-    """Factor to, and name of, the unit volseg uses instead: ``"nm"`` becomes ``(0.001, "um")``."""
-    name = name.replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip().lower()
-    return _UNITS.get(name, (1.0, ""))
+def common_unit(name: str, source: object = None) -> tuple[float, str]:
+    """Factor to, and name of, the unit volseg uses instead: ``"nm"`` becomes ``(0.001, "um")``.
+
+    ``(1.0, "")`` where the name stands for no unit, or is not known, which is said.
+
+    Args:
+        source: the file that says so, for that message.
+    """
+    metres = _metres(name)
+    if metres is None:
+        logger.warning(
+            "%s: %r is no unit of length that is known; its sizes are taken as plain numbers without a unit.",
+            source or "a voxel size", name,
+        )  # fmt: skip
+    if not metres:
+        return 1.0, ""
+    unit = "um" if metres < 0.9e-3 else "mm"
+    return float(f"{metres / METRES[unit]:.12g}"), unit
+
+
+def _metres(name: str) -> float | None:
+    """How long a unit is; 0 where the name stands for none, ``None`` where it is not known."""
+    plain = re.sub(r"\\u00[bB]5", "u", name)  # as ImageJ writes it
+    plain = unicodedata.normalize("NFKC", plain.replace("Âµ", "u").replace("Î¼", "u")).strip().strip("\0")
+    plain = plain.replace("μ", "u")
+    if plain in _SYMBOLS:  # "Mm" and "mm" differ
+        return 10.0 ** _SYMBOLS[plain]
+    lower = plain.lower()
+    if lower in _SYMBOLS:
+        return 10.0 ** _SYMBOLS[lower]
+    for word in (lower, lower.rstrip("."), lower.removesuffix("s"), lower.removesuffix("es")):
+        if word in _NONE:
+            return 0.0
+        if word in _WORDS:
+            return 10.0 ** _WORDS[word]
+        if word in _OTHERS:
+            return _OTHERS[word]
+    return None

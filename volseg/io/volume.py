@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io.colours import several_channels
 
 __all__ = ["Volume", "as_labels", "contiguous", "replace_nonfinite", "require_finite"]
 
 logger = logging.getLogger(__name__)
 
+UNLABELLED = 255  # what NaN in a label becomes
 ROUNDING = 1e-3  # a stored 2.9997 means class 3; a stored 2.5 means an interpolated label
 
 
@@ -111,21 +113,19 @@ def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
     """
     if array.shape[0] > 1:
         if array.shape[0] != 3 or (array != array[:1]).any():
-            raise InputError(
-                f"{source} has {array.shape[0]} channels, but a label holds one number per voxel. "
-                "Save it as a single-channel image of class numbers; colours must be mapped to numbers first."
-            )
+            raise several_channels(array, source)
         logger.warning("%s is a grey RGB image: its three equal channels are read as one.", source)
         array = array[:1]
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind in "iu":
         return array
-    if not np.isfinite(array).all():
+    if np.isinf(array).any():
         raise InputError(
-            f"{source} holds {_count(~np.isfinite(array), 'NaN or infinite label')}. "
+            f"{source} holds {_count(np.isinf(array), 'infinite label')}. "
             "A label must be an integer class number; give blank voxels a number of their own."
         )
+    array = _without_nan(array, source)
     whole = np.rint(array)
     wrong = np.abs(array - whole) > ROUNDING
     if wrong.any():
@@ -145,6 +145,23 @@ def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
     return whole.astype(np.int32 if fits else np.int64)
 
 
+def _without_nan(array: NDArray[Any], source: str) -> NDArray[Any]:
+    """NaN in a label means unlabelled: it becomes 255, or -1 where 255 is a class."""
+    blank = np.isnan(array)
+    if not blank.any():
+        return array
+    number = -1 if (array == UNLABELLED).any() else UNLABELLED
+    if (array == number).any():
+        raise InputError(
+            f"{source} holds {_count(blank, 'NaN label')}, which would be unlabelled, but 255 and -1, the "
+            "numbers for that, are used in it. Give blank voxels a number of their own."
+        )
+    logger.warning(
+        "%s: %s taken as unlabelled, with the number %d.", source, _count(blank, "NaN label"), number
+    )
+    return np.where(blank, array.dtype.type(number), array)
+
+
 def require_finite(array: NDArray[Any], source: str) -> None:
     """Refuse NaN and infinity: one such voxel turns every statistic of the image into NaN."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -158,7 +175,11 @@ def require_finite(array: NDArray[Any], source: str) -> None:
 
 
 def replace_nonfinite(array: NDArray[Any], source: str) -> NDArray[Any]:
-    """The array with each channel's smallest finite value where it holds NaN or infinity."""
+    """The array with each channel's smallest finite value where it holds NaN or infinity.
+
+    Where the other values are few whole numbers, it may be a label, and a class would be invented; that is
+    said.
+    """
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array
     out = array.copy()
@@ -166,6 +187,12 @@ def replace_nonfinite(array: NDArray[Any], source: str) -> NDArray[Any]:
         finite = np.isfinite(channel)
         channel[~finite] = channel[finite].min() if finite.any() else 0
     logger.warning("%s: %s replaced.", source, _count(~np.isfinite(array), "NaN or infinite voxel"))
+    if np.array_equal(out, np.rint(out)) and len(np.unique(out.ravel()[:: max(1, out.size // 10000)])) <= 20:
+        logger.warning(
+            "%s holds few whole numbers: if it is a label, read it as one (labels=True, '--labels'), and NaN "
+            "means "
+            "unlabelled instead of the smallest class.", source,
+        )  # fmt: skip
     return out
 
 

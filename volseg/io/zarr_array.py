@@ -1,9 +1,11 @@
 """Blocks of one array of a Zarr folder.
 
-zarr-python reads a chunk that is missing as zeros and says nothing. Here every chunk must be there before
-anything is read.
+A chunk that is absent holds the fill value, as the format has it; programs leave out what is empty.
+zarr-python says nothing of that. Here it is counted and said, and refused where every chunk was written
+(volseg notes that with its own arrays) or none is there: then files were lost.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +19,11 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError, RefusedError, ResourceError, VolsegError
 from volseg.installation import install_line
+from volseg.io.zarr_packing import Packing
 
 __all__ = ["ZarrArray", "in_short", "zarr_library"]
+
+logger = logging.getLogger(__name__)
 
 _MOST = 1 << 22  # chunks of an array
 _ABSENT = np.uint64(2**64 - 1)  # where the index of a shard has no chunk
@@ -38,13 +43,19 @@ class ZarrArray:
     prefix: str
     separator: str
     shard: tuple[int, ...] | None = None
+    packing: Packing = field(default_factory=Packing)
+    fill: Any = 0
+    complete: bool = False
     _open: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    _judged: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_open": {}, "_judged": set()}
 
-    def read(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+    def read(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """A block; damage is an `InputError`."""
+        for path in self.files(index):
+            self._require_small(path)
         try:
             block = np.asarray(self._array("r")[index])
         except (VolsegError, MemoryError):
@@ -72,24 +83,39 @@ class ZarrArray:
         """The files that hold a block, or all."""
         return map(self._file, self._corners(index))
 
-    def require_complete(self) -> None:
-        """All chunks are there and are plain files."""
+    def check_chunks(self) -> None:
+        """Chunks are plain files in plain folders, and those that are absent may be; their number is said."""
         count = prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
         if count > _MOST:
             raise InputError(f"{self.folder} has {count} chunks, more than are read. Use larger ones.")
         missing, first = 0, None
+        plain = {self.folder}
         for corner in self._corners():
             path = self._file(corner)
-            if path.is_symlink():
-                raise RefusedError(f"{path} is a link, so it is not opened. Put the file itself there.")
+            for place in (path, *path.parents):
+                if place in plain:
+                    break
+                if place.is_symlink():
+                    raise RefusedError(f"{place} is a link, so it is not opened. Put the file itself there.")
+                if place != path:
+                    plain.add(place)
             if not path.is_file() or self._lacks(path, corner):
                 missing, first = missing + 1, first or path
-        if first is not None:
+        if first is None:
+            return
+        name = first.relative_to(self.folder)
+        if self.complete or missing == count:
+            why = "volseg wrote all of them" if self.complete else "nothing of the image is there"
             raise InputError(
-                f"{self.folder}: {missing} of {count} chunks are missing, such as "
-                f"{first.relative_to(self.folder)}; they would be read as empty space. Copy it again; if it "
-                "was written without its empty chunks, write it with write_empty_chunks=True."
+                f"{self.folder}: {missing} of {count} chunks are missing, such as {name}, but {why}: the "
+                "copy is not whole. Copy it again. If they were left out as empty on purpose, fill them with "
+                "zarr: write_empty_chunks=True."
             )
+        logger.warning(
+            "%s: %d of %d chunks are absent, such as %s; as the format has it, they are read as the fill "
+            "value %s.",
+            self.folder, missing, count, name, self.fill,
+        )  # fmt: skip
 
     def _corners(self, index: Sequence[slice] | None = None) -> Iterator[tuple[int, ...]]:
         """The first voxels of the chunks of a block, or of all."""
@@ -119,6 +145,28 @@ class ZarrArray:
         for n, c, s, start in zip(self.shape, self.chunks, self.shard, corner, strict=True):
             inside = np.logical_and.outer(inside, start + np.arange(0, c, s) < n)
         return bool((index.view("<u8")[::2][inside.ravel()] == _ABSENT).any())
+
+    def _require_small(self, path: Path) -> None:
+        """No chunk of a file unpacks to more than its voxels take."""
+        if path in self._judged or not path.is_file():
+            return
+        voxels = prod(self.shard or self.chunks) * self.dtype.itemsize
+        if self.shard is None:
+            self.packing.require_small(path, voxels)
+        else:
+            for start, length in self._index_of(path):
+                self.packing.require_small(path, voxels, start, length)
+        self._judged.add(path)
+
+    def _index_of(self, path: Path) -> list[tuple[int, int]]:
+        """Where in a shard its chunks lie; empty where the shard is too short for an index."""
+        assert self.shard is not None
+        count = prod(c // s for c, s in zip(self.chunks, self.shard, strict=True))
+        size = path.stat().st_size
+        if size < 16 * count + 4:
+            return []
+        index = np.fromfile(path, "<u8", 2 * count, offset=size - 16 * count - 4).reshape(count, 2)
+        return [(int(at), int(n)) for at, n in index[index[:, 0] != _ABSENT] if at + n <= size]
 
     def _array(self, mode: Any) -> Any:
         if mode not in self._open:

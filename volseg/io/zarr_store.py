@@ -4,6 +4,7 @@ A description is data: it may not name a codec that runs code, or a place outsid
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,12 +15,14 @@ from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.io.json_text import read_json
 from volseg.io.stored import require_memory
 from volseg.io.zarr_array import ZarrArray, in_short, zarr_library
+from volseg.io.zarr_packing import packing_of
 
 __all__ = ["attributes_of", "create_array", "describe", "make_group"]
 
 _CODECS_2 = {"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "crc32c", "shuffle", "delta"}
 _CODECS_3 = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed"}
 _MOST = 1 << 22  # bytes of a description
+_MARK = "volseg: every chunk is written"  # an attribute of an array
 
 
 def attributes_of(folder: Path) -> tuple[int, Mapping[str, Any]]:
@@ -48,14 +51,16 @@ def describe(group: Path, name: str) -> ZarrArray:
         RefusedError: if the name leads out of the group.
     """
     parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or name.startswith("/") or "\\" in name or ":" in name:
-        raise RefusedError(f"{group} names the array '{name}', which is no place inside it. Do not trust it.")
+    if not parts or ".." in parts or name.startswith("/") or any(mark in name for mark in "\\:\0"):
+        raise RefusedError(f"{group} names the array {name!r}, which is no place inside it. Do not trust it.")
     folder = group.joinpath(*parts)
     if not folder.resolve().is_relative_to(group.resolve()):
         raise RefusedError(f"{folder} is a link that leads elsewhere, so it is not opened.")
     for version, file in ((3, "zarr.json"), (2, ".zarray")):
         if (folder / file).is_file():
             content = _json(folder / file)
+            own = folder / ".zattrs"
+            noted = content.get("attributes") if version == 3 else _json(own) if own.is_file() else {}
             try:
                 found = _version_3(folder, content) if version == 3 else _version_2(folder, content)
             except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -65,7 +70,9 @@ def describe(group: Path, name: str) -> ZarrArray:
                     f"{folder / file}: the description is damaged or of an unknown kind ({in_short(error)})."
                 ) from error
             require_memory(prod(found.chunks) * found.dtype.itemsize, folder)
-            return found
+            complete = isinstance(noted, Mapping) and noted.get(_MARK) is True
+            fill = content.get("fill_value")
+            return replace(found, complete=complete, fill=0 if fill is None else fill)
     raise InputError(f"{group} speaks of an array '{name}', which is not there. Copy it again.")
 
 
@@ -98,7 +105,7 @@ def create_array(
         options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
     zarr.create_array(
         str(group), name=name, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype, fill_value=0,
-        zarr_format=version, overwrite=True, **options,
+        zarr_format=version, overwrite=True, attributes={_MARK: True}, **options,
     )  # fmt: skip
     return describe(group, name)
 
@@ -114,9 +121,14 @@ def _version_3(folder: Path, content: Mapping[str, Any]) -> ZarrArray:
         raise ValueError(f"chunk keys {keys['name']!r}")
     separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
     shard = None
-    for codec in _codecs_3(content["codecs"], folder):
+    codecs = _codecs_3(content["codecs"], folder)
+    packed = codecs
+    for codec in codecs:
         if codec["name"] == "sharding_indexed":
             shard = _sizes(codec["configuration"]["chunk_shape"])
+            packed = codec["configuration"]["codecs"]
+            if packing_of(codecs, "name", folder).compressor:
+                raise ValueError("shards that are packed as a whole")
             if codec["configuration"].get("index_location", "end") != "end" or any(
                 c % s for c, s in zip(chunks, shard, strict=True)
             ):
@@ -124,7 +136,10 @@ def _version_3(folder: Path, content: Mapping[str, Any]) -> ZarrArray:
     if not isinstance(content["data_type"], str):
         raise InputError(f"{folder}: {content['data_type']} voxels are not supported. Save it as numbers.")
     dtype = _dtype(content["data_type"], folder)
-    return _checked(ZarrArray(folder, shape, chunks, dtype, "c" if default else "", separator, shard))
+    packing = packing_of(packed, "name", folder)
+    return _checked(
+        ZarrArray(folder, shape, chunks, dtype, "c" if default else "", separator, shard, packing)
+    )
 
 
 def _codecs_3(codecs: Sequence[Mapping[str, Any]], folder: Path) -> Sequence[Mapping[str, Any]]:
@@ -136,12 +151,13 @@ def _codecs_3(codecs: Sequence[Mapping[str, Any]], folder: Path) -> Sequence[Map
 
 
 def _version_2(folder: Path, content: Mapping[str, Any]) -> ZarrArray:
-    for codec in [content["compressor"], *(content.get("filters") or ())]:
-        if codec is not None:
-            _allow(codec["id"], _CODECS_2, folder)
+    codecs = [c for c in (*(content.get("filters") or ()), content["compressor"]) if c is not None]
+    for codec in codecs:
+        _allow(codec["id"], _CODECS_2, folder)
     shape, chunks = _sizes(content["shape"]), _sizes(content["chunks"])
     separator = content.get("dimension_separator", ".")
-    return _checked(ZarrArray(folder, shape, chunks, _dtype(content["dtype"], folder), "", separator))
+    dtype, packing = _dtype(content["dtype"], folder), packing_of(codecs, "id", folder)
+    return _checked(ZarrArray(folder, shape, chunks, dtype, "", separator, packing=packing))
 
 
 def _checked(array: ZarrArray) -> ZarrArray:
