@@ -105,6 +105,6 @@ def refuse_lost(laid: Laid, image: str, label: str) -> None:
     if laid.lost:
         raise InputError(
             f"{laid.lost} painted voxel(s) of {label} lie beyond the image {image}, the first at voxel "
-            f"{laid.lost_at} of the label (counted from 0): they do not lie on one grid. Erase them, pair the "
-            "label with the image that it was painted on, or export the label again on the image's grid."
+            f"{laid.lost_at} of the label (counted from 0): they do not lie on one grid. Erase them, pair "
+            "the label with the image that it was painted on, or export the label again on the image's grid."
         )
