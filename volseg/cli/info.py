@@ -26,7 +26,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
         print(
-            f"{path}: {_learnt(content)}, written {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
+            f"{path}: {_learnt(content)}, written "
+            f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
         )
         for line in _classes_and_channels(content, path):
             print(f"  {line}")
