@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation.agreement import check_agreement
@@ -12,7 +13,9 @@ from volseg.annotation.findings import Finding, Names, planes
 from volseg.annotation.overlay import check_overlay
 from volseg.annotation.paint import Paint
 from volseg.annotation.placement import check_padding, check_placement
+from volseg.annotation.scribbles import check_scribbles
 from volseg.annotation.strokes import check_strokes
+from volseg.labels import IGNORE_INDEX
 
 __all__ = ["audit"]
 
@@ -62,6 +65,12 @@ def _findings(
     if paint.labels.shape != image_shape:
         yield _other_shape(paint.labels.shape, image_shape)
         image = None
+    doubts = [Finding(*doubt) for doubt in paint.doubts]
+    yield from doubts
+    if image is not None:
+        yield from _same_as_image(paint, image)
+    if any(finding.kind == "grey_values" for finding in doubts):
+        return
     looked_at = planes(paint)
     in_classes = list(check_classes(paint, looked_at, names))
     yield from in_classes
@@ -72,9 +81,31 @@ def _findings(
         yield from check_padding(paint, image)
         misplaced = list(check_overlay(image, looked_at))
         yield from misplaced
+        if not misplaced:
+            yield from check_scribbles(paint, names, image)
         image = None if misplaced else image  # then it tells nothing about single voxels
+    else:
+        yield from check_scribbles(paint, names, None)
     yield from check_agreement(paint, looked_at, image)
     yield from check_strokes(paint, looked_at, names, image)
+
+
+def _same_as_image(paint: Paint, image: npt.NDArray[Any]) -> Iterator[Finding]:
+    """The image given as its own label: each class is one grey value."""
+    values = np.array([*paint.values, 0, 0])[np.minimum(paint.labels, len(paint.values))]
+    known = paint.labels != IGNORE_INDEX
+    if not known.any() or len(paint.values) < 3:
+        return
+    for channel in image:
+        if np.array_equal(values[known], channel[known]):
+            yield Finding(
+                "same_as_image",
+                "error",
+                "Every label equals the image's grey value at its voxel: the image was probably given as "
+                "label, too. Nothing can be learnt from that. "
+                "Give the image first and the painted file second.",
+            )
+            return
 
 
 def _other_shape(labels: tuple[int, ...], image: tuple[int, ...]) -> Finding:

@@ -6,12 +6,13 @@ unlabelled. A slice perpendicular to x is a *yz slice*, to y an *xz slice*, to z
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from volseg.annotation.intent import Doubt, intent_of, looks_grey
 from volseg.annotation.numbering import PLANES, ranges
 from volseg.annotation.recognition import painted_slices
 from volseg.annotation.slices import (
@@ -20,6 +21,7 @@ from volseg.annotation.slices import (
     annotation_counts,
     check_spatial,
     on_slices,
+    project,
 )
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX, as_integers
@@ -31,6 +33,15 @@ Rule = Literal["slices", "unlabelled", "painted"]
 _MAX_CLASSES = 254
 _LOOKUP_SPAN = 2**20
 _CHUNK = 2**22
+_MOST_SHOWN = 20  # classes in one line
+_FEW_SLICES = 0.5  # of the slices of one direction; more of them are no few that somebody painted strokes on
+_GREY = Doubt(
+    "grey_values",
+    "error",
+    "The labels look like an image: there are many values, and hardly two neighbours have the same. Learnt "
+    "from them, every grey value would be a class. If image and label were exchanged, give the image first "
+    "and the painted file second.",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class Paint:
             value marks what is unlabelled; ``"painted"``: 0 is unlabelled everywhere.
         unknown: values that are no class, and how many voxels hold them; these count as unlabelled.
         stray: voxels painted outside of all slices; they have the class they were painted with.
+        unlabelled: the value that marks what is unlabelled, by the rule ``"unlabelled"``.
+        doubts: what was concluded although nobody said so, and what has to be asked; the auditor says it.
+        finished: somebody said that painted slices are finished, so that 0 on them is background.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -53,6 +67,9 @@ class Paint:
     rule: Rule
     unknown: Mapping[int, int]
     stray: int
+    unlabelled: int | None = None
+    doubts: tuple[Doubt, ...] = field(default=(), compare=False)
+    finished: bool = False
 
     @property
     def background(self) -> int | None:
@@ -75,16 +92,16 @@ class Paint:
         """
         names = names or {}
         painted = [value for value in self.values if not (self.rule == "slices" and value == 0)]
-        classes = ", ".join(
-            f"{value} {names[value]!r}" if value in names else str(value) for value in painted
-        )
+        shown = [f"{value} {names[value]!r}" if value in names else str(value) for value in painted]
+        more = len(shown) - _MOST_SHOWN
+        classes = ", ".join(shown if more <= 1 else [*shown[:_MOST_SHOWN], f"and {more} more"])
         return f"{self._where()}; {'class' if len(painted) == 1 else 'classes'} {classes or 'none'}"
 
     def explain(self) -> str:
         """What 0 was taken for, and the share that is unlabelled, as one sentence."""
         share = f"{np.mean(self.labels == IGNORE_INDEX):.1%} of the voxels"
         if self.rule == "unlabelled":
-            return f"One value marks what is unlabelled, {share}."
+            return f"One value marks what is unlabelled ({self.unlabelled}), {share}."
         if self.rule == "painted":
             return f"Only painted voxels count; 0 is unlabelled, {share}."
         if not self.slices:
@@ -110,17 +127,20 @@ def understand_paint(
     labels: npt.ArrayLike,
     *,
     classes: Sequence[int] | None = None,
+    names: Mapping[int, str] | None = None,
     unlabelled: int | None = None,
     painted_only: bool = False,
+    finished: bool = False,
     source: str = "",
 ) -> Paint:
     """Which voxels of a painted array count, and as what.
 
     With ``unlabelled``, that value marks what nobody looked at, and every other value, 0 too, is a class.
-    With ``painted_only``, 0 does. Otherwise the slices that carry paint are found, along any axes: those that
-    explain all of it and cover least, so that lines left by crossing slices make no slice of their own, and
-    neither do a few specks unless they are all there is. 0 on those slices is background, 0 elsewhere
-    unlabelled.
+    With ``painted_only``, 0 does. If neither is said, a value that plainly marks what is unlabelled is taken
+    for that, and so is 0 if another class is named background; ``Paint.doubts`` says so. Otherwise the slices
+    that carry paint are found, along any axes: those that explain all of it and cover least, so that lines
+    left by crossing slices make no slice of their own, and neither do a few specks unless they are all there
+    is. 0 on those slices is background, 0 elsewhere unlabelled. NaN is unlabelled.
 
     Some paint can be read in two ways, and a reading can be wrong without a trace in the array:
 
@@ -141,10 +161,15 @@ def understand_paint(
         classes: values that are classes; all that occur if None. 0 becomes the first class, background,
             if not listed though it counts. Values that are not listed count as unlabelled and
             stand in ``Paint.unknown``.
+        names: of the classes, by value.
+        finished: every slice that carries paint is finished: 0 on it is background, and nothing is asked.
         source: the file to name in messages.
     """
     array = np.asarray(labels)
     check_spatial(array)
+    if finished and (painted_only or unlabelled is not None):
+        other = "painted_only=True" if painted_only else f"unlabelled = {unlabelled}"
+        raise ValueError(f"finished=True and {other} say two different things about 0: choose one of them.")
     if unlabelled is not None and painted_only:
         raise ValueError(
             f"unlabelled = {unlabelled} and painted_only=True say two different things about 0: choose one "
@@ -154,14 +179,26 @@ def understand_paint(
         raise ValueError(
             f"unlabelled = {unlabelled} is also among the classes {tuple(classes)}: it cannot be both."
         )
+    doubts: list[Doubt] = []
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        array, unlabelled = _without_nan(array, 0 if painted_only else unlabelled)
+        unlabelled = None if painted_only else unlabelled
     array = as_integers(array, source)
+    found = _value_counts(array)
+    if unlabelled is None and not (painted_only or finished):
+        intent = intent_of(array, found, classes, names or {})
+        unlabelled, painted_only = intent.unlabelled, intent.painted_only
+        doubts += [intent.doubt] if intent.doubt else []
+    if looks_grey(array):
+        doubts.insert(0, _GREY)
     rule: Rule = "painted" if painted_only else "slices" if unlabelled is None else "unlabelled"
     nothing = 0 if unlabelled is None else unlabelled
-    found = _value_counts(array)
     paint: npt.NDArray[np.bool_] = array != nothing
     slices: tuple[tuple[int, ...], ...] = ()
     if array.ndim == 3:
         slices = _labelled_slices(paint) if rule == "unlabelled" else _painted_slices(paint)
+        if rule == "painted":
+            slices = _strokes_on(paint) or slices
     looked_at = on_slices(array.shape, slices) if array.ndim == 3 else np.full(array.shape, paint.any())
     values = _classes(found, classes, nothing, rule, source)
     encoded = _encode(array, values)
@@ -171,7 +208,7 @@ def understand_paint(
         encoded[~paint] = IGNORE_INDEX
     unknown = {value: n for value, n in found.items() if value not in (*values, nothing)}
     stray = int(np.count_nonzero(paint & ~looked_at)) if any(map(len, slices)) else 0
-    return Paint(encoded, values, slices, rule, unknown, stray)
+    return Paint(encoded, values, slices, rule, unknown, stray, unlabelled, tuple(doubts), finished)
 
 
 def _painted_slices(paint: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
@@ -179,6 +216,21 @@ def _painted_slices(paint: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]
     if any(len(found) == n for found, n in zip(slices, paint.shape, strict=True)):
         return tuple(tuple(range(n)) for n in paint.shape)
     return slices
+
+
+def _strokes_on(paint: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], ...] | None:
+    """The slices of one direction that carry all paint, where that is less than half of them."""
+    carrying = [np.flatnonzero(project(paint, axis)) for axis in range(paint.ndim)]
+    axis = min(reversed(range(paint.ndim)), key=lambda a: len(carrying[a]))
+    if not 0 < len(carrying[axis]) < _FEW_SLICES * paint.shape[axis]:
+        return None
+    return tuple(tuple(map(int, carrying[a])) if a == axis else () for a in range(paint.ndim))
+
+
+def _without_nan(array: npt.NDArray[Any], unlabelled: int | None) -> tuple[npt.NDArray[Any], int]:
+    """Values with a number in the place of NaN, which is unlabelled, and that number."""
+    number = -1 - int(max(0, -np.nanmin(array, initial=0))) if unlabelled is None else unlabelled
+    return np.where(np.isnan(array), number, array), number
 
 
 def _labelled_slices(labelled: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
@@ -214,8 +266,8 @@ def _classes(
     if len(values) > _MAX_CLASSES:
         raise InputError(
             f"{source or 'The label array'} holds {len(values)} different values, {_MAX_CLASSES} classes are "
-            "possible: these are an image's grey values or the numbers of single objects. "
-            "Give a file in which each class has one value."
+            "possible: these are an image's grey values or the numbers of single objects. Give a file in "
+            "which each class has one value. If image and label were exchanged: the image comes first."
         )
     return tuple(values)
 

@@ -15,6 +15,7 @@ from volseg.labels import IGNORE_INDEX
 __all__ = ["check_padding", "check_placement"]
 
 _STRAY = 0.01  # share of the labelled voxels: what lies outside of all slices beyond it is no slip
+_SCORED = 3  # slices without which none can be held out
 _BUNCHED = 0.35  # of the extent that evenly spread slices would have
 _MIN_SLICES = 12  # along an axis, below which slices cannot be far from each other
 _ISOTROPIC = 1.5  # largest by smallest spacing up to which directions are equally good to see
@@ -29,6 +30,7 @@ def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]
     yield from _axis_order(shape, spacing)
     if not any(paint.slices) or all(len(found) == n for found, n in zip(paint.slices, shape, strict=True)):
         return
+    yield from _few(paint)
     yield from _stray(paint)
     unclear = list(_unclear(paint))
     yield from unclear
@@ -87,6 +89,25 @@ def check_padding(paint: Paint, image: npt.NDArray[Any]) -> Iterator[Finding]:
         "rule. Erase them; if they should lie on the object, the labels are shifted.",
         tuple(("xyz"[axis], i) for axis, i in slices),
         voxel,
+    )
+
+
+def _few(paint: Paint) -> Iterator[Finding]:
+    """So few slices that none can be held out."""
+    slices = [(axis, index) for axis, found in enumerate(paint.slices) for index in found]
+    if len(slices) >= _SCORED:
+        return
+    axis, index = slices[0]
+    n = paint.labels.shape[axis]
+    free = [numbered("xyz"[axis], i, n) for i in (n // 4, n // 2, 3 * n // 4) if abs(i - index) > n // 8]
+    what = "Only one slice is" if len(slices) == 1 else "Only two slices are"
+    yield Finding(
+        "few_slices",
+        "warning",
+        f"{what} painted ({summarise(slices)}). None can be held out, so there will be no score, and "
+        "hardly more than that is learnt. Paint at least three, some slices apart, such as "
+        f"{', '.join(free)}.",
+        tuple(("xyz"[a], i) for a, i in slices),
     )
 
 

@@ -14,9 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="the volume or image that was painted on")
     parser.add_argument("labels", type=Path, help="a file with painted slices")
     parser.add_argument(
-        "--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)"
+        "--unlabelled", type=int, metavar="VALUE", help="the value of what is unlabelled (default: found)"
     )
     parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
+    parser.add_argument(
+        "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
+    )
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
@@ -30,6 +33,7 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
         given.labels,
         unlabelled=given.unlabelled,
         painted_only=given.painted_only,
+        finished=given.finished,
         names=auditing.names_from(given.names),
     )
     for line in auditing.lines(paint, findings, names):

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
     parser.add_argument(
+        "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
+    )
+    parser.add_argument(
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
     parser.add_argument("--method", choices=_METHODS, default="network", help="how (default network)")

@@ -15,6 +15,7 @@ def audit_files(
     *,
     unlabelled: int | None = None,
     painted_only: bool = False,
+    finished: bool = False,
     names: Mapping[int, str] | None = None,
 ) -> tuple[Paint, list[Finding], Mapping[int, str]]:
     """What a label file was understood to say, the auditor's findings, and the names of the classes.
@@ -22,6 +23,7 @@ def audit_files(
     Args:
         unlabelled: the value of voxels nobody looked at; see :func:`volseg.annotation.understand_paint`.
         painted_only: 0 is unlabelled everywhere.
+        finished: 0 on painted slices is background, whatever the paint looks like.
         names: of the classes, by value; then other values are no classes. Those of a ``.seg.nrrd`` if None.
     """
     volume = read_volume(image)
@@ -31,8 +33,10 @@ def audit_files(
     paint = understand_paint(
         label.array[0],
         classes=list(names) if names else None,
+        names=names,
         unlabelled=unlabelled,
         painted_only=painted_only,
+        finished=finished,
         source=str(labels),
     )
     return paint, audit(volume.spatial_shape, volume.spacing, paint, volume.array, names), names

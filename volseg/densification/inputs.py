@@ -101,8 +101,10 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
     paint = understand_paint(
         label.array[0],
         classes=list(names) or None,
+        names=names,
         unlabelled=choices.unlabelled,
         painted_only=choices.painted_only,
+        finished=choices.finished,
         source=label.name,
     )
     logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())

@@ -26,6 +26,7 @@ class Choices:
     minutes: float | None = None
     unlabelled: int | None = None
     painted_only: bool = False
+    finished: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
     method: Method = "network"
     folds: int | None = None

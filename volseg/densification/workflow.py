@@ -24,6 +24,7 @@ def densify(
     minutes: float | None = None,
     unlabelled: int | None = None,
     painted_only: bool = False,
+    finished: bool = False,
     names: Mapping[Any, str] | Sequence[str] | None = None,
     method: Method = "network",
     folds: int | None = None,
@@ -54,6 +55,7 @@ def densify(
         minutes: for everything; 15 without a GPU, 10 with one, a third of it with ``continue_from``.
         unlabelled: the value of voxels that nobody looked at; found if None.
         painted_only: 0 is unlabelled everywhere, on painted slices, too.
+        finished: 0 on painted slices is background, whatever the paint looks like.
         names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
         folds: in how many turns slices are held out, 3 to 8 if not told, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
@@ -73,6 +75,7 @@ def densify(
         minutes=minutes,
         unlabelled=unlabelled,
         painted_only=painted_only,
+        finished=finished,
         names=names_of(names),
         method=method,
         folds=folds,
