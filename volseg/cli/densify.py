@@ -96,4 +96,4 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         print(path)
 
 
-_NOT_SETTINGS = ("command", "debug", "function")
+_NOT_SETTINGS = ("command", "debug", "function", "version")
