@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io import nrrd
 from volseg.io.laying import TOLERANCE, lay, refuse_lost
-from volseg.io.unplaced import has_position, is_bare, like_command, onto_image
+from volseg.io.unplaced import has_position, is_bare, like_command, onto_image, sizes_agree
 from volseg.io.volume import Volume
 
 __all__ = ["check_alignment", "put_onto"]
@@ -50,9 +50,11 @@ def check_alignment(
     affine = _in_unit_of(image, label)
     if same_shape and (assume_aligned or _apart(image.affine, affine, image) <= TOLERANCE):
         return label
-    if unplaced:
+    grid_only = label.path is not None and not has_position(label)  # then voxel sizes are all that can differ
+    other_voxels = same_shape and grid_only and not (is_bare(image) or sizes_agree(image, label))
+    if unplaced and not other_voxels:
         return onto_image(image, label, case=case, fill=fill)
-    if same_shape and what == "label" and label.path is not None and not has_position(label):
+    if same_shape and what == "label" and grid_only and not other_voxels:
         logger.warning(
             "%s%s has no position, the image %s has one. They have the same size and are taken voxel by "
             "voxel: see that the label is not mirrored.", case, label.name, image.name,

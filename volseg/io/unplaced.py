@@ -24,7 +24,7 @@ from volseg.io.laying import Affine, Laid, lay, refuse_lost, signed_steps
 from volseg.io.tiff import TiffHeader
 from volseg.io.volume import Volume
 
-__all__ = ["has_position", "is_bare", "like_command", "onto_image"]
+__all__ = ["has_position", "is_bare", "like_command", "onto_image", "sizes_agree"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ def _of_same_size(image: Volume, label: Volume, case: str) -> Volume:
     if not has_position(label):
         different = not np.allclose(image.spacing, label.spacing, rtol=_ALIKE)
         sizes = f" Their voxel sizes differ: {_sizes(image)} and {_sizes(label)}." if different else ""
-        logger.log(
-            logging.WARNING if different and not (is_bare(image) or is_bare(label)) else logging.INFO,
+        logger.info(
             "%s%s and %s have the same size and no position; they are taken voxel by voxel.%s",
             case, image.name, label.name, sizes,
         )  # fmt: skip
@@ -162,7 +161,7 @@ def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: b
     equal = sum(a == n for a, n in zip(laid.size, image.spatial_shape, strict=True))
     if not asked and not any(laid.start) and equal < image.spatial_dims - 1:
         raise _other_size(image, label, case, _MAY_BEGIN_THERE)
-    if not asked and not _sizes_agree(image, label):
+    if not asked and not sizes_agree(image, label):
         sizes = f"Its voxels are {_sizes(label)}, the image's {_sizes(image)}: they may not be the same ones."
         raise _other_size(image, label, case, sizes)
     refuse_lost(laid, image.name, f"{case}{label.name}")
@@ -176,7 +175,7 @@ def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: b
     return found.as_volume(label)
 
 
-def _sizes_agree(image: Volume, label: Volume) -> bool:
+def sizes_agree(image: Volume, label: Volume) -> bool:
     """Whether voxels are as large as the image's, or as ITK makes them that does not know their size."""
     ours, theirs = np.array(image.spacing), np.array(label.spacing)
     if np.allclose(theirs, 1, rtol=_ALIKE):
