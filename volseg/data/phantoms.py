@@ -121,7 +121,12 @@ def write_phantom(
         listing = {"name": f"{KINDS[kind]} (a phantom)", "held_out": held_out}
         (draft / "dataset.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
         draft.chmod(0o755)
-        draft.rename(folder)
+        try:
+            draft.rename(folder)
+        except OSError as error:
+            if not folder.exists():
+                raise
+            raise RefusedError(f"{folder} was made by another process meanwhile; it stays.") from error
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

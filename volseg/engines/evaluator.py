@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from volseg.data import Record, WholeVolumes, learnt_of
 from volseg.engines import processes
 from volseg.engines.checkpoint import load_weights
+from volseg.engines.claim import claim, release
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
 from volseg.engines.run_folder import new_file
@@ -30,6 +32,8 @@ from volseg.report import Report, panel, save_picture, write_report
 __all__ = ["engine_for", "evaluator", "segment"]
 
 logger = logging.getLogger(__name__)
+
+_LOCK = ".evaluate.lock"  # a training may go on in the same folder meanwhile
 
 
 def evaluator(
@@ -92,7 +96,8 @@ def evaluator(
 
     # Of several processes each scores a part of the volumes, as far as parts can be put together.
     part = range(len(dataset)) if measures else processes.share(len(dataset))
-    engine = engine_for(device, dataset, network, inferer, score, "evaluating", part)
+    leave = None if folder is None else partial(release, folder, lock=_LOCK)
+    engine = engine_for(device, dataset, network, inferer, score, "evaluating", part, leave)
 
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
@@ -101,6 +106,9 @@ def evaluator(
                 new_file(folder / name, overwrite=overwrite)
         if checkpoint is not None:
             content.update({"trained_on": {}} | load_weights(network, checkpoint))
+        if folder is not None and processes.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim(folder, lock=_LOCK)
         engine.state.pictures = {}
         pages.clear()
         scores.clear()
@@ -133,6 +141,7 @@ def evaluator(
                     name: f"{value:.3f}" for name, value in engine.state.metrics.items() if "mean" in name
                 }
                 write_report(folder / "report.html", replace(page, facts=facts), overwrite=True)
+            release(folder, lock=_LOCK)
             logger.info("Figures, a picture and report.html to look around in are in %s.", folder)
 
     for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
@@ -148,8 +157,13 @@ def engine_for(
     update: Any,
     verb: str,
     part: Sequence[int],
+    leave: Callable[[], None] | None = None,
 ) -> SupervisedEvaluator:
-    """A MONAI evaluator over some items of a dataset, with a bar."""
+    """A MONAI evaluator over some items of a dataset, with a bar.
+
+    Args:
+        leave: called when an error ends it.
+    """
     engine = SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=DataLoader(dataset, batch_size=1, sampler=part, collate_fn=list),
@@ -166,6 +180,8 @@ def engine_for(
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: bars[-1].update())
     for event in (Events.EPOCH_COMPLETED, Events.EXCEPTION_RAISED):
         engine.add_event_handler(event, lambda *_: [bar.close() for bar in bars])
+    if leave is not None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda *_: leave())
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
 

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import logging
 import platform
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,22 @@ from volseg.data import Case, stem
 from volseg.engines.checkpoint import past_checkpoints
 from volseg.engines.claim import claim
 from volseg.engines.run_log import open_log
+from volseg.engines.staging import OWN, STAGE, is_trained, working_folder
 from volseg.errors import InputError, RefusedError
-from volseg.io import atomic_write, digest, output_suffix
+from volseg.io import atomic_write, digest, output_suffix, read_json
 
-__all__ = ["check_run", "new_file", "open_run", "output_of"]
+__all__ = [
+    "check_run",
+    "differences",
+    "new_file",
+    "open_run",
+    "output_of",
+]
 
+logger = logging.getLogger(__name__)
+
+_ALWAYS = ("resume", "overwrite")  # settings that differ between the parts of a run by their nature
+_TOLD = 8  # of the settings that changed
 _LIBRARIES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "tifffile", "volseg")
 
 
@@ -30,44 +43,109 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         RefusedError: if it holds a trained model and neither ``resume`` nor ``overwrite`` is given.
         InputError: if there is nothing to resume.
     """
-    checkpoints = past_checkpoints(folder / "last.pt")
-    if resume and not checkpoints:
+    stage = folder / STAGE
+    begun = stage.is_dir() and any(stage.iterdir())
+    if resume and begun and not past_checkpoints(stage / "last.pt"):
+        raise InputError(
+            f"{stage}, a training that was to replace this one, holds no checkpoint yet. Begin it again by "
+            "--overwrite True, or remove that folder to go on with the earlier training."
+        )
+    if resume and not past_checkpoints(working_folder(folder, resume=True, overwrite=False) / "last.pt"):
         raise InputError(
             f"{folder} holds no last.pt: there is nothing to resume. Train without --resume first."
         )
-    trained = checkpoints or (folder / "model.pt").exists()
-    if trained and not resume and not overwrite:
+    if is_trained(folder) and not resume and not overwrite:
         raise RefusedError(
             f"{folder} holds a trained model already. Go on with it by --resume True, train anew in another "
             "folder by --output_dir NAME, or replace it by --overwrite True."
         )
 
 
-def open_run(folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]) -> None:
+def open_run(
+    home: Path, folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]
+) -> Callable[[], None]:
     """Make the folder of a training run, with its log file and all that is needed to repeat the run.
 
-    What an earlier run left is removed first, unless it is resumed.
+    What an earlier run left there is removed first, unless it is resumed. Of a run that is resumed the
+    description is kept until there is something new to describe: what is returned writes the new one.
 
     Args:
+        home: the folder that the run was given.
+        folder: where it takes place, see :func:`working_folder`.
         data: the cases; ``data.json`` lists their files with the SHA-256 of each.
         facts: what else ``versions.json`` tells beside the versions of the libraries.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    claim(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    claim(home)
+    if folder != home and not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
     if not resume:
-        stale = [folder / name for name in ("model.pt", "best.pt", "progress.csv", "log.txt")]
-        stale += past_checkpoints(folder / "last.pt")
+        stale = [*(folder / name for name in OWN), *past_checkpoints(folder / "last.pt")]
         for path in [*stale, *(folder / "tensorboard").glob("events.out.tfevents.*")]:
             path.unlink(missing_ok=True)
     open_log(folder / "log.txt")
-    config = _running_config()
-    if config is not None:
-        _write_json(folder / "config.json", config)
+    if folder != home:
+        logger.info("Training in %s; the earlier result in %s stays until it is complete.", folder, home)
     versions: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
     versions |= {"python": platform.python_version(), "machine": platform.machine()}
     versions |= {"processor": _processor(), "threads": torch.get_num_threads(), **facts}
-    _write_json(folder / "versions.json", versions)
-    _write_json(folder / "data.json", [_listed(case) for case in data])
+    description = {"versions.json": versions, "data.json": [_listed(case) for case in data]}
+    config = _running_config()
+    if config is not None:
+        description["config.json"] = json.loads(json.dumps(config, default=str))
+
+    def describe() -> None:
+        for name, content in description.items():
+            _write_json(folder / name, content)
+
+    if resume:
+        _say_changes(folder, description)
+    else:
+        describe()
+    return describe
+
+
+def _say_changes(folder: Path, description: Mapping[str, Any]) -> None:
+    """What differs from the earlier part of a run that is resumed."""
+    for name, what in (("config.json", "Settings"), ("data.json", "Data")):
+        if name not in description or not (folder / name).is_file():
+            continue
+        before, now = read_json(folder / name), description[name]
+        if name == "data.json":
+            before, now = ({one["name"]: _hashes(one) for one in listed} for listed in (before, now))
+        else:
+            before, now = ({k: v for k, v in one.items() if k not in _ALWAYS} for one in (before, now))
+        changes = differences(before, now)
+        if changes:
+            more = [f"and {len(changes) - _TOLD} more"] if len(changes) > _TOLD else []
+            logger.warning("%s changed since: %s.", what, "; ".join([*changes[:_TOLD], *more]))
+
+
+def _hashes(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a case in data.json, what its files hold, in short, wherever they lie."""
+    parts = {key: value for key, value in listed.items() if key != "name"}
+    files = {key: value if isinstance(value, list) else [value] for key, value in parts.items()}
+    return {key: " ".join(one["sha256"][:8] for one in found) for key, found in files.items()}
+
+
+def differences(before: Any, now: Any, entry: str = "") -> list[str]:
+    """What differs between two configurations, one part of a sentence per entry."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            text
+            for key in keys
+            for text in differences(before.get(key), now.get(key), f"{entry}#{key}" if entry else str(key))
+        ]
+    if before == now:
+        return []
+    return [f"{entry} was {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _listed(case: Case) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from volseg.engines.run_folder import check_run, open_run
 from volseg.engines.run_log import close_log
 from volseg.engines.run_state import RunState
 from volseg.engines.scale import use_bf16
+from volseg.engines.staging import complete_run, tidy_up, working_folder
 from volseg.engines.step import Step, can_wait, moving_average
 
 __all__ = ["trainer"]
@@ -76,7 +77,8 @@ def trainer(
         max_epochs: an epoch is what lies between two checkpoints: ``epoch_length`` iterations.
         lr_scheduler: stepped after every iteration, and faster where minutes limit the run, so that it
             comes to its end when they do.
-        output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``.
+        output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``. What is
+            overwritten stays until the new training is complete, which takes place in ``unfinished`` inside.
         precision: see :func:`~volseg.engines.use_bf16`; with ``"auto"`` a resumed run goes on in the
             format that it was begun in, whatever is faster now.
         amp: bfloat16 autocast or not, whatever ``precision`` says; ``None`` to leave it to that.
@@ -96,7 +98,9 @@ def trainer(
         train_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
         note: what the log says at the start, before the expected time.
     """
-    device, folder = torch.device(device), Path(output_dir)
+    device, home = torch.device(device), Path(output_dir)
+    processes.from_first(lambda: tidy_up(home))
+    folder = working_folder(home, resume=resume, overwrite=overwrite)
     iterations = max_epochs * epoch_length
     if min(max_epochs, epoch_length) < 1:
         raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
@@ -119,7 +123,7 @@ def trainer(
     state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset)
     start = 0
     if resume:
-        check_run(folder, resume=resume, overwrite=overwrite)
+        check_run(home, resume=resume, overwrite=overwrite)
         start = state.restore(folder / "last.pt", precision=precision)
     if keep_on_device(dataset, device, cache) or profile:
         num_workers = 0  # what is drawn on the device is drawn here; what is timed, too
@@ -149,14 +153,16 @@ def trainer(
     quiet(engine)
     engine.state.iteration, engine.state.epoch = start, start // epoch_length
     writes = processes.rank() == 0
+    describe: list[Callable[[], None]] = []  # for once: the description of this part of the run
     tracking = Tracking(folder)
 
     @engine.on(Events.STARTED)
     def begin(_: Engine) -> None:
-        check_run(folder, resume=resume, overwrite=overwrite)
+        check_run(home, resume=resume, overwrite=overwrite)
         processes.wait()
         if writes:
-            open_run(folder, resume=resume, data=dataset.data, facts=state.facts(device))
+            facts = state.facts(device)
+            describe.append(open_run(home, folder, resume=resume, data=dataset.data, facts=facts))
         processes.wait()
         if resume:
             logger.info("Resuming at iteration %d.", start)
@@ -182,6 +188,8 @@ def trainer(
             iteration = engine.state.iteration
             save_checkpoint(folder / "model.pt", state.weights(iteration))
             save_checkpoint(folder / "last.pt", state.content(iteration), keep=keep_last)
+            while describe:
+                describe.pop()()
         processes.wait()
 
     def validate(engine: Engine) -> None:
@@ -224,11 +232,13 @@ def trainer(
     @engine.on(Events.COMPLETED)
     def say_done(engine: Engine) -> None:
         step.read()
-        _say_done(engine.state.iteration, folder, step, budget, best)
+        _say_done(engine.state.iteration, home, step, budget, best)
         close_log()
+        if writes and folder != home:
+            complete_run(home)
 
     for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-        engine.add_event_handler(event, lambda *_: release(folder))
+        engine.add_event_handler(event, lambda *_: release(home))
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
 

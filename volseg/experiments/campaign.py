@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
+from volseg.engines.claim import claim, release
+from volseg.engines.run_folder import differences
 from volseg.errors import RefusedError
 from volseg.experiments.cells import Cell, Result, finished, run_cell
 from volseg.io import atomic_write
@@ -38,16 +40,17 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], *, may_grow: str = 
         if may_grow:
             asked[may_grow] = {**before.get(may_grow, {}), **asked[may_grow]}
             before[may_grow] = {**asked[may_grow], **before.get(may_grow, {})}
-        changes = _differences(before, asked)
+        changes = [_without_variant(change) for change in differences(before, asked)]
         if changes:
             more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
             raise RefusedError(
                 f"{folder} holds an experiment with other settings: {changes[0]}{more}. Its cells would not "
                 "be comparable with new ones. Name another folder (-o), or go back to the old settings."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(p.name != ".lock" for p in folder.iterdir())):
         raise RefusedError(f"{folder} exists and holds no experiment. Name another folder (-o).")
     folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "-o")
     text = json.dumps(asked, sort_keys=True)
     content = {"hash": sha256(text.encode()).hexdigest(), "settings": asked}
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
@@ -97,6 +100,7 @@ def run_cells(
         report(results)
         score = "no figure" if result.score is None else f"mean IoU {result.score:.3f}"
         logger.info("%s: %s, %s.", cell.title, score, _minutes(result.seconds))
+    release(folder)
     logger.info("All %d cells are finished; see %s.", len(cells), folder / "table.md")
     return results
 
@@ -123,21 +127,6 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _differences(before: Any, now: Any, entry: str = "") -> list[str]:
-    """What differs between two configurations, one sentence part per entry."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            text
-            for key in keys
-            for text in _differences(before.get(key), now.get(key), f"{entry}#{key}" if entry else str(key))
-        ]
-    if before == now:
-        return []
-    name = entry.split("#", 2)[2] if entry.startswith("bundle#") else entry  # bundle#VARIANT#ENTRY
-    return [f"{name} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _without_variant(change: str) -> str:
+    """``bundle#VARIANT#ENTRY was ...`` as ``ENTRY was ...``."""
+    return change.split("#", 2)[2] if change.startswith("bundle#") and change.count("#") > 1 else change
