@@ -1,16 +1,19 @@
 # volseg: how to install, check and try it. `make` alone lists the targets.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Named in the same call as the rest, so that pip has no reason to look for another (CUDA) build.
-# With a GPU, choose yours, e.g.: make TORCH=torch PIP_ARGS="--index-url https://download.pytorch.org/whl/cu130 \
-#   --extra-index-url https://pypi.org/simple"
 TORCH ?= torch==2.13.0
+# With a GPU, choose the build that fits it, e.g.: make install PIP_ARGS="--index-url \
+#   https://download.pytorch.org/whl/cu130 --extra-index-url https://pypi.org/simple"
 PIP_ARGS ?=
+# For Linux, pip's own index has torch for CUDA: 3 GB more, of no use without an NVIDIA GPU. Where there is none,
+# the CPU build is asked for first. By hand: pip install torch --index-url https://download.pytorch.org/whl/cpu
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/python -m monai.bundle run
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint types check format clean
@@ -26,8 +29,12 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is too old: volseg needs Python 3.11 or later (make PYTHON=...)."; exit 1; }
 	@echo "Installing into $(VENV) (the first time a few minutes) ..."
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input $(PIP_ARGS) \
-		-c constraints.txt "$(TORCH)" -e ".[dev]"
+	@if [ -z "$(PIP_ARGS)" ] && [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then \
+		echo "No NVIDIA GPU here: the CPU build of torch is enough."; \
+		$(PIP) --no-deps --retries 0 --timeout 10 --index-url $(CPU_BUILDS) "$(TORCH)" 2>/dev/null || \
+			echo "It cannot be fetched from $(CPU_BUILDS); torch comes from where pip finds the rest."; \
+	fi
+	@$(PIP) $(PIP_ARGS) -c constraints.txt "$(TORCH)" -e ".[dev]"
 	@touch $@
 	@$(BIN)/python -c 'import torch; print("Installed, with torch", torch.__version__)'
 

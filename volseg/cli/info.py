@@ -25,10 +25,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     path: Path = given.path
     if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
-        print(
-            f"{path}: {_learnt(content)}, written "
-            f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
-        )
+        written = datetime.fromtimestamp(path.stat().st_mtime)
+        print(f"{path}: {_learnt(content)}, written {written:%Y-%m-%d %H:%M}")
         for line in _classes_and_channels(content, path):
             print(f"  {line}")
         if path.suffix == ".safetensors":
