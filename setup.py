@@ -1,6 +1,6 @@
-"""The one thing that pyproject.toml cannot say: a wheel carries bundles/, configs/ and docs/ inside the package.
+"""What pyproject.toml cannot say: a wheel carries bundles/, configs/ and docs/ inside the package.
 
-They stay at the repository's root, where people look for them; volseg/installation.py finds them in either place.
+They stay at the repository's root, where people look for them; volseg/installation.py finds them in either.
 """
 
 from pathlib import Path

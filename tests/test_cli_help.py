@@ -70,6 +70,11 @@ def test_the_version_is_told_with_what_it_runs_on(volseg):
     assert ("CPU build" in out) == (torch.version.cuda is None and torch.version.hip is None)
 
 
+def test_what_is_parsed_holds_only_what_the_command_knows():
+    given = cli._parser().parse_args(["densify", "a.tif", "b.tif", "-o", "c"])
+    assert "version" not in vars(given)
+
+
 @pytest.mark.parametrize(
     ("there", "told"), [(True, "GPU found)"), (False, "no GPU found: the CPU build would do)")]
 )

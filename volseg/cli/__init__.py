@@ -117,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="show where in the code an error arose")
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and what it runs on")
+    none = argparse.SUPPRESS  # what is parsed holds no entry for it
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, dest=none, default=none,
+        help="show the version, and what it runs on",
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in COMMANDS:
         sub = commands.add_parser(
