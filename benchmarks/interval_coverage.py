@@ -1,116 +1,163 @@
 """How often the interval that densify reports holds the true score, on small volumes with dense truth.
 
     python benchmarks/interval_coverage.py -o runs/coverage
+    python benchmarks/interval_coverage.py -o runs/coverage_1 --directions 1 --runs 15
 
 Per run: a volume, a few painted slices, one short training per fold, the interval; then the final training
-on all slices and its true IoU on all voxels that nobody painted. One JSON line per run, so the same command
-goes on where it was stopped. ``--table`` prints the table of what is there.
+on all slices and its true IoU on all voxels that nobody painted. Slices are painted in three directions, or
+in one (xy, xz and yz in turn; 3 to 8 slices, two thirds of the stacks evenly spread, the others not).
+
+One JSON line per run, so the same command goes on where it was stopped. What was predicted is kept beside
+it: ``--table`` computes the intervals anew, with the code as it is, and prints the table.
 """
 
+import argparse
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_volumes import KINDS, make
+import numpy.typing as npt
+from small_volumes import BACKGROUND, KINDS, make
 from study import study
 
-from volseg.annotation import keep_slices
+from volseg.annotation import hold_out, keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample
 from volseg.densification.folds import make_folds
-from volseg.densification.intervals import Estimate, SliceConfusion, estimate, slice_confusions
+from volseg.densification.intervals import Estimate, estimate, slice_confusions
 from volseg.densification.learning import Task, learn
-from volseg.densification.nearness import measure_nearness
+from volseg.densification.scoring import Tested, Yardstick
 from volseg.labels import IGNORE_INDEX
-from volseg.metrics import confusion_matrix, iou, mean_score
+from volseg.metrics import Headline, confusion_matrix, iou, mean_score
 
 SIZE = (48, 48, 48)
-SLICES = (2, 3, 4)  # per direction, in turn
-FOLDS = 4
+SPACING = (1.0, 1.0, 1.0)
+SLICES = {3: (2, 3, 4), 1: (3, 4, 5, 6, 7, 8)}  # per direction, in turn
+FOLDS = {3: 4, 1: 3}
+STEPS = 40  # of a training at least, also on a busy machine
+APART = 3  # uneven slices lie at least so far from each other
+
+Labels = npt.NDArray[np.uint8]
 
 
-def run(kind: str, seed: int, seconds: float) -> dict[str, Any]:
-    """One volume; confusions are kept, so that another interval can be tried on them later."""
+def slices_of(seed: int, directions: int) -> int:
+    """How many are painted per direction."""
+    return SLICES[directions][seed % len(SLICES[directions])]
+
+
+def painted(truth: Labels, seed: int, directions: int) -> Labels:
+    """What somebody painted of it."""
+    count = slices_of(seed, directions)
+    if directions == 3:
+        return keep_slices(truth, (count,) * 3)
+    axis = seed // 2 % 3
+    if (seed + seed // 6) % 3 != 2:
+        return keep_slices(truth, [count * (a == axis) for a in range(3)])
+    rng = np.random.default_rng([8, seed])
+    while True:
+        chosen = np.sort(rng.choice(np.arange(2, SIZE[axis] - 2), count, replace=False))
+        if np.diff(chosen).min() >= APART:
+            return hold_out(truth, {"xyz"[axis]: chosen.tolist()})[1]
+
+
+def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """One volume."""
     began = time.time()
     image, truth = make(kind, seed, SIZE)
-    per_direction = SLICES[seed % len(SLICES)]
-    labels = keep_slices(truth, (per_direction,) * 3)
-    classes = int(truth.max()) + 1
-    task = Task(image, (1.0, 1.0, 1.0), classes, seed=seed)
-    nearness = measure_nearness(labels)
-    folds = make_folds(labels, FOLDS).folds
-    confusions, samples = [], []
-    for fold in folds:
+    labels = painted(truth, seed, given.directions)
+    task = Task(image, SPACING, int(truth.max()) + 1, seed=seed)
+    kept: dict[str, Any] = {"truth": truth, "labels": labels}
+    samples = []
+    for number, fold in enumerate(make_folds(labels, FOLDS[given.directions]).folds):
         train, test = fold.split(labels)
-        scores = learn(task, train, seconds=seconds).predict(task)
-        bins, num_bins = nearness.bins(train), len(nearness.shares)
-        confusions += slice_confusions(
-            scores.argmax(0), test, fold.slices, classes, bins=bins, num_bins=num_bins
-        )
+        scores = learn(task, train, seconds=given.seconds, fewest=STEPS).predict(task)
         samples.append(held_out_sample(scores, test))
-    scores = learn(task, labels, seconds=seconds).predict(task)
-    true = confusion_matrix(scores.argmax(0), np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX), classes)
-    calibrator = calibrate(samples)
-    chart = calibrator.chart
+        kept[f"fold_{number}"] = np.where(test != IGNORE_INDEX, scores.argmax(0), 0).astype(np.uint8)
+    kept["result"] = (
+        learn(task, labels, seconds=given.seconds, fewest=STEPS).predict(task).argmax(0).astype(np.uint8)
+    )
+    np.savez_compressed(given.output / f"{kind}_{seed}.npz", **kept)
+    chart = calibrate(samples).chart
     return {
         "kind": kind,
         "seed": seed,
-        "slices": per_direction,
-        "folds": len(folds),
-        "shares": nearness.shares,
-        "truth": true.tolist(),
-        "held_out": [[c.axis, list(c.indices), c.matrices.tolist()] for c in confusions],
-        "temperature": calibrator.temperature,
+        "directions": given.directions,
+        "slices": slices_of(seed, given.directions),
         "calibration": [chart.error_before, chart.error_after] if chart else None,
         "seconds": round(time.time() - began, 1),
     }
 
 
-def estimated(result: dict[str, Any], plain: bool = False) -> Estimate:
-    """What densify would have reported; ``plain``: without what makes up for the paint held out."""
-    held_out = [SliceConfusion(axis, tuple(i), np.array(m)) for axis, i, m in result["held_out"]]
+def estimated(folder: Path, result: dict[str, Any], plain: bool = False) -> tuple[Estimate, list[float]]:
+    """What densify would have reported, and the truth: headline, mean over all classes, every class.
+
+    Args:
+        plain: held-out slices alone, without what makes up for the paint that is held out.
+    """
+    kind, directions = result["kind"], result["directions"]
+    with np.load(folder / f"{kind}_{result['seed']}.npz") as kept:
+        arrays = dict(kept)
+    truth, labels = arrays["truth"], arrays["labels"]
+    classes = int(truth.max()) + 1
+    headline = Headline([f"{c}" for c in range(classes)], BACKGROUND[kind])
+    parts = []
+    for number, fold in enumerate(make_folds(labels, FOLDS[directions]).folds):
+        test = fold.split(labels)[1]
+        on = test != IGNORE_INDEX
+        parts.append(Tested(fold, test, np.eye(classes, dtype=np.float32)[arrays[f"fold_{number}"][on]].T))
     if plain:
-        held_out = [SliceConfusion(c.axis, c.indices, c.matrices.sum(0, keepdims=True)) for c in held_out]
-        return estimate(held_out, len(result["truth"]))
-    return estimate(held_out, len(result["truth"]), shares=result["shares"], folds=result["folds"])
+        confusions = []
+        for part in parts:
+            prediction = np.zeros(truth.shape, np.uint8)
+            prediction[part.where] = part.scores.argmax(0)
+            whole = hold_out(part.test, part.fold.slices)[1]
+            confusions += slice_confusions(prediction, whole, part.fold.slices, classes)
+        found = estimate(confusions, classes, foreground=headline.classes)
+    else:
+        found = Yardstick(labels, SPACING, headline).estimate(parts)[0]
+    unseen = np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX)
+    true = iou(confusion_matrix(arrays["result"], unseen, classes))
+    return found, [headline.mean(true), mean_score(true), *true]
 
 
-def table(results: list[dict[str, Any]], plain: bool = False) -> str:
-    """Coverage and width per kind."""
-    lines = [
-        "| kind | runs | true mean IoU inside | width | estimate - truth | classes inside | width |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kind in (*KINDS, "all"):
-        rows = [r for r in results if kind in (r["kind"], "all")]
-        inside, widths, bias, class_inside, class_widths = [], [], [], [], []
-        for result in rows:
-            found, true = estimated(result, plain), iou(np.array(result["truth"]))
-            mean = found.mean_iou
-            if mean.value is not None and mean.low is not None and mean.high is not None:
-                inside.append(mean.low <= mean_score(true) <= mean.high)
-                widths.append(mean.high - mean.low)
-                bias.append(mean.value - mean_score(true))
-            for score, value in zip(found.iou, true, strict=True):
-                if score.low is not None and score.high is not None:
-                    class_inside.append(score.low <= value <= score.high)
-                    class_widths.append(score.high - score.low)
-        if rows:
-            lines.append(
-                f"| {kind} | {len(rows)} ({len(inside)} with an interval) | {sum(inside)} of {len(inside)} "
-                f"| {np.mean(widths):.3f} | {np.mean(bias):+.3f} "
-                f"| {sum(class_inside)} of {len(class_inside)} | {np.mean(class_widths):.3f} |"
-            )
-    return "\n".join(lines)
+def row(name: str, pairs: Sequence[tuple[Estimate, list[float]]]) -> str:
+    """Coverage and width of one kind."""
+    cells = [f"{len(pairs)}"]
+    for part in (slice(0, 1), slice(1, 2), slice(2, None)):
+        scores: list[tuple[float, float, float, float]] = []
+        for found, true in pairs:
+            reported = [found.foreground_iou, found.mean_iou, *found.iou]
+            for score, value in zip(reported[part], true[part], strict=True):
+                if score.value is not None and score.low is not None and score.high is not None:
+                    scores.append((score.value, score.low, score.high, value))
+        if not scores:
+            cells += ["–"] * 3
+            continue
+        estimates, lows, highs, truths = np.array(scores).T
+        inside = np.count_nonzero((lows <= truths) & (truths <= highs))
+        cells.append(f"{inside} of {len(scores)}")
+        cells += [f"{np.mean(highs - lows):.3f}", f"{np.mean(estimates - truths):+.3f}"]
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def tables(results: list[dict[str, Any]]) -> str:
-    """With and without what makes up for the paint held out, and how well calibrated."""
+def table(results: list[dict[str, Any]], given: argparse.Namespace) -> str:
+    """Coverage and width per kind and number of slices, with and without what makes up for the paint."""
+    columns = [f"{what} inside | width | estimate - truth" for what in ("headline", "mean", "classes")]
+    head = "| volumes | runs | " + " | ".join(columns) + " |\n" + "|---" * 11 + "|"
+    parts = []
+    for plain in (False, True):
+        found = [(r, estimated(given.output, r, plain)) for r in results]
+        groups = {kind: [pair for r, pair in found if r["kind"] == kind] for kind in KINDS}
+        for slices in sorted({r["slices"] for r in results}):
+            groups[f"{slices} slices"] = [pair for r, pair in found if r["slices"] == slices]
+        groups["all"] = [pair for _, pair in found]
+        rows = [row(name, pairs) for name, pairs in groups.items() if pairs]
+        parts += ["Held-out slices alone:"] * plain + ["\n".join([head, *rows])]
     errors = np.array([r["calibration"] for r in results if r["calibration"]])
-    return (
-        f"{table(results)}\n\nWithout what makes up for the paint held out:\n\n{table(results, True)}\n\n"
-        + "calibration error {:.3f} before, {:.3f} after".format(*errors.mean(0))
-    )
+    parts.append("Calibration error {:.3f} before, {:.3f} after.".format(*errors.mean(0)))
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    study(__doc__, "runs/coverage", run, tables)
+    study(__doc__, "runs/coverage", run, table)

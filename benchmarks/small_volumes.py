@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from volseg.phantom import xenopus_phantom
 from volseg.phantom.ingredients import smooth_field
 
-__all__ = ["KINDS", "make"]
+__all__ = ["BACKGROUND", "KINDS", "make"]
 
 Image = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.uint8]
@@ -80,6 +80,9 @@ KINDS: dict[str, Callable[[int, Sequence[int]], tuple[Image, Truth]]] = {
     "brain": brain,
     "membranes": membranes,
 }
+
+BACKGROUND = {"kidney": 2, "cells": 0, "brain": 0, "membranes": 0}
+"""The class that a headline leaves out."""
 
 
 def make(kind: str, seed: int, size: Sequence[int]) -> tuple[Image, Truth]:

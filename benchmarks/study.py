@@ -14,10 +14,10 @@ __all__ = ["study"]
 def study(
     about: str,
     folder: str,
-    run: Callable[[str, int, float], dict[str, Any]],
-    table: Callable[[list[dict[str, Any]]], str],
+    run: Callable[[str, int, argparse.Namespace], dict[str, Any]],
+    table: Callable[[list[dict[str, Any]], argparse.Namespace], str],
 ) -> None:
-    """A benchmark's command: what is missing of ``run(kind, seed, seconds)``, a line each, and the table.
+    """A benchmark's command: what is missing of ``run(kind, seed, given)``, a line each, and the table.
 
     Args:
         about: its help.
@@ -26,17 +26,20 @@ def study(
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path(folder))
     parser.add_argument("--runs", type=int, default=10, help="volumes per kind (10)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them, its seed (0)")
     parser.add_argument("--seconds", type=float, default=3.0, help="per training (3)")
+    parser.add_argument("--directions", type=int, choices=(1, 3), default=3, help="that are painted (3)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "runs.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(r["kind"], r["seed"]) for r in results}
-    todo = [] if given.table else [(k, s) for s in range(given.runs) for k in KINDS if (k, s) not in done]
+    seeds = range(given.first, given.first + given.runs)
+    todo = [] if given.table else [(k, s) for s in seeds for k in KINDS if (k, s) not in done]
     for kind, seed in todo:
-        results.append(run(kind, seed, given.seconds))
+        results.append(run(kind, seed, given))
         with path.open("a") as file:
             file.write(json.dumps(results[-1]) + "\n")
         print(kind, seed, results[-1]["seconds"], "s", flush=True)
-    print(table(results))
+    print(table([r for r in results if r["seed"] in seeds], given))

@@ -15,6 +15,7 @@ painted, after minus before. One JSON line per run, so the same command goes on 
 The suggestion was developed on ``cells``, so the others say how good it is.
 """
 
+import argparse
 import time
 from typing import Any
 
@@ -65,7 +66,7 @@ def choose(
     return candidates[rng.choice(len(candidates), p=weights / weights.sum())]
 
 
-def run(kind: str, seed: int, seconds: float) -> dict[str, Any]:
+def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One volume and one more slice in each way."""
     began = time.time()
     rng = np.random.default_rng([7, seed])
@@ -75,7 +76,7 @@ def run(kind: str, seed: int, seconds: float) -> dict[str, Any]:
 
     def trained(slices: dict[str, list[int]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         labels = hold_out(truth, slices)[1]
-        return learn(task, labels, seconds=seconds).predict(task), labels
+        return learn(task, labels, seconds=given.seconds).predict(task), labels
 
     def score(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
         unseen = np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX)
@@ -94,7 +95,7 @@ def run(kind: str, seed: int, seconds: float) -> dict[str, Any]:
     return result
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]], _: argparse.Namespace) -> str:
     """Mean rise per kind, and how often and by how much each control is beaten elsewhere."""
     lines = ["| kind | runs | before | " + " | ".join(WAYS) + " |", "|---" * (3 + len(WAYS)) + "|"]
     groups = [(k, [r for r in results if r["kind"] == k]) for k in KINDS]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from volseg.annotation import hold_out, keep_slices
 from volseg.densification.folds import Fold, Learnt, make_folds, runs_of
@@ -50,8 +51,9 @@ def test_no_voxel_is_learnt_from_and_tested_or_tested_where_a_training_slice_cro
         assert not np.any((train != IGNORE_INDEX) & (test != IGNORE_INDEX))
         for axis, indices in fold.slices.items():
             assert (np.take(train, indices, "xyz".index(axis)) == IGNORE_INDEX).all()
+        whole = replace(fold, holes={}).split(labels)[1]
         for axis, indices in fold.others.items():
-            assert (np.take(test, indices, "xyz".index(axis)) == IGNORE_INDEX).all()
+            assert (np.take(whole, indices, "xyz".index(axis)) == IGNORE_INDEX).all()
         crossing = (labels != IGNORE_INDEX) & (train == IGNORE_INDEX) & (test == IGNORE_INDEX)
         two = sum(
             np.isin(np.arange(n), [i for b, i in held(make_folds(labels, 3).folds) if b == a]).reshape(
@@ -126,6 +128,41 @@ def test_with_more_paint_every_slice_stays_in_its_fold():
     ]
     (home,) = [fold for fold in after if 9 in fold.slices.get("z", ())]
     assert 10 in home.slices["z"]
+
+
+ONE_DIRECTION = {
+    "xy": (DENSE, (0, 0, 4)),
+    "yz": (DENSE, (5, 0, 0)),
+    "lines": (DENSE[:, :, 0], (0, 3)),
+}
+
+
+@pytest.mark.parametrize("shape", ONE_DIRECTION)
+def test_slices_in_one_direction_are_learnt_from_with_holes_that_are_tested_on(shape):
+    dense, counts = ONE_DIRECTION[shape]
+    labels = keep_slices(dense, counts)
+    folds = make_folds(labels, 3).folds
+    for fold in folds:
+        train, test = fold.split(labels)
+        near = hold_out(test, fold.slices)[0] != IGNORE_INDEX
+        distance = ndimage.distance_transform_edt(train == IGNORE_INDEX)
+        assert 1 <= distance[near].max() <= 5  # close to paint, where a whole slice is a gap away
+        assert not near[train != IGNORE_INDEX].any()
+        on_others = hold_out(labels, fold.slices)[0] != IGNORE_INDEX
+        assert 0.02 < near.sum() / on_others.sum() < 0.3
+        np.testing.assert_array_equal(near | (train != IGNORE_INDEX), on_others)
+    assert len({str(fold.holes) for fold in folds}) == len(folds)
+
+
+@pytest.mark.parametrize("counts", [(2, 2, 0), (1, 1, 2), (0, 0, 18)], ids=str)
+def test_there_are_no_holes_where_slices_cross_or_nothing_is_unpainted(counts):
+    assert not any(fold.holes for fold in make_folds(keep_slices(DENSE, counts), 3).folds)
+
+
+def test_with_more_paint_the_holes_stay_where_they_were():
+    before = make_folds(painted(z=[2, 8, 14]), 3).folds
+    after = make_folds(painted(z=[2, 5, 8, 14]), 3, previous=before).folds
+    assert [fold.holes for fold in after] == [fold.holes for fold in before] != [{}] * 3
 
 
 def more_paint(rng: np.random.Generator, labels: np.ndarray, dense: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from volseg.annotation import keep_slices
+from volseg.annotation import hold_out, keep_slices
 from volseg.densification.folds import make_folds
 from volseg.densification.intervals import SliceConfusion, estimate, slice_confusions
 from volseg.densification.nearness import measure_nearness
@@ -94,6 +94,22 @@ def test_bins_count_as_their_share_of_the_volume():
         score = estimate(slices, 2, shares=(share, 1 - share)).iou[0]
         mixed = share * near / near.sum() + (1 - share) * far / far.sum()
         assert score.value == pytest.approx(iou(mixed)[0])
+
+
+def test_a_voxel_counts_for_ten_at_most():
+    """One wrong voxel in a bin that nine tenths of the volume lie in says little, however large its share."""
+    near, far = np.array([[0, 1], [0, 0]]), np.array([[500, 0], [0, 500]])
+    slices = [SliceConfusion("x", (i,), np.stack([near, far])) for i in range(4)]
+    score = estimate(slices, 2, shares=(0.9, 0.1)).iou[0]
+    assert score.value == pytest.approx(iou(10 * near + 0.1 * 1001 / 1000 * far)[0])
+
+
+def test_what_lies_farther_than_anything_held_out_may_be_wrong():
+    slices = [drawn(np.random.default_rng(i), 0.8) for i in range(5)]
+    known, partly = estimate(slices, 3), estimate(slices, 3, unseen=0.25)
+    for old, new in zip((*known.iou, known.mean_iou), (*partly.iou, partly.mean_iou), strict=True):
+        assert (new.value, new.high) == (old.value, old.high)
+        assert new.low == pytest.approx(0.75 * old.low)
 
 
 def test_fewer_slices_to_learn_from_lift_the_upper_end_only():
@@ -200,6 +216,58 @@ def test_nearness_tells_how_far_from_paint_the_unpainted_voxels_are():
     np.testing.assert_array_equal(bins[11:], len(nearness.limits))
     counts = np.bincount(bins[1:11].ravel(), minlength=len(nearness.shares))
     np.testing.assert_allclose(counts / counts.sum(), nearness.shares, atol=0.11)
+
+
+@pytest.mark.parametrize("slices", [[6, 18, 30, 42], [3, 9, 30, 44]], ids=["even", "uneven"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 6.0)], ids=["cubes", "thick"])
+def test_errors_that_rise_evenly_with_distance_are_found_though_no_such_distance_was_held_out(
+    slices, spacing
+):
+    """The twin: the same straight line, summed over all voxels that nobody painted."""
+    labels = hold_out(np.zeros((20, 22, 48), np.uint8), {"z": slices})[1]
+    nearness = measure_nearness(labels, spacing)
+    counts, sums = np.zeros((2, len(nearness.shares)))
+    for fold in make_folds(labels).folds:
+        train, test = fold.split(labels)
+        distances, where = nearness.distances(train), test != IGNORE_INDEX
+        bins = nearness.bins(train)[where]
+        counts += np.bincount(bins, minlength=len(counts))
+        sums += np.bincount(bins, distances[where], len(counts))
+    centres = sums / np.maximum(counts, 1)
+    support = nearness.support(counts, centres)
+    unpainted = nearness.distances(labels)[labels == IGNORE_INDEX]
+    assert np.dot(support.shares, 0.1 + 0.02 * centres) == pytest.approx(
+        0.1 + 0.02 * unpainted.mean(), rel=0.05
+    )
+    assert sum(support.shares) == pytest.approx(1)
+    assert support.interpolated > 0.2
+    assert support.nearer == support.farther == 0
+
+
+def test_where_only_nearer_or_farther_voxels_were_held_out_it_says_so():
+    labels = hold_out(np.zeros((6, 6, 40), np.uint8), {"z": [19, 20]})[1]
+    nearness = measure_nearness(labels)
+    bins = len(nearness.shares)
+    for chosen, distance in ((0, 0.5), (bins - 1, 99.0)):
+        counts = np.where(np.arange(bins) == chosen, 50, 0)
+        support = nearness.support(counts, np.full(bins, distance))
+        np.testing.assert_allclose(support.shares, counts / 50)
+        assert (support.nearer, support.farther) == pytest.approx((1, 0) if chosen == 0 else (0, 1))
+    assert nearness.support(np.zeros(bins), np.zeros(bins)).shares == nearness.shares
+
+
+def test_a_distance_with_too_few_held_out_voxels_is_interpolated_too():
+    labels = hold_out(np.zeros((9, 9, 41), np.uint8), {"z": [20]})[1]
+    nearness = measure_nearness(labels)
+    shares = np.array(nearness.shares)
+    counts = np.where(shares > 0, 1000, 0)
+    counts[3] = 1
+    centres = np.nan_to_num(nearness.centres)
+    support = nearness.support(counts, centres)
+    assert support.shares[3] == 0
+    assert support.shares[2] + support.shares[4] == pytest.approx(shares[2:5].sum())
+    assert support.interpolated == pytest.approx(shares[3])
+    assert nearness.support(np.where(shares > 0, 1000, 0), centres).shares == nearness.shares
 
 
 def test_an_image_painted_all_over_has_one_bin():

@@ -328,6 +328,8 @@ def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch)
     scores = done.scores["volseg"]
     assert set(scores["IoU"]) == {"background", "class 1", "class 2"}
     assert scores["slices"] == 6
+    assert scores["support"]["interpolated"] < 0.05
+    assert "extrapolation" not in done.note
     assert scores["temperature"] > 0
     report = (tmp_path / "out" / "report.html").read_text()
     assert f"{scores['mean IoU']['value']:.3f}" in report
@@ -369,12 +371,45 @@ def test_without_a_background_the_headline_is_the_mean_of_all_and_says_so(case, 
 
 
 @pytest.mark.parametrize(
+    "slices",
+    [{2: (4, 7, 10, 13)}, {2: (3, 6, 9, 13)}, {1: (6, 10, 14)}, {0: (5, 12, 19)}],
+    ids=["even xy", "uneven xy", "xz", "yz"],
+)
+def test_slices_in_one_direction_have_a_score_that_says_it_extrapolates(case, tmp_path, learnt, slices):
+    files = case(slices=slices)
+    done = densify(files.image, files.labels, tmp_path / "out", folds=3, **QUICK)
+    (count,) = map(len, slices.values())
+    scores = done.scores["volseg"]
+    assert scores["slices"] == count
+    for score in (scores["IoU"]["background"], scores["IoU"]["class 1"], scores["mean IoU"]):
+        assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
+    assert scores["support"]["interpolated"] > 0.05
+    assert scores["support"]["farther"] == scores["support"]["nearer"] == 0
+    assert "Part of this is an extrapolation: held-out slices lie farther from the paint" in done.note
+    assert "Part of this is an extrapolation" in (tmp_path / "out" / "report.html").read_text()
+    for call in learnt.made[:-1]:
+        assert not ((call.held_out != IGNORE_INDEX) & (call.labels != IGNORE_INDEX)).any()
+
+
+def test_far_from_everything_held_out_the_lower_end_takes_it_to_be_wrong(case, tmp_path):
+    files = case(slices={2: (6, 7, 8, 9)})
+    done = densify(files.image, files.labels, tmp_path / "out", folds=3, **QUICK)
+    support = done.scores["volseg"]["support"]
+    assert support["nearer"] > 0.3
+    assert done.scores["volseg"]["mean IoU"]["low"] < 1 - support["nearer"]
+    assert "lie farther from paint than anything held out: there the result may be worse" in done.note
+
+
+@pytest.mark.parametrize(
     ("slices", "folds", "message"),
     [({2: (8,)}, 3, "With 1 painted slice it cannot be told"), (SLICES, 0, "No slices were held out")],
 )
-def test_without_a_score_it_says_why(case, tmp_path, caplog, slices, folds, message):
+def test_without_a_score_it_says_why_and_learns_the_result_alone(
+    case, tmp_path, caplog, learnt, slices, folds, message
+):
     files = case(slices=slices)
     done = densify(files.image, files.labels, tmp_path / "out", folds=folds, **QUICK)
+    assert len(learnt.made) == 1
     assert done.scores == {}
     assert message in done.note
     assert message in (tmp_path / "out" / "report.html").read_text()

@@ -5,6 +5,10 @@ lies closer together than ``_CLOSE`` slices goes into the same fold. Where all s
 stack painted from end to end, it is cut into blocks, and the slices beside a cut (the *guards*) are
 neither trained nor tested on.
 
+Of slices painted in one direction, a held-out one lies a whole gap from the next, and what nobody painted at
+most half of one. So that something is tested close to paint, too, *holes* a few voxels wide are left in the
+slices that are learnt from, others in each fold.
+
 A model that goes on from an earlier run has learnt from more than the paint of this run without its slices: a
 stroke becomes a slice, a half-painted slice is finished, and then is held out. So every fold keeps a record
 of all voxels that its model has ever learnt from, and none of them is tested on again.
@@ -36,6 +40,9 @@ _FEWEST = 3  # runs of slices without which nothing can be told
 _GUARDED = 5  # a block has at least this many slices if those beside its cuts are left out
 _EXPLAINED = 0.5  # of the paint lies on slices, or they are not what it consists of
 _STRIPES = 9  # blocks that paint without slices is cut into
+_HOLES = 0.1  # of the paint that is learnt from is left out, in holes
+_WIDE = 5  # voxels across a hole
+_LONG = 12  # voxels; along a shorter axis slices are left out from end to end
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class Fold:
         guards: neither trained nor tested on.
         others: the slices that are trained on. Where they cross one that is tested on, the voxels are in
             neither: the slices trained on have their neighbours on both sides.
+        holes: of the slices that are trained on, what lies at one of these positions along each of these axes
+            is left out, and tested on.
         learnt: all that its model has learnt from once it has been trained, earlier runs included; ``None``
             if nobody kept a record.
     """
@@ -79,12 +88,18 @@ class Fold:
     slices: Mapping[str, Sequence[int]]
     guards: Mapping[str, Sequence[int]] = field(default_factory=dict)
     others: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    holes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     learnt: Learnt | None = None
 
     def split(self, labels: Labels) -> tuple[Labels, Labels]:
         """What to train on and what to test on: ``(train, test)``, the rest 255 in both."""
         rest, test = hold_out(labels, self.slices)
         train, test = hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
+        if self.holes:
+            where = tuple(self.holes.get(a, range(n)) for a, n in zip(_AXES, labels.shape, strict=False))
+            holes = np.ix_(*where)
+            test[holes] = np.minimum(test[holes], train[holes])  # of which one is 255 everywhere
+            train[holes] = IGNORE_INDEX
         if self.learnt is not None:
             test[self.learnt.mask] = IGNORE_INDEX
         return train, test
@@ -99,7 +114,7 @@ class Fold:
         """Plain values, for :meth:`from_json`."""
         parts: dict[str, Any] = {
             name: {axis: [int(i) for i in indices] for axis, indices in getattr(self, name).items()}
-            for name in ("slices", "guards", "others")
+            for name in ("slices", "guards", "others", "holes")
         }
         if self.learnt is not None:
             bits = base64.b64encode(self.learnt.bits).decode("ascii")
@@ -111,7 +126,7 @@ class Fold:
         """What :meth:`as_json` gave."""
         record = parts.get("learnt")
         learnt = record and Learnt(tuple(record["shape"]), base64.b64decode(record["bits"]))
-        return cls(parts["slices"], parts["guards"], parts["others"], learnt)
+        return cls(parts["slices"], parts["guards"], parts["others"], parts["holes"], learnt)
 
 
 @dataclass(frozen=True)
@@ -176,14 +191,18 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
             held[number].setdefault(axis, []).append(index)
             guards[number].setdefault(axis, []).extend(beside)
             sizes[number] += 1
+    holes: Sequence[Mapping[str, Sequence[int]]] = [fold.holes for fold in previous]
+    if not any(holes):
+        holes = _holes(painted, slices, count)
     folds: list[Fold] = []
-    for test, guarded, old in zip(held, guards, before, strict=True):
+    for test, guarded, hole, old in zip(held, guards, holes, before, strict=True):
         if old is not None:
             test = _testable(test, slices, painted & ~old)
         fold = Fold(
             test,
             {axis: sorted(set(guarded[axis]) - set(indices)) for axis, indices in test.items()},
             {axis: sorted(set(slices.get(axis, ())) - set(test.get(axis, ()))) for axis in slices},
+            hole if test and recorded else {},
         )
         learnt = fold.split(labels)[0] != IGNORE_INDEX
         folds.append(replace(fold, learnt=Learnt.of(learnt if old is None else learnt | old)))
@@ -254,6 +273,26 @@ def _testable(
         if kept == found:
             return found
         found = kept
+
+
+def _holes(
+    painted: npt.NDArray[np.bool_], slices: Mapping[str, Sequence[int]], count: int
+) -> Sequence[Mapping[str, Sequence[int]]]:
+    """For each fold a lattice of holes in its slices, where all of these lie in one direction."""
+    used = [_AXES.index(axis) for axis, indices in slices.items() if indices]
+    if len(used) != 1 or len(slices[_AXES[used[0]]]) == painted.shape[used[0]]:
+        return [{} for _ in range(count)]
+    cut = [a for a in range(painted.ndim) if a != used[0] and painted.shape[a] >= _LONG]
+    apart = _WIDE / _HOLES ** (1 / max(len(cut), 1))
+    holes = []
+    for fold in range(count):
+        places = {}
+        for a in cut:
+            period = min(apart, painted.shape[a])
+            first = fold * period / count
+            places[_AXES[a]] = [i for i in range(painted.shape[a]) if (i - first) % period < _WIDE]
+        holes.append(places)
+    return holes
 
 
 def _home(previous: Sequence[Fold], axis: str, index: int, run: Sequence[int]) -> int | None:

@@ -15,7 +15,7 @@ by its place between them. The score itself stays too low, most for these.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from scipy import special, stats
 
 from volseg.annotation.slices import along
 from volseg.densification.folds import runs_of
+from volseg.densification.nearness import HEAVIEST
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, dice, iou, mean_score
 
@@ -32,7 +33,6 @@ __all__ = ["Estimate", "Score", "SliceConfusion", "estimate", "slice_confusions"
 _AXES = "xyz"
 _FEWEST = 3  # slices without which there is no interval
 _FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
-_HEAVIEST = 10.0  # a held-out voxel counts for at most as many
 _RARE = 0.5  # of the slices
 _CERTAIN = 0.5  # voxels that are added to hits and misses, so that no score is exactly 0 or 1
 _ONE_SLICE = "It was painted on one slice only; when that is held out, none is left to learn it from."
@@ -50,6 +50,10 @@ class SliceConfusion:
     axis: str
     indices: tuple[int, ...]
     matrices: npt.NDArray[np.int64]
+
+    def joined(self, other: "SliceConfusion") -> "SliceConfusion":
+        """With what another model said of other voxels of the same slice."""
+        return SliceConfusion(self.axis, self.indices, self.matrices + other.matrices)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def estimate(
     shares: Sequence[float] = (1.0,),
     folds: int | None = None,
     foreground: Sequence[int] | None = None,
+    unseen: float = 0.0,
 ) -> Estimate:
     """Scores over all held-out slices of all folds, with confidence intervals over slices.
 
@@ -136,6 +141,8 @@ def estimate(
         shares: how much each bin counts (:attr:`Nearness.shares`).
         folds: how many there were: the models had learnt from all slices but one in so many. ``None`` if
             they had learnt from all that the result learns from.
+        unseen: share of the voxels farther from paint than anything held out (:attr:`Support.nearer`). The
+            lower ends take them to be wrong.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} is no confidence level: choose one between 0 and 1, such as 0.95.")
@@ -165,7 +172,13 @@ def estimate(
             )
             for chosen in (everything, looked_for)
         )
-        scores.append((classes, mean, headline))
+        scores.append(
+            (
+                tuple(_lowered(score, unseen) for score in classes),
+                _lowered(mean, unseen),
+                _lowered(headline, unseen),
+            )
+        )
     (ious, mean_iou, main_iou), (dices, mean_dice, main_dice) = scores
     return Estimate(ious, dices, mean_iou, mean_dice, main_iou, main_dice, len(matrices), level)
 
@@ -205,7 +218,7 @@ def _weighted(
     for row, confusion in zip(matrices, confusions, strict=True):
         row[:] = confusion.matrices
     voxels = matrices.sum((0, 2, 3))
-    weights = np.minimum(np.asarray(shares) * voxels.sum() / np.maximum(voxels, 1), _HEAVIEST)
+    weights = np.minimum(np.asarray(shares) * voxels.sum() / np.maximum(voxels, 1), HEAVIEST)
     found = np.tensordot(matrices, weights, ([1], [0]))
     return np.asarray(found * (voxels.sum() / max(found.sum(), 1)))
 
@@ -272,6 +285,11 @@ def _widened(mean: Score, classes: Sequence[Score]) -> Score:
     low = mean.value - math.hypot(mean.value - mean.low, below)
     high = mean.value + math.hypot(mean.high - mean.value, above)
     return Score(mean.value, max(0.0, low), min(1.0, high))
+
+
+def _lowered(score: Score, unseen: float) -> Score:
+    """The lower end if this share of the voxels, of which nothing is known, were wrong."""
+    return score if score.low is None else replace(score, low=score.low * (1 - unseen))
 
 
 def _logits(scores: npt.ArrayLike, voxels: float) -> npt.NDArray[np.float64]:

@@ -24,7 +24,6 @@ _DECAY = 0.01
 _NOISE = 0.2  # standard deviations, added to what is seen
 _CLAMP = 6.0  # standard deviations
 _EVERY = 50  # steps between two points of the curve
-_FEWEST = 100  # steps, however short the time
 _PASSES, _ENOUGH = 25, 500  # over the painted voxels, and steps, after which more make it worse
 _VALIDATED = 4096  # held-out voxels that are looked at for each point
 
@@ -117,6 +116,7 @@ def train(
     seconds: float,
     random: torch.Generator,
     curve: Curve,
+    fewest: int = 100,
     held_out: Sample | None = None,
     progress: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -127,6 +127,7 @@ def train(
     a few steps in that time, they are taken all the same.
 
     Args:
+        fewest: steps that are taken, however short the time.
         sample, held_out: what is seen of them is overwritten.
     """
     began = time.monotonic()
@@ -144,7 +145,7 @@ def train(
     for network in networks:
         network.train()
     for step in itertools.count(1):
-        share = max(min((time.monotonic() - began) / seconds, (step - 1) / _FEWEST), (step - 1) / most)
+        share = max(min((time.monotonic() - began) / seconds, (step - 1) / fewest), (step - 1) / most)
         if share >= 1 or (should_stop is not None and should_stop()):
             break
         for group in optimizer.param_groups:

@@ -161,6 +161,7 @@ def learn(
     labels: Labels,
     *,
     seconds: float,
+    fewest: int = 100,
     start: Model | None = None,
     held_out: Labels | None = None,
     progress: Progress | None = None,
@@ -171,6 +172,7 @@ def learn(
     Args:
         labels: class indices ``(*spatial)``, 255 where nobody painted.
         seconds: of wall-clock time.
+        fewest: steps that are taken, however short the time.
         start: a model to go on from, which learnt from the same or less paint.
         held_out: labels that nothing is learnt from, only looked at for the curve.
         progress: told the share of the time that has gone, and what is being done.
@@ -213,6 +215,7 @@ def learn(
             seconds=seconds,
             random=random,
             curve=model.curve,
+            fewest=fewest,
             held_out=tested,
             progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
             should_stop=should_stop,

@@ -4,6 +4,12 @@ Close to a painted slice everything is easy, and the more paint there is, the cl
 that is held out lies as far from the next one as slices are apart; a voxel that nobody painted at most half
 of that. So held-out voxels are counted in *bins* of their distance to what was learnt from, and each bin
 counts as much as its share of the voxels that nobody painted.
+
+Where slices lie in one direction there are distances at which nothing can be held out: held-out slices are
+farther, held-out holes nearer. Errors at these distances are *interpolated* from those that are measured
+next to them, nearer and farther, as if they rose evenly in between: such a voxel counts as a share of both.
+Where nothing nearer was held out, all counts as the farther, which is too strict; where nothing farther was,
+as the nearer, which is too kind.
 """
 
 from collections.abc import Sequence
@@ -15,9 +21,28 @@ from scipy import ndimage
 
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Nearness", "measure_nearness"]
+__all__ = ["HEAVIEST", "Nearness", "Support", "measure_nearness"]
+
+HEAVIEST = 10.0
+"""A held-out voxel counts for at most as many."""
 
 _BINS = 8
+
+
+@dataclass(frozen=True)
+class Support:
+    """How much each bin counts, once what is not measured is interpolated from what is.
+
+    Args:
+        shares: of the bins.
+        interpolated: share of the voxels that nobody painted for which nearer and farther ones stand.
+        nearer, farther: the same for those that only nearer, or only farther ones stand for.
+    """
+
+    shares: tuple[float, ...]
+    interpolated: float = 0.0
+    nearer: float = 0.0
+    farther: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -26,16 +51,58 @@ class Nearness:
 
     Args:
         limits: largest distance in each bin but the last, in units of ``spacing``.
-        shares: of the bins; that of the last one, beyond the farthest of those voxels, is 0.
+        shares: of the bins; those of the first one, nearer than any of those voxels, and of the last one,
+            farther than any, are 0.
+        centres: mean distance of those voxels in each bin; NaN where there are none.
     """
 
     limits: tuple[float, ...]
     shares: tuple[float, ...]
+    centres: tuple[float, ...]
     spacing: tuple[float, ...]
 
-    def bins(self, train: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def distances(self, known: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Of every voxel to what is learnt from: ``(*spatial)``."""
+        return _distance(known, self.spacing)
+
+    def bins(self, known: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The bin of every voxel, by its distance to what is learnt from: ``(*spatial)``."""
-        return np.searchsorted(self.limits, _distance(train, self.spacing)).astype(np.uint8)
+        return self.bins_of(self.distances(known))
+
+    def bins_of(self, distances: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """The bins of distances."""
+        return np.searchsorted(self.limits, distances).astype(np.uint8)
+
+    def support(self, counts: npt.ArrayLike, centres: npt.ArrayLike) -> Support:
+        """What stands for the voxels that nobody painted.
+
+        Args:
+            counts: held-out voxels in each bin.
+            centres: mean distance of these; anything where there are none.
+        """
+        found, where = np.asarray(counts, float), np.asarray(centres, float)
+        shares = np.asarray(self.shares)
+        measured = (found > 0) & (found * HEAVIEST >= shares * found.sum())
+        if not measured.any():
+            return Support(self.shares)
+        order = np.flatnonzero(measured)[np.argsort(where[measured])]
+        moved = np.where(measured, shares, 0)
+        between = nearer = farther = 0.0
+        for b in np.flatnonzero((shares > 0) & ~measured):
+            after = int(np.searchsorted(where[order], self.centres[b]))
+            if after == 0:
+                moved[order[0]] += shares[b]
+                farther += shares[b]
+            elif after == len(order):
+                moved[order[-1]] += shares[b]
+                nearer += shares[b]
+            else:
+                low, high = order[after - 1], order[after]
+                part = (self.centres[b] - where[low]) / (where[high] - where[low])
+                moved[low] += (1 - part) * shares[b]
+                moved[high] += part * shares[b]
+                between += shares[b]
+        return Support(tuple(moved.tolist()), float(between), float(nearer), float(farther))
 
 
 def measure_nearness(labels: npt.NDArray[np.uint8], spacing: Sequence[float] | None = None) -> Nearness:
@@ -49,11 +116,19 @@ def measure_nearness(labels: npt.NDArray[np.uint8], spacing: Sequence[float] | N
         raise ValueError(f"spacing = {sizes}: a voxel size for each of {labels.ndim} axes is needed.")
     unknown = labels == IGNORE_INDEX
     if not unknown.any() or unknown.all():
-        return Nearness((), (1.0,), sizes)
+        return Nearness((), (1.0,), (0.0,), sizes)
     distances = _distance(labels, sizes)[unknown]
+    below = np.nextafter(distances.min(), np.float32(0))
     limits = np.unique(np.quantile(distances, np.arange(1, _BINS + 1) / _BINS))
-    counts = np.bincount(np.searchsorted(limits, distances), minlength=len(limits) + 1)
-    return Nearness(tuple(limits.tolist()), tuple((counts / counts.sum()).tolist()), sizes)
+    limits = np.concatenate([[below], limits[limits > below]])
+    bins = np.searchsorted(limits, distances)
+    counts = np.bincount(bins, minlength=len(limits) + 1)
+    sums = np.bincount(bins, distances, minlength=len(limits) + 1)
+    with np.errstate(invalid="ignore"):
+        centres = sums / counts
+    return Nearness(
+        tuple(limits.tolist()), tuple((counts / counts.sum()).tolist()), tuple(centres.tolist()), sizes
+    )
 
 
 def _distance(labels: npt.NDArray[np.uint8], spacing: Sequence[float]) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from volseg.annotation import Finding, numbered
 from volseg.densification.inputs import Inputs
+from volseg.densification.nearness import Support
 from volseg.densification.request import Method
 from volseg.densification.scoring import Measured, lines
 from volseg.io import Volume
@@ -21,6 +22,7 @@ from volseg.report import LearningCurve, Report, Suggestion
 __all__ = ["Densified", "as_json", "note_of", "report_of", "summary_of"]
 
 _WITH_ORIENTATION = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_WORTH_SAYING = 0.05  # of the unpainted voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,7 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
                 "IoU": dataclasses.asdict(one.estimate.foreground_iou),
                 "Dice": dataclasses.asdict(one.estimate.foreground_dice),
             },
+            "support": dataclasses.asdict(one.support),
             "slices": one.estimate.slices,
             "folds": one.folds,
             "temperature": one.calibrator.temperature,
@@ -91,9 +94,34 @@ def note_of(measured: Measured, method: Method, *, continued: bool) -> str:
         with_what += "" if continued else ", and had less time than the final one"
     return (
         f"Each of {measured.estimate.slices} painted slices (neighbours count as one) was compared with "
-        f"{with_what}. Voxels are weighted to lie as far from paint as those that nobody painted. IoU is "
-        "what is right, as a share of all that is the class or was taken for it: 1 is perfect."
+        f"{with_what}. Voxels are weighted to lie as far from paint as those that nobody painted. "
+        f"{_extrapolation(measured.support)}IoU is what is right, as a share of all that is the class or was "
+        "taken for it: 1 is perfect."
     )
+
+
+def _extrapolation(support: Support) -> str:
+    """What of the score was not measured at the distances from paint that it is about."""
+    said = ""
+    if support.interpolated >= _WORTH_SAYING:
+        said += (
+            f"Part of this is an extrapolation: held-out slices lie farther from the paint that is left than "
+            f"unpainted voxels do, so for {support.interpolated:.0%} of these the errors were interpolated "
+            "between those on held-out slices and those in small holes that were left in the paint. A "
+            "slice painted across the others would measure them. "
+        )
+    if support.farther >= _WORTH_SAYING:
+        said += (
+            f"{support.farther:.0%} of the unpainted voxels lie nearer to paint than anything that was held "
+            "out and count as if they lay as far: the score is rather too low. "
+        )
+    if support.nearer >= _WORTH_SAYING:
+        said += (
+            f"{support.nearer:.0%} of the unpainted voxels lie farther from paint than anything held out: "
+            "there the result may be worse, and the lower end of the interval takes all of them to be wrong. "
+            "Paint a slice there. "
+        )
+    return said
 
 
 def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelScheme) -> list[str]:

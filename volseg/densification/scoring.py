@@ -1,16 +1,17 @@
 """How good each method is on slices that it did not learn from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from volseg.annotation import hold_out
 from volseg.densification.calibration import Calibrator, calibrate, held_out_sample
 from volseg.densification.folds import Fold
-from volseg.densification.intervals import Estimate, Score, estimate, slice_confusions
-from volseg.densification.nearness import measure_nearness
+from volseg.densification.intervals import Estimate, Score, SliceConfusion, estimate, slice_confusions
+from volseg.densification.nearness import Support, measure_nearness
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import Headline
 from volseg.report import ClassScore, MethodScores
@@ -41,6 +42,7 @@ class Measured:
 
     Attributes:
         headline: what ``estimate.foreground_iou`` is the mean of.
+        support: which held-out voxels stand for those that nobody painted.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Measured:
     calibrator: Calibrator
     folds: int
     headline: Headline
+    support: Support
 
     def told(self) -> str:
         """The one figure, its name, its interval, and what it is with background."""
@@ -82,35 +85,66 @@ class Yardstick:
         self._labels = labels
         self._headline = headline
         self._nearness = measure_nearness(labels, spacing)
-        self._bins: dict[str, npt.NDArray[np.uint8]] = {}
+        self._places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]] = {}
 
     def measure(self, method: str, parts: Sequence[Tested]) -> Measured:
         """All folds together."""
-        confusions, samples = [], []
-        classes = len(parts[0].scores)
-        shares = self._nearness.shares
+        estimated, support = self.estimate(parts)
+        samples = [held_out_sample(part.scores, part.test[part.where]) for part in parts]
+        return Measured(method, estimated, calibrate(samples), len(parts), self._headline, support)
+
+    def estimate(self, parts: Sequence[Tested]) -> tuple[Estimate, Support]:
+        """The figures alone, and which held-out voxels stand for those that nobody painted."""
+        classes, folds = len(parts[0].scores), [part.fold for part in parts]
+        num_bins = len(self._nearness.shares)
+        found: dict[tuple[str, tuple[int, ...]], SliceConfusion] = {}
+        places = np.zeros((2, num_bins))
         for part in parts:
             where = part.where
             prediction = np.zeros(part.test.shape, np.uint8)
             prediction[where] = part.scores.argmax(0)
-            confusions += slice_confusions(
-                prediction,
-                part.test,
-                part.fold.slices,
-                classes,
-                bins=self._bins_of(part.fold),
-                num_bins=len(shares),
-            )
-            samples.append(held_out_sample(part.scores, part.test[where]))
-        foreground = self._headline.classes
-        estimated = estimate(confusions, classes, shares=shares, folds=len(parts), foreground=foreground)
-        return Measured(method, estimated, calibrate(samples), len(parts), self._headline)
+            bins, place = self._place(part)
+            places += place
+            for slices, test in _on_slices(part, folds):
+                for one in slice_confusions(prediction, test, slices, classes, bins=bins, num_bins=num_bins):
+                    key = one.axis, one.indices
+                    found[key] = one if key not in found else found[key].joined(one)
+        counts, sums = places
+        support = self._nearness.support(counts, sums / np.maximum(counts, 1))
+        estimated = estimate(
+            list(found.values()),
+            classes,
+            shares=support.shares,
+            folds=len(parts),
+            foreground=self._headline.classes,
+            unseen=support.nearer,
+        )
+        return estimated, support
 
-    def _bins_of(self, fold: Fold) -> npt.NDArray[np.uint8]:
-        key = str(fold.slices)
-        if key not in self._bins:
-            self._bins[key] = self._nearness.bins(fold.known(fold.split(self._labels)[0]))
-        return self._bins[key]
+    def _place(self, part: Tested) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        """The bin of every voxel; and how many are tested in each, and the sum of their distances."""
+        key = str(part.fold.slices)
+        if key not in self._places:
+            distances = self._nearness.distances(part.fold.known(part.fold.split(self._labels)[0]))
+            bins, where = self._nearness.bins_of(distances), part.where
+            n = len(self._nearness.shares)
+            sums = [np.bincount(bins[where], w, n) for w in (None, distances[where])]
+            self._places[key] = bins, np.array(sums, float)
+        return self._places[key]
+
+
+def _on_slices(
+    part: Tested, folds: Sequence[Fold]
+) -> Iterator[tuple[Mapping[str, Sequence[int]], npt.NDArray[np.uint8]]]:
+    """What a fold is tested on: its own slices, and its holes in those of the others."""
+    if not part.fold.holes:
+        yield part.fold.slices, part.test
+        return
+    near, far = hold_out(part.test, part.fold.slices)
+    yield part.fold.slices, far
+    for other in folds:
+        if other is not part.fold:
+            yield other.slices, near
 
 
 def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
