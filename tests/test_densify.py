@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from volseg.densification import densify, network, run
+from volseg.densification import densify, earlier, network, run
 from volseg.densification.learning import Task
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError, ResourceError
@@ -44,6 +44,9 @@ class Brightness:
     def predict_at(self, task, where):
         return self.predict(task)[:, where]
 
+    def without_prior(self, task):
+        return self
+
     def state(self):
         return {"model": {"means": self.means}, "curve": vars(self.curve)}
 
@@ -64,12 +67,21 @@ def brightness(task, labels, *, seconds, start=None, held_out=None, progress=Non
     return Brightness(torch.tensor(known), SimpleNamespace(**curve))
 
 
+def looks(task, image):
+    """Stands in for what needs the filter bank."""
+    return earlier.Seen(
+        image.name, earlier.pixels_of(image), image.spacing, image.unit, torch.zeros(1, 7), 0.0
+    )
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch, request):
     """What is around the learning is tested here, on a model that learns at once."""
     if "the_real_thing" not in request.fixturenames:
         monkeypatch.setattr(network, "learn", brightness)
         monkeypatch.setattr(network, "Model", Brightness)
+        monkeypatch.setattr(earlier, "Model", Brightness)
+        monkeypatch.setattr(network, "look_at", looks)
         monkeypatch.setattr(Task, "bank", None)
         monkeypatch.setattr(network, "seconds_to_look", lambda *_: 0.01)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
@@ -736,16 +748,16 @@ def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, 
     write_volume(files.labels, on_slices(ball(SIZE), more), read_volume(files.image), overwrite=True)
     densify(files.image, files.labels, tmp_path / "second", continue_from=tmp_path / "first", **QUICK)
     assert len(learnt.made) == 4
-    for call, earlier in zip(learnt.made, before, strict=True):  # from that of the same fold
-        assert torch.equal(call.start.means, earlier.model.means)
+    for call, old in zip(learnt.made, before, strict=True):  # from that of the same fold
+        assert torch.equal(call.start.means, old.model.means)
     assert len({tuple(call.model.means.tolist()) for call in before}) == 4
-    for call, earlier in zip(learnt.made, before[:-1], strict=False):
+    for call, old in zip(learnt.made, before[:-1], strict=False):
         # nothing of the slices that it is tested on was learnt from, neither now nor before
         on = call.held_out != IGNORE_INDEX
         assert not (on & (call.labels != IGNORE_INDEX)).any()
         old = np.ones(SIZE, bool)
         old[..., 11] = False
-        assert not (on & old & (earlier.labels != IGNORE_INDEX)).any()
+        assert not (on & old & (old.labels != IGNORE_INDEX)).any()
 
 
 def test_a_slice_that_was_begun_and_is_finished_is_not_scored_where_it_was_learnt_from(

@@ -84,13 +84,13 @@ def asked(monkeypatch):
 
 def test_the_command_passes_everything_on(volseg, asked):
     words = "a.nii b.nii -o out --minutes 2.5 --unlabelled 9 --names 1=a 2=b --method interpolate --folds 5 "
-    words += (
-        "--no-keep-painted --no-compare --no-suggest --continue old --device cpu --seed 3 --force --resume "
-    )
+    words += "--no-keep-painted --no-compare --no-suggest --continue old --device cpu --seed 3 --force "
+    words += "--apply other --resume "
     assert volseg("densify", *words.split(), "--overwrite")[0] == 0
     files, settings = given(asked[0])
     assert files == ["a.nii", "b.nii", "out"]
     assert str(settings.pop("continue_from")) == "old"
+    assert str(settings.pop("apply")) == "other"
     assert settings.pop("command").startswith("volseg ")
     assert settings.pop("began") <= time.monotonic()
     assert settings == {
@@ -110,6 +110,16 @@ def test_without_options_the_command_leaves_everything_to_the_function(volseg, a
     assert {name: value or defaults[name] for name, value in settings.items()} == {
         name: defaults[name] for name in settings
     }
+
+
+def test_without_a_name_everything_goes_into_a_folder_named_after_the_image(volseg, asked):
+    code, _, said = volseg("densify", "some/where/embryo.ome.tif", "b.nii")
+    assert code == 0
+    assert str(asked[0]["output"]) == "embryo.ome_densified"
+    assert "Everything goes into the folder embryo.ome_densified; -o names another." in said
+    assert volseg("densify", "scan.nii.gz", "--apply", "old")[0] == 0
+    assert str(asked[1]["output"]) == "scan_densified"
+    assert asked[1]["labels"] is None
 
 
 def test_channels_in_files_of_their_own_follow_the_image(volseg, asked):

@@ -19,7 +19,9 @@ _METHODS = ("network", "interpolate", "random-walker")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="a volume or an image, of which a few slices are painted")
-    parser.add_argument("labels", type=Path, help="a file with painted slices of it")
+    parser.add_argument(
+        "labels", type=Path, nargs="?", help="a file with painted slices of it; may be left out with --apply"
+    )
     parser.add_argument(
         "--channels",
         nargs="+",
@@ -32,9 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=Path,
-        required=True,
         help="a folder for everything, or the name of the segmentation (out.nii.gz) with the rest in a "
-        "folder beside it (out)",
+        "folder beside it (out); default: a folder here, named after the image, with _densified",
     )
     parser.add_argument(
         "--minutes", type=float, help="for everything (default 15, with a GPU 10; with --continue a third)"
@@ -73,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--continue", dest="continue_from", type=Path, metavar="OUT", help="go on from an earlier result"
     )
+    parser.add_argument(
+        "--apply",
+        type=Path,
+        metavar="RESULT",
+        help="what was learnt from another image of the same kind segments this one, or is where learning "
+        "from its own paint starts",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default 0)")
     parser.add_argument("--force", action="store_true", help="go on although the audit found an error")
@@ -87,6 +95,9 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
 
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
     suggest = settings.pop("suggest")
+    if settings["output"] is None:
+        settings["output"] = default_output(given.image)
+        logger.info("Everything goes into the folder %s; -o names another.", settings["output"])
     if channels := settings.pop("channels"):
         settings["image"] = [given.image, *channels]
     done = densify(
@@ -94,6 +105,15 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     )
     for path in done.written:
         print(path)
+
+
+def default_output(image: Path) -> Path:
+    """A folder in the current one, named after the image."""
+    from volseg.io import SUFFIXES
+
+    name = image.name
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
+    return Path(f"{name[: len(name) - len(suffix)]}_densified")
 
 
 _NOT_SETTINGS = ("command", "debug", "function", "version")

@@ -1,6 +1,7 @@
 """Image and painted slices, read and understood."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from volseg.annotation import Finding, Paint, audit, understand_paint
 from volseg.data.verification import odd_values
+from volseg.densification.earlier import Earlier
 from volseg.densification.request import Choices
 from volseg.errors import InputError
 from volseg.io import Volume, check_alignment, class_names, digest, read_channels, read_volume, segments_of
@@ -74,8 +76,14 @@ class Inputs:
                 raise _changed(path, "learnt from")
 
 
-def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
+def read_inputs(
+    image: Images, labels: Source | None, choices: Choices, earlier: Earlier | None = None
+) -> Inputs:
     """Both files, what the paint was understood to say, and what the auditor says of it.
+
+    Args:
+        labels: ``None`` for an image without paint, to which ``earlier`` is applied.
+        earlier: what to go on from: its classes keep their names, and paint means what it meant then.
 
     Raises:
         InputError: if the auditor found an error and nobody insisted, or if there is nothing to learn.
@@ -84,7 +92,8 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
         raise ValueError(f"labels = {labels} are several files: paint all classes into one.")
     if isinstance(image, np.ndarray) and isinstance(labels, np.ndarray) and image.ndim == labels.ndim:
         image = image[None]
-    image_files, label_files = _files_of(image), _files_of(labels)
+    image_files = _files_of(image)
+    label_files = () if labels is None else _files_of(labels)
     stamps = {path: _stamp(path) for path in (*image_files, *label_files)}
     picture = read_channels(image) if isinstance(image, list | tuple) else _volume(image, labels=False)
     if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():  # files were refused already
@@ -92,12 +101,19 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
             "the image holds NaN or infinite voxels, and one is enough to spoil every average. Give them a "
             "number, such as the image's smallest: numpy.nan_to_num(image, nan=numpy.nanmin(image))."
         )
+    if labels is None:
+        assert earlier is not None
+        earlier.check_alone(picture, force=choices.force)
+        logger.info("Image: %s. No paint: what %s learnt is applied.", _told(picture), earlier.folder)
+        return _alone(picture, earlier, image_files, stamps)
     label = _volume(labels, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
     segments = segments_of(label)
     label = check_alignment(picture, label, fill=choices.unlabelled or 0)
-    names = dict(choices.names) or class_names(segments)
+    names: Mapping[int, str] = dict(choices.names) or class_names(segments)
+    if earlier is not None:
+        choices, names = _as_before(earlier, choices, names)
     paint = understand_paint(
         label.array[0],
         classes=list(names) or None,
@@ -118,12 +134,48 @@ def read_inputs(image: Images, labels: Source, choices: Choices) -> Inputs:
         logger.info("Audit: nothing wrong found.")
     _stop_at_errors(findings, choices.force)
     scheme = _scheme(paint, names)
+    if earlier is not None:
+        earlier.check(scheme, list(paint.unknown), picture, force=choices.force)
+    digests, found = _digests(stamps), tuple(findings)
+    return Inputs(picture, label, paint, scheme, names, found, image_files, label_files, stamps, digests)
+
+
+def _as_before(
+    earlier: Earlier, choices: Choices, names: Mapping[int, str]
+) -> tuple[Choices, Mapping[int, str]]:
+    """What nobody says of the paint is as it was when the earlier result was made."""
+    carried = {}
+    if choices.unlabelled is None and not choices.painted_only:
+        then = {name: earlier.choices.get(name) for name in ("unlabelled", "painted_only")}
+        carried = {name: value for name, value in then.items() if value}
+        if then["unlabelled"] == 0:
+            carried["unlabelled"] = 0
+    told = [f"{name} = {value}" for name, value in carried.items()]
+    if not names:
+        told += [f"{value} is {name!r}" for value, name in earlier.by_value.items()]
+    if told:
+        logger.info("As in %s: %s.", earlier.folder, ", ".join(told))
+    return dataclasses.replace(choices, **carried), names or earlier.by_value
+
+
+def _alone(image: Volume, earlier: Earlier, files: tuple[Path, ...], stamps: Mapping[Path, Stamp]) -> Inputs:
+    """An image of which nothing is painted."""
+    nothing = np.full(image.spatial_shape, IGNORE_INDEX, np.uint8)
+    slices: tuple[tuple[int, ...], ...] = ((),) * image.spatial_dims if image.spatial_dims == 3 else ()
+    paint = Paint(nothing, earlier.values, slices, "painted", {}, 0)
+    label = Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine, image.unit)
+    scheme = LabelScheme(earlier.names, earlier.values)
+    digests = _digests(stamps)
+    return Inputs(image, label, paint, scheme, earlier.by_value, (), files, (), stamps, digests)
+
+
+def _digests(stamps: Mapping[Path, Stamp]) -> dict[Path, str]:
+    """Of the files that were read, if they still are what they were before."""
     digests = {path: digest(path) for path in stamps}
     for path, stamp in stamps.items():
         if _stamp(path) != stamp:
             raise _changed(path, "read")
-    found = tuple(findings)
-    return Inputs(picture, label, paint, scheme, names, found, image_files, label_files, stamps, digests)
+    return digests
 
 
 def _changed(path: Path, used: str) -> InputError:

@@ -83,6 +83,12 @@ class Members:
                 total = total + _folded(network)(scaled * mask).float().log_softmax(1)
         return total / len(self.networks)
 
+    def without_prior(self) -> "Members":
+        """Those that do not see the prior: for an image without paint there is none."""
+        blind = [bool((mask == 0).any()) for mask in self.masks]
+        networks = [network for network, is_blind in zip(self.networks, blind, strict=True) if is_blind]
+        return Members(networks, self.mean, self.std, self.masks[torch.tensor(blind)])
+
     def to(self, device: torch.device | str) -> "Members":
         """The same on a device."""
         networks = [network.to(device) for network in self.networks]

@@ -117,6 +117,11 @@ class Model:
             found /= 2
         return found
 
+    def without_prior(self, task: Task) -> "Model":
+        """The same for an image without paint: what is told by the distance to paint is left out."""
+        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+        return Model([stage.without_prior() for stage in self.stages], paint, self.curve)
+
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
         """What the second stage has to know."""
         found = self._look(task, [task.bank], 0, progress)
@@ -192,6 +197,8 @@ def learn(
     prior = slice(bank.features, bank.features + paint.features)
     blind = _BLIND if paint.is_telling else (True,) * len(_BLIND)
     earlier = [] if start is None else Model.from_state(start.state()).stages
+    if not paint.is_telling:
+        earlier = [stage.without_prior() for stage in earlier]
     if start is not None:
         start.context = None
     model = Model([], paint, Curve() if start is None else Model.from_state(start.state()).curve)

@@ -7,14 +7,14 @@ from the one of the same fold. With each model lies a record of all that it has 
 
 import logging
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from volseg.densification.earlier import Earlier, Seen, look_at
 from volseg.densification.folds import Fold
 from volseg.densification.learning import Model, Task, learn, seconds_to_look
 from volseg.densification.outputs import Outputs
@@ -23,66 +23,17 @@ from volseg.densification.scoring import Tested
 from volseg.densification.stopping import Stopping
 from volseg.densification.timing import Timetable
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
-from volseg.errors import InputError
-from volseg.io import SUFFIXES
+from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.report import LearningCurve
 
-__all__ = ["Earlier", "Networks", "load_earlier"]
+__all__ = ["Networks"]
 
 logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]
 
 _LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
-
-
-@dataclass(frozen=True, eq=False)
-class Earlier:
-    """The models of an earlier result."""
-
-    model: Model
-    folds: tuple[Fold, ...]
-    of_folds: tuple[Model, ...]
-
-
-def load_earlier(source: Path, scheme: LabelScheme, channels: int) -> Earlier:
-    """What to go on from.
-
-    Args:
-        source: the folder of a result, or its segmentation.
-
-    Raises:
-        InputError: if there is nothing, or it was learnt for other classes or channels.
-    """
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if source.name.lower().endswith(s)), "")
-    folder = source.with_name(source.name[: -len(suffix)]) if suffix else source
-    if not (folder / "model.pt").is_file():
-        raise InputError(
-            f"{source} holds no model.pt to go on from. Name the folder of an earlier volseg densify, or "
-            "leave --continue out."
-        )
-    content = load_checkpoint(folder / "model.pt")
-    for what, now in (("values", list(scheme.values)), ("channels", channels)):
-        if content.get(what) != now:
-            raise InputError(
-                f"{folder} was learnt with other {what}: {content.get(what)} then, {now} now. Paint the same "
-                "classes, or leave --continue out."
-            )
-    folds: list[Fold] = []
-    models: list[Model] = []
-    for path in sorted((folder / "folds").glob("fold_*.pt"), key=lambda p: int(p.stem[5:])):
-        part = load_checkpoint(path)
-        if "fold" not in part:
-            logger.warning(
-                "%s comes from an earlier volseg, which kept no record of what its folds had learnt from. "
-                "They are learnt anew, so that the score is of slices that were never learnt from.",
-                folder,
-            )
-            return Earlier(Model.from_state(content), (), ())
-        folds.append(Fold.from_json(part["fold"]))
-        models.append(Model.from_state(part))
-    return Earlier(Model.from_state(content), tuple(folds), tuple(models))
 
 
 class Networks:
@@ -96,6 +47,7 @@ class Networks:
     def __init__(
         self,
         task: Task,
+        image: Volume,
         scheme: LabelScheme,
         *,
         timetable: Timetable,
@@ -106,6 +58,7 @@ class Networks:
         resume: bool,
     ) -> None:
         self.task = task
+        self.image = image
         self.scheme = scheme
         self.timetable = timetable
         self.progress = progress
@@ -115,6 +68,7 @@ class Networks:
         self.resume = resume
         self.curve: LearningCurve | None = None
         self._last: Model | None = None
+        self._looks: Seen | None = None
 
     def prepare(self) -> None:
         """See the image once for all."""
@@ -140,7 +94,7 @@ class Networks:
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
                 return Tested(fold, test, content["scores"].numpy())
         began = time.monotonic()
-        start = self.earlier.of_folds[number] if self.earlier and self.earlier.folds else None
+        start = self._start_of_fold(number)
         where = test != IGNORE_INDEX
         share = np.count_nonzero(where) / where.size
         seconds = self.timetable.of_fold(share)
@@ -159,6 +113,35 @@ class Networks:
         self._last = model
         return found
 
+    def _start_of_fold(self, number: int) -> Model | None:
+        """What a fold goes on from: never from what has seen its slices."""
+        if self.earlier is None:
+            return None
+        if self.earlier.is_applied:
+            return self.earlier.model
+        return self.earlier.of_folds[number] if self.earlier.folds else None
+
+    @property
+    def looks(self) -> Seen:
+        """How the image looks to the learner."""
+        if self._looks is None:
+            self._looks = look_at(self.task, self.image)
+        return self._looks
+
+    def applied(self) -> npt.NDArray[np.float32]:
+        """Scores of every voxel by what was learnt from another image, without learning anything."""
+        assert self.earlier is not None
+        if self.outputs is not None:
+            save_checkpoint(self.outputs.model, self._content(self.earlier.model, self.earlier.images))
+        self.progress.now("segmenting")
+        return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
+
+    def _content(self, model: Model, images: Sequence[Seen]) -> dict[str, Any]:
+        """A model with all that has to be known to go on from it."""
+        about = {"values": list(self.scheme.values), "names": list(self.scheme.names)}
+        about |= {"channels": len(self.task.image), "images": [seen.state() for seen in images]}
+        return model.state() | about
+
     def result(self, labels: Labels) -> npt.NDArray[np.float32]:
         """Learn from all slices, and segment the whole volume: scores, ``(C, *spatial)``.
 
@@ -172,9 +155,9 @@ class Networks:
             logger.info("The result: going on from the model of the run that was stopped.")
         began = time.monotonic()
         model = self._learn("the result", labels, self.timetable.of_result(), start)
-        about = {"values": list(self.scheme.values), "channels": len(self.task.image)}
-        about["names"] = list(self.scheme.names)
-        content = model.state() | about | {"seconds": time.monotonic() - began}
+        before = () if self.earlier is None else self.earlier.images
+        images = [*(seen for seen in before if seen.pixels != self.looks.pixels), self.looks]
+        content = self._content(model, images) | {"seconds": time.monotonic() - began}
         if self.outputs is not None:
             save_checkpoint(self.outputs.partial if self.stopping.asked else self.outputs.model, content)
         if self.stopping.asked:

@@ -162,7 +162,7 @@ class Outputs:
                 f"folder with --continue {self.folder}."
             )
         before = read_json(self.settings)
-        for part in ("image", "labels", "choices", "continued"):
+        for part in ("image", "labels", "choices", "continued", "applied"):
             now = json.loads(json.dumps(settings[part]))
             if before.get(part) != now:
                 raise RefusedError(
@@ -221,7 +221,12 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
 
 
 def settings_of(
-    inputs: Inputs, choices: Mapping[str, Any], continued: Path | None, command: str
+    inputs: Inputs,
+    choices: Mapping[str, Any],
+    command: str,
+    *,
+    continued: Path | None,
+    applied: Path | None,
 ) -> dict[str, Any]:
     """What ``settings.json`` tells: everything that the result depends on."""
     versions = {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
@@ -230,6 +235,7 @@ def settings_of(
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
         "choices": dict(choices),
         "continued": None if continued is None else str(continued),
+        "applied": None if applied is None else str(applied),
         "command": command,
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions | {"machine": platform.machine(), "threads": torch.get_num_threads()},

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from volseg.annotation import numbered_slices
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
+from volseg.densification.earlier import Seen, load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
 from volseg.densification.inputs import Images, Source, read_inputs
 from volseg.densification.learning import Task
-from volseg.densification.network import Networks, load_earlier
+from volseg.densification.network import Networks
 from volseg.densification.outputs import Outputs, outputs_for, settings_of, write_json
 from volseg.densification.progress import Progress, clock
 from volseg.densification.reporting import Densified, as_json, note_of, report_of, summary_of
@@ -46,7 +47,9 @@ class Run:
     """The steps of one request, in order; the last one is :meth:`__call__`.
 
     Args:
+        labels: ``None`` to take what was learnt from another image as it is.
         earlier: the folder of a result to go on from.
+        applied: the same, of another image.
         progress: told what is being done.
     """
 
@@ -54,9 +57,10 @@ class Run:
         self,
         choices: Choices,
         image: Images,
-        labels: Source,
+        labels: Source | None,
         output: str | os.PathLike[str] | None,
         earlier: Path | None,
+        applied: Path | None,
         stopping: Stopping,
         progress: Progress,
     ) -> None:
@@ -64,17 +68,21 @@ class Run:
         self.stopping = stopping
         self.progress = progress
         progress.now("reading")
-        self.inputs = read_inputs(image, labels, choices)
+        source = applied or earlier
+        self.earlier = None if source is None else load_earlier(source, is_applied=applied is not None)
+        self.inputs = read_inputs(image, labels, choices, self.earlier)
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
-        self.source = earlier
-        channels = self.inputs.image.channels
-        self.earlier = None if earlier is None else load_earlier(earlier, self.inputs.scheme, channels)
+        self.alone = labels is None  # no paint: nothing is learnt
+        self.continued, self.applied = earlier, applied
         self.timetable: Timetable | None = None
+        self.note = ""
 
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
-        settings = settings_of(self.inputs, self.choices.as_json(), self.source, command)
+        settings = settings_of(
+            self.inputs, self.choices.as_json(), command, continued=self.continued, applied=self.applied
+        )
         if self.outputs is None:
             return self._work(settings, resume=False)
         try:
@@ -109,6 +117,8 @@ class Run:
         with self._comparing([fold for _, fold in folds]) as others:
             measured, scores, curve = self._segment(folds, yardstick, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()
+            if not measured and self.earlier is not None:
+                calibrator = Calibrator(self.earlier.temperature)
             keep = self.choices.keep_painted
             self.progress.now("scoring")
             inputs.check_unchanged()
@@ -123,7 +133,7 @@ class Run:
                 self.progress.now("waiting for the methods to compare with")
                 found, reasons = others.collect(yardstick, self._patience())
                 measured += found
-        note = parts.reason
+        note = self.note or parts.reason
         if measured:
             note = note_of(measured[0], self.choices.method, continued=self.earlier is not None)
         note = " ".join([note, *reasons])
@@ -153,7 +163,7 @@ class Run:
             measured,
             curve=curve,
             minutes=minutes,
-            warnings=[] if measured else [parts.reason],
+            warnings=[] if measured else [note],
             versions=settings["versions"],
             command=settings["command"],
         )
@@ -167,9 +177,11 @@ class Run:
         if count is None:
             seconds = self.choices.seconds(continued=self.earlier is not None)
             count = affordable_folds(seconds, math.prod(self.inputs.image.spatial_shape))
+        if self.alone:
+            return Folds((), "")
         if not count:
             return Folds((), "No slices were held out (--folds 0), so it cannot be told how good this is.")
-        previous = self.earlier.folds if self.earlier else ()
+        previous = self.earlier.folds if self.earlier else ()  # none of another image
         parts = make_folds(self.inputs.paint.labels, count, previous=previous)
         if parts.reason:
             logger.warning("%s", parts.reason)
@@ -197,6 +209,7 @@ class Run:
         task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
         networks = Networks(
             task,
+            image,
             self.inputs.scheme,
             timetable=timetable,
             progress=self.progress,
@@ -205,9 +218,16 @@ class Run:
             earlier=self.earlier,
             resume=resume,
         )
+        if self.alone:
+            networks.prepare()
+            scores = networks.applied()
+            self.note = self._what_is_known(networks.looks)
+            return [], scores, None
         logger.info("%s", self._plan(seconds, len(folds)))
         self._warn_of_too_little(timetable)
         networks.prepare()
+        if self.earlier is not None and self.earlier.is_applied:
+            logger.info("%s", self.earlier.far(networks.looks.looks))
         parts = []
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), numbered_slices(fold.slices))
@@ -229,6 +249,15 @@ class Run:
         return (
             f"Learning on the {where}: {seconds / 60:.3g} minutes in all{asked}; {half}the result the rest. "
             f"It ends sooner where more would not help: with little paint in a small volume. {ends}"
+        )
+
+    def _what_is_known(self, looks: Seen) -> str:
+        """Of a result without paint of its own."""
+        assert self.earlier is not None
+        return (
+            "No slice of this image is painted, so it cannot be told how good the result is. "
+            f"{self.earlier.told()} {self.earlier.far(looks.looks)} For a score, paint three slices or more "
+            f"and give them along with --apply {self.earlier.folder}."
         )
 
     def _warn_of_too_little(self, timetable: Timetable) -> None:

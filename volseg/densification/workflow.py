@@ -18,7 +18,7 @@ __all__ = ["densify"]
 
 def densify(
     image: Images,
-    labels: Source,
+    labels: Source | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     minutes: float | None = None,
@@ -32,6 +32,7 @@ def densify(
     compare: bool = True,
     suggest_next: bool | None = None,
     continue_from: str | os.PathLike[str] | None = None,
+    apply: str | os.PathLike[str] | None = None,
     device: str | None = None,
     seed: int = 0,
     force: bool = False,
@@ -49,7 +50,8 @@ def densify(
     Args:
         image: a file, a list of files with a channel each, a :class:`~volseg.Volume`, or an array
             ``(C, *spatial)``.
-        labels: the same with painted slices; an array is ``(*spatial)``.
+        labels: the same with painted slices; an array is ``(*spatial)``. ``None``: take what ``apply`` has
+            learnt as it is.
         output: a folder for everything, or the name of the segmentation, with the rest in a folder of that
             name without suffix; ``None`` writes nothing.
         minutes: for everything; 15 without a GPU, 10 with one, a third of it with ``continue_from``.
@@ -61,7 +63,9 @@ def densify(
             volume allow; 0 for no score and all of the time for the result.
         compare: score the methods without a network as well, for the report.
         suggest_next: name the slice to paint next; if None, where that was measured to help.
-        continue_from: the folder of an earlier result, with less paint on the same image or another.
+        continue_from: the folder of an earlier result, with less paint on the same image.
+        apply: the folder of a result for another image of the same kind. Without labels, its model segments
+            this one, and what can be said of the quality is said; with labels, all models start from it.
         force: go on although the auditor found an error.
         resume: go on where the same request was stopped.
         command: to stand in the report.
@@ -87,15 +91,27 @@ def densify(
         force=force,
     )
     earlier = None if continue_from is None else Path(continue_from)
-    if earlier is not None and method != "network":
+    applied = None if apply is None else Path(apply)
+    if earlier is not None and applied is not None:
+        raise ValueError(
+            f"continue_from = {earlier} and apply = {applied}: go on from the same image or from another, "
+            "not from both."
+        )
+    if labels is None and applied is None:
+        raise ValueError(
+            "there are no labels to learn from: name a file with painted slices, or a result of another "
+            "image with --apply."
+        )
+    if (earlier or applied) is not None and method != "network":
         raise ValueError(f"method = {method!r} learns nothing, so there is nothing to continue from.")
     if output is None and (resume or overwrite):
         raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
     keep_log()
     try:
-        seconds = choices.seconds(continued=earlier is not None) if method == "network" else None
+        learns = method == "network" and labels is not None
+        seconds = choices.seconds(continued=(earlier or applied) is not None) if learns else None
         with Stopping() as stopping, Progress(seconds, began).shown() as progress:
-            run = Run(choices, image, labels, output, earlier, stopping, progress)
+            run = Run(choices, image, labels, output, earlier, applied, stopping, progress)
             return run(resume=resume, overwrite=overwrite, command=command)
     finally:
         close_log()

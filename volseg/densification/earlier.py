@@ -1,0 +1,309 @@
+"""What was learnt before: from less paint of the same image (``continue_from``), or from another (``apply``).
+
+Every model says which images it has learnt from: so that nobody takes slices for held out that its start has
+seen, and so that it can be told how far a new image is from those.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from volseg.densification.folds import Fold
+from volseg.densification.learn_features import Bank, responses_at
+from volseg.densification.learning import Model, Task
+from volseg.engines.checkpoint import load_checkpoint
+from volseg.errors import InputError
+from volseg.io import SUFFIXES, Volume
+from volseg.labels import LabelScheme
+
+__all__ = ["Earlier", "Seen", "distance", "load_earlier", "look_at", "pixels_of"]
+
+logger = logging.getLogger(__name__)
+
+_LOOKS = 20_000  # voxels that the looks of an image are told by
+_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+_FAR = 3.0  # times as far from an image as its halves are from each other
+_FAR_AT_LEAST = 0.12
+_SAME = 1e-3
+_OTHER_SIZE, _TOO_OTHER = 1.25, 2.0  # times the voxel size
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An image that a model has learnt from.
+
+    Attributes:
+        pixels: the hash of its numbers.
+        looks: quantiles of its filter responses, ``(features, quantiles)``.
+        apart: how far its two halves are from each other, as :func:`distance` says.
+    """
+
+    name: str
+    pixels: str
+    spacing: tuple[float, ...]
+    unit: str
+    looks: Tensor
+    apart: float
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return vars(self) | {"spacing": list(self.spacing)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Seen":
+        """What :meth:`state` gave."""
+        return cls(**{**state, "spacing": tuple(state["spacing"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """The models of an earlier result, and what is known about it.
+
+    Attributes:
+        is_applied: it learnt from other images: no slice of this one can have been seen.
+        images: that its models have learnt from; none if it comes from a volseg that did not say.
+        scores: what its ``scores.json`` holds, empty if there is none.
+        choices: what it was told, by ``settings.json``.
+    """
+
+    folder: Path
+    model: Model
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    channels: int
+    folds: tuple[Fold, ...] = ()
+    of_folds: tuple[Model, ...] = ()
+    is_applied: bool = False
+    images: tuple[Seen, ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def by_value(self) -> dict[int, str]:
+        """Names of the classes by value, if somebody named them; 0 as background is left to the paint."""
+        named = dict(zip(self.values, self.names, strict=True))
+        if named.get(0, "").casefold() == "background":
+            del named[0]
+        return {} if all(name == f"class {value}" for value, name in named.items()) else named
+
+    @property
+    def temperature(self) -> float:
+        """What its confidence was divided by."""
+        return float(self.scores.get("scores", {}).get("volseg", {}).get("temperature", 1.0))
+
+    def told(self) -> str:
+        """What is known of its quality: ``mean IoU over … (…), on held-out slices of kidney.tif``."""
+        on = ", ".join(seen.name for seen in self.images) or "the image it was learnt from"
+        main = self.scores.get("scores", {}).get("volseg", {}).get("headline")
+        if main is None or main["IoU"]["value"] is None:
+            return f"{self.folder} has no score of its own on {on}."
+        low, high = main["IoU"]["low"], main["IoU"]["high"]
+        interval = "" if low is None else f" ({low:.2f} – {high:.2f})"
+        figure = f"{main['name']} {main['IoU']['value']:.3f}{interval}"
+        return f"{self.folder} had {figure} on held-out slices of {on}."
+
+    def check(self, scheme: LabelScheme, unknown: Sequence[int], image: Volume, *, force: bool) -> None:
+        """Whether it fits what there is now.
+
+        Raises:
+            InputError: if it was learnt for other classes or channels, from this very image although it is to
+                be applied to another one, or from voxels of quite another size and nobody insisted.
+        """
+        option = "--apply" if self.is_applied else "--continue"
+        values = [*scheme.values, *unknown]
+        for what, then, now in (
+            ("values", list(self.values), values),
+            ("channels", self.channels, image.channels),
+        ):
+            if then != now:
+                raise InputError(
+                    f"{self.folder} was learnt with other {what}: {then} then, {now} now. Paint the same "
+                    f"classes, or leave {option} out."
+                )
+        others = [f"{a!r} then, {b!r} now" for a, b in zip(self.names, scheme.names, strict=True) if a != b]
+        if others and self.is_applied:
+            raise InputError(
+                f"{self.folder} was learnt with other names: {'; '.join(others)}. The classes have to mean "
+                "the same: give them the same --names, or leave --apply out."
+            )
+        seen = [each.name for each in self.images if each.pixels == pixels_of(image)]
+        if self.is_applied and seen and unknown is not _NO_PAINT:
+            raise InputError(
+                f"{self.folder} was learnt from this very image ({seen[0]}), so its model has seen slices "
+                f"that would be taken for held out. Go on with --continue {self.folder}: it keeps them apart."
+            )
+        if not self.is_applied and self.images and not seen:
+            logger.warning(
+                "%s was learnt from %s, which holds other numbers than %s. If that is another image, --apply "
+                "is meant for it; slices stay in the folds of their numbers all the same.",
+                self.folder,
+                ", ".join(each.name for each in self.images),
+                image.name,
+            )
+        self._check_voxels(image, force=force)
+
+    def check_alone(self, image: Volume, *, force: bool) -> None:
+        """The same for an image without paint."""
+        self.check(LabelScheme(self.names, self.values), _NO_PAINT, image, force=force)
+
+    def _check_voxels(self, image: Volume, *, force: bool) -> None:
+        for seen in self.images:
+            if len(seen.spacing) != image.spatial_dims:
+                raise InputError(
+                    f"{self.folder} was learnt from {len(seen.spacing)}D, and {image.name} is "
+                    f"{image.spatial_dims}D: learn from paint of its own, without --apply."
+                )
+            # Without units only the shape of voxels can be compared.
+            same = bool(seen.unit) and seen.unit == image.unit
+            then, now = (
+                [float(s) if same else float(s) / min(spacing) for s in spacing]
+                for spacing in (seen.spacing, image.spacing)
+            )
+            factor = max(max(a / b, b / a) for a, b in zip(then, now, strict=True))
+            if factor <= _OTHER_SIZE:
+                continue
+            text = (
+                f"Voxels are {' x '.join(f'{s:.4g}' for s in image.spacing)} {image.unit} here and were "
+                f"{' x '.join(f'{s:.4g}' for s in seen.spacing)} {seen.unit} in {seen.name}: what was learnt "
+                "is in voxels, so structures have another size to it"
+            )
+            if factor > _TOO_OTHER and not force:
+                raise InputError(
+                    f"{text}. Resample one of the two, paint this one for itself, or insist with --force."
+                )
+            logger.warning("%s. Expect it to be worse.", text)
+
+    def far(self, looks: Tensor) -> str:
+        """How far an image is from those it learnt from, in a sentence that says whether that is far."""
+        if not self.images:
+            return (
+                f"{self.folder} comes from a volseg that kept no record of how its image looks, so it cannot "
+                "be told how far this one is from it."
+            )
+        nearest = min(self.images, key=lambda seen: distance(seen.looks, looks))
+        away = distance(nearest.looks, looks)
+        measured = (
+            f"Grey values and filter responses are {away:.2f} from those of {nearest.name}, whose two halves "
+            f"are {nearest.apart:.2f} from each other (0: alike, 1: no overlap)"
+        )
+        if away < _SAME:
+            return (
+                f"{measured}: as alike as an image saved anew. If it is the same one, --continue is what "
+                "keeps held-out slices apart."
+            )
+        if away > max(_FAR * nearest.apart, _FAR_AT_LEAST):
+            return (
+                f"{measured}: far. This image looks different, and what was learnt may not hold for it; "
+                "paint two or three slices of it."
+            )
+        return f"{measured}: near. That does not say that the result is right."
+
+
+_NO_PAINT: Sequence[int] = []
+
+
+def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
+    """What to go on from.
+
+    Args:
+        source: the folder of a result, or its segmentation.
+
+    Raises:
+        InputError: if there is nothing.
+    """
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if source.name.lower().endswith(s)), "")
+    folder = source.with_name(source.name[: -len(suffix)]) if suffix else source
+    option = "--apply" if is_applied else "--continue"
+    if not (folder / "model.pt").is_file():
+        raise InputError(
+            f"{source} holds no model.pt to go on from. Name the folder of an earlier volseg densify, or "
+            f"leave {option} out."
+        )
+    content = load_checkpoint(folder / "model.pt")
+    folds, models = ((), ()) if is_applied else _folds_of(folder)
+    return Earlier(
+        folder,
+        Model.from_state(content),
+        tuple(content.get("names", [])),
+        tuple(content.get("values", [])),
+        content.get("channels", 0),
+        folds,
+        models,
+        is_applied,
+        tuple(map(Seen.from_state, content.get("images", []))),
+        _json(folder / "scores.json"),
+        _json(folder / "settings.json").get("choices", {}),
+    )
+
+
+def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Model, ...]]:
+    folds: list[Fold] = []
+    models: list[Model] = []
+    for path in sorted((folder / "folds").glob("fold_*.pt"), key=lambda p: int(p.stem[5:])):
+        part = load_checkpoint(path)
+        if "fold" not in part:
+            logger.warning(
+                "%s comes from an earlier volseg, which kept no record of what its folds had learnt from. "
+                "They are learnt anew, so that the score is of slices that were never learnt from.",
+                folder,
+            )
+            return (), ()
+        folds.append(Fold.from_json(part["fold"]))
+        models.append(Model.from_state(part))
+    return tuple(folds), tuple(models)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a file of an earlier result says; nothing if it cannot be read: the model is what counts."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def look_at(task: Task, image: Volume) -> Seen:
+    """How an image looks to the learner."""
+    places = np.random.default_rng(0).random((_LOOKS, len(task.bank.size)))
+    longest = int(np.argmax(task.bank.size))
+    places = places[np.argsort(places[:, longest])]
+    voxels = torch.from_numpy((places * task.bank.size).astype(np.int64))
+    halves = [_quantiles(task.bank, part) for part in (voxels[: _LOOKS // 2], voxels[_LOOKS // 2 :])]
+    looks = _quantiles(task.bank, voxels)
+    name = image.name if image.path is None else image.path.name
+    return Seen(
+        name, pixels_of(image), tuple(image.spacing), image.unit, looks, distance(halves[0], halves[1])
+    )
+
+
+def _quantiles(bank: Bank, voxels: Tensor) -> Tensor:
+    seen = responses_at(bank, voxels.to(bank.maps[0].device)).float().cpu()
+    return torch.quantile(seen, torch.tensor(_QUANTILES), dim=0).T.contiguous()
+
+
+def distance(looks: Tensor, others: Tensor) -> float:
+    """How far two images are from each other: the mean over responses of how far their distributions are
+    (quantile by quantile), as a share of how far they reach together; 0 for alike, towards 1 for apart."""
+    if looks.shape != others.shape:
+        return math.inf
+    low = torch.minimum(looks[:, 0], others[:, 0])
+    high = torch.maximum(looks[:, -1], others[:, -1])
+    apart = (looks - others).abs().mean(1) / (high - low).clamp(min=1e-6)
+    return float(apart.mean())
+
+
+def pixels_of(image: Volume) -> str:
+    """The hash of the numbers of an image, whatever file they are in."""
+    array = np.ascontiguousarray(image.array)
+    whole = hashlib.sha256(f"{array.shape} {array.dtype.newbyteorder('=').str}".encode())
+    whole.update(array.data)
+    return whole.hexdigest()
