@@ -13,6 +13,8 @@ from volseg.cli import main
 from volseg.data import find_cases, find_images
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, digest, read_volume, write_volume
+from volseg.labels import LabelScheme
+from volseg.report import Report, write_figures, write_report
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems compose names themselves")
 
@@ -62,6 +64,15 @@ def test_a_data_set_whose_names_are_no_utf8_goes_the_whole_way(make_dataset, tmp
         assert main([command, *rest]) == 0, command
     assert (tmp_path / LATIN / "segmentations" / f"{LATIN}.tif").is_file()
     assert "caf" in (tmp_path / LATIN / "metrics.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_result_whose_name_is_no_utf8_is_drawn_and_shown(tmp_path):
+    report = Report(LATIN, np.zeros((1, 9, 8)), LabelScheme(["a", "b"], [0, 1]), np.eye(9, 8, dtype=np.uint8))
+    write_figures(tmp_path, report)
+    write_report(tmp_path / "report.html", report)
+    assert "caf" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(list(tmp_path.glob("*.png"))) > 0
 
 
 @pytest.mark.parametrize(("image", "label"), [(ONE, TWO), (TWO, ONE)])

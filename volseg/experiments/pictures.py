@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from volseg.data import Case
 from volseg.io import read_volume
 from volseg.labels import LabelScheme
-from volseg.report import class_colours, coloured, grey_or_rgb
+from volseg.report import class_colours, coloured, grey_or_rgb, readable
 
 __all__ = ["Example", "draw_predictions", "read_example", "read_prediction"]
 
@@ -74,7 +74,7 @@ def draw_predictions(
     for number, (title, strip) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.imshow(strip, interpolation="nearest")
-        axes.set_title(title, fontsize=8, loc="left", pad=3)
+        axes.set_title(readable(title), fontsize=8, loc="left", pad=3)
         axes.axis("off")
     for name, colour in zip(scheme.names, class_colours(len(scheme)) / 255, strict=True):
         figure.axes[0].plot([], [], "s", color=tuple(colour), label=name)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from volseg.io import atomic_write
+from volseg.report import readable
 
 __all__ = ["draw_bars", "draw_budgets", "draw_curves", "save_figure"]
 
@@ -85,7 +86,7 @@ def draw_budgets(
 def draw_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str) -> Figure:
     """Learning curves: one panel per quantity, one line per cell."""
     figure = Figure(figsize=(4.6 * max(1, len(panels)), 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(readable(title), fontsize=10)
     names: dict[str, tuple[str, str]] = {}
     styles = ("-", "--", ":", "-.")
     for number, (quantity, lines) in enumerate(panels.items()):

@@ -14,6 +14,7 @@ from volseg.report.parts import (
     MethodScores,
     Report,
     Suggestion,
+    readable,
 )
 from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
 
@@ -28,6 +29,7 @@ __all__ = [
     "coloured",
     "grey_or_rgb",
     "panel",
+    "readable",
     "save_picture",
     "write_figures",
     "write_report",

@@ -15,7 +15,7 @@ from volseg.errors import RefusedError
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report.embedding import contrast, grey
-from volseg.report.parts import AXES, Report
+from volseg.report.parts import AXES, Report, readable
 from volseg.report.picture import class_colours
 from volseg.report.planes import Plane, planes_of
 
@@ -85,7 +85,7 @@ def _overview(report: Report) -> Figure:
     figure = Figure(
         figsize=(2.75 * len(layers), sum(h * scale + 0.3 for h in heights) + 0.5), layout="constrained"
     )
-    figure.suptitle(report.title, parse_math=False, fontsize=11)
+    figure.suptitle(readable(report.title), parse_math=False, fontsize=11)
     grid = figure.subplots(len(planes), len(layers), squeeze=False, height_ratios=heights)
     for row, plane, (width, height) in zip(grid, planes, extents, strict=True):
         index = 0 if plane.normal is None else report.size[plane.normal] // 2
@@ -150,7 +150,7 @@ def _curve(report: Report) -> Figure:
         axes = figure.add_subplot(1, len(panels), j + 1)
         axes.plot(xs, ys, style, color=_SERIES[j], lw=1.6, ms=4)
         axes.set_xlabel("iteration")
-        axes.set_title(name, fontsize=10, loc="left", parse_math=False)
+        axes.set_title(readable(name), fontsize=10, loc="left", parse_math=False)
         _tidy(axes)
     return figure
 

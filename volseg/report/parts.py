@@ -23,10 +23,16 @@ __all__ = [
     "MethodScores",
     "Report",
     "Suggestion",
+    "readable",
 ]
 
 AXES = ("x", "y", "z")
 _ROUNDING = 1e-6  # how far a confidence may lie beyond 0 and 1
+
+
+def readable(text: str) -> str:
+    """A text of which every letter can be drawn: names of files may be no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
