@@ -2,10 +2,12 @@
 
     python benchmarks/densify.py run runs/densify --data ../shared/data --peers peers/bin/python
     python benchmarks/densify.py run runs/densify --only medulla --slices 4 --methods volseg forest
+    python benchmarks/densify.py run runs/xy --slices 0,0,4 0,0,8 --folds auto
     python benchmarks/densify.py run runs/budget --only phantom1 --slices 1,1,1 2,2,1 3,3,2 5,5,3
     python benchmarks/densify.py table runs/densify
 
-Of each set 2, 4 and 8 evenly spread slices per direction are kept, or so many of each axis. What a method
+Of each set 2, 4 and 8 evenly spread slices per direction are kept, or so many of each axis: ``0,0,4`` is a
+stack painted in one direction. What a method
 says of all other voxels is compared with the truth: IoU and Dice, mean over the classes; the background is
 left out where there is one. Each run is a process of its own on ``--threads`` cores; its minutes are those
 of the wall clock, from start to end, and its memory the most that was resident. A finished run is one line

@@ -29,16 +29,16 @@ HELA_TEST = range(22, 30)  # frames, the last ones: neighbours in time look alik
 EVERY = {"dsb2018": 4, "usiigaci": 3}  # in the order of the names, one image in so many is held out
 
 
-def medulla(source: Path, target: Path, per_direction: int) -> None:
-    """One volume, ``per_direction`` slices in each direction; the dense truth beside it."""
+def medulla(source: Path, target: Path, counts: Sequence[int]) -> None:
+    """One volume, so many slices along x, y and z; the dense truth beside it."""
     for part in ("images", "labels", "truth"):
         (target / part).mkdir(parents=True)
     shutil.copyfile(source / "raw.tif", target / "images" / "medulla.tif")
     shutil.copyfile(source / "labels_boundary.tif", target / "truth" / "medulla.tif")
-    _sparse_copy(source / "labels_boundary.tif", target / "labels" / "medulla.tif", [per_direction] * 3)
+    _sparse_copy(source / "labels_boundary.tif", target / "labels" / "medulla.tif", counts)
 
 
-def hippocampus(source: Path, target: Path, per_direction: int) -> None:
+def hippocampus(source: Path, target: Path, counts: Sequence[int]) -> None:
     """40 cases with sparse labels in ``train``, the other 20 with dense labels in ``test``."""
     labels = sorted((source / "labelsTr").glob("*.nii.gz"))
     for index, label in enumerate(labels):
@@ -48,7 +48,7 @@ def hippocampus(source: Path, target: Path, per_direction: int) -> None:
             (folder / part).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / "imagesTr" / label.name, folder / "images" / label.name)
         if is_training:
-            _sparse_copy(label, folder / "labels" / label.name, [per_direction] * 3)
+            _sparse_copy(label, folder / "labels" / label.name, counts)
         else:
             shutil.copyfile(label, folder / "labels" / label.name)
 
@@ -119,7 +119,7 @@ def _hold_out(target: Path, names: Iterable[str]) -> None:
 
 def main() -> None:
     """Read the command line and make the folder."""
-    sparse: dict[str, tuple[Callable[[Path, Path, int], None], int]] = {
+    sparse: dict[str, tuple[Callable[[Path, Path, Sequence[int]], None], int]] = {
         "medulla": (medulla, 4),
         "hippocampus": (hippocampus, 2),
     }
@@ -131,14 +131,17 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument(
-        "--slices", type=int, help="annotated slices per direction (4 for medulla, 2 for hippocampus)"
+        "--slices",
+        type=lambda text: [int(part) for part in text.split(",")],
+        help="annotated slices per direction (4 for medulla, 2 for hippocampus), or 0,0,12 for xy alone",
     )
     given = parser.parse_args()
     if given.target.exists():
         parser.error(f"{given.target} exists already.")
     if given.which in sparse:
         make, per_direction = sparse[given.which]
-        make(given.source, given.target, given.slices or per_direction)
+        counts = given.slices or [per_direction]
+        make(given.source, given.target, counts * 3 if len(counts) == 1 else counts)
     elif given.which in dense:
         dense[given.which](given.source, given.target)
     else:

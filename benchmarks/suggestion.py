@@ -1,10 +1,12 @@
 """Whether painting the suggested slice helps more than painting another one, on small volumes.
 
     python benchmarks/suggestion.py -o runs/suggestion
+    python benchmarks/suggestion.py -o runs/suggestion_1 --directions 1 --runs 4
 
-Per run: a volume with one painted slice in each direction, at random; a short training; one more slice,
-chosen in each way below; a training on the four. What counts is the true mean IoU on all voxels that nobody
-painted, after minus before. One JSON line per run, so the same command goes on where it was stopped.
+Per run: a volume with one painted slice in each direction, or three xy slices, at random; a short training;
+one more slice of any direction, chosen in each way below; a training with it. What counts is the true mean
+IoU on all voxels that nobody painted, after minus before. One JSON line per run, so the same command goes on
+where it was stopped.
 
 * ``suggested``   what ``volseg densify`` suggests
 * ``errors``      the slice with most expected errors, whatever their class
@@ -32,6 +34,7 @@ from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, iou, mean_score
 
 SIZE = (48, 48, 48)
+STEPS = 40  # of a training at least, also on a busy machine
 WAYS = ("suggested", "errors", "random", "even", "foreground")
 DEVELOPED_ON = "cells"
 
@@ -73,10 +76,12 @@ def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     image, truth = make(kind, seed, SIZE)
     task = Task(image, (1.0, 1.0, 1.0), int(truth.max()) + 1, seed=seed)
     painted = {axis: [int(rng.integers(6, n - 6))] for axis, n in zip("xyz", SIZE, strict=True)}
+    if given.directions == 1:
+        painted = {"x": [], "y": [], "z": [int(i) + int(rng.integers(-3, 4)) for i in (8, 24, 40)]}
 
     def trained(slices: dict[str, list[int]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         labels = hold_out(truth, slices)[1]
-        return learn(task, labels, seconds=given.seconds).predict(task), labels
+        return learn(task, labels, seconds=given.seconds, fewest=STEPS).predict(task), labels
 
     def score(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
         unseen = np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX)
