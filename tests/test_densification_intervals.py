@@ -167,11 +167,24 @@ def test_what_cannot_be_told_says_why(matrices, which, reason):
         raise AssertionError(score.reason)
 
 
-def test_a_class_on_one_slice_leaves_the_mean_untold():
-    slices = [confusion([[9, 1], [0, 0]]) for _ in range(5)] + [confusion([[9, 1], [5, 5]])]
-    mean = estimate(slices, 2).mean_iou
+def test_a_class_on_one_slice_may_have_any_score_and_the_mean_allows_for_it():
+    rng = np.random.default_rng(3)
+    slices = [drawn(rng, s) for s in (0.7, 0.8, 0.9, 0.95, 0.6)]
+    wider = [SliceConfusion(c.axis, c.indices, np.pad(c.matrices, [(0, 0), (0, 1), (0, 1)])) for c in slices]
+    wider[2].matrices[0, 3, [0, 3]] = 30, 10
+    known, found = estimate(slices, 3).mean_iou, estimate(wider, 4)
+    assert found.iou[3].value is None
+    mean = found.mean_iou
+    assert mean.low == pytest.approx(0.75 * known.low, abs=0.02)
+    assert mean.high == pytest.approx(0.75 * known.high + 0.25, abs=0.02)
+    assert mean.value == pytest.approx(0.75 * known.value + 0.25 * 10 / 40, abs=0.02)
+    assert "A class was painted on one slice only" in mean.reason
+
+
+def test_where_every_class_is_on_one_slice_there_is_no_mean():
+    mean = estimate([confusion([[9, 1], [0, 0]]), confusion([[0, 0], [5, 5]])], 2).mean_iou
     assert mean.value is None
-    assert "One class was painted on one slice only" in mean.reason
+    assert "Every class was painted on one slice only" in mean.reason
 
 
 @pytest.fixture(params=[(12, 14, 10), (30, 24)], ids=["3d", "2d"])

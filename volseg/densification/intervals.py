@@ -35,6 +35,7 @@ _FEWEST = 3  # slices without which there is no interval
 _FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
 _RARE = 0.5  # of the slices
 _CERTAIN = 0.5  # voxels that are added to hits and misses, so that no score is exactly 0 or 1
+_UNKNOWN = "A class was painted on one slice only: the interval of the mean holds whatever its score may be."
 _ONE_SLICE = "It was painted on one slice only; when that is held out, none is left to learn it from."
 
 
@@ -191,15 +192,37 @@ def _mean(
     gains: npt.NDArray[np.float64],
     classes: Sequence[Score],
 ) -> Score:
-    """The mean over some classes; the columns of all arguments are theirs."""
-    if any(score.reason == _ONE_SLICE for score in classes):
-        return Score(None, reason="One class was painted on one slice only.")
+    """The mean over some classes; the columns of all arguments are theirs.
+
+    Of a class on one slice nothing is known: in the interval it may be anything from never to always right.
+    """
+    lonely = np.array([score.reason == _ONE_SLICE for score in classes])
+    if lonely.any():
+        rest = ~lonely
+        if not np.isfinite(value[rest]).any():
+            return Score(None, reason="Every class was painted on one slice only.")
+        others = [score for score in classes if score.reason != _ONE_SLICE]
+        known = _mean(value[rest], left_out[:, rest], unions[:, rest], level, gains[rest], others)
+        count = int(np.isfinite(value[rest]).sum())
+        return _with_unknown(known, count, value[lonely])
     means = np.array([mean_score(scores) for scores in left_out])
     errors = np.where(np.isnan(value), 0, 1 - value)
     gain = float((gains * errors).sum() / errors.sum()) if errors.any() else 1.0
     weights = (unions / np.maximum(unions.sum(0), 1)).sum(1)
     mean = _score(mean_score(value), means, weights, float(unions.sum()), level, gain)
     return _widened(mean, classes)
+
+
+def _with_unknown(known: Score, count: int, values: npt.NDArray[np.float64]) -> Score:
+    """The mean of ``count`` classes with those of ``values``, which could be anything."""
+    if known.value is None:
+        return known
+    total, more = count + len(values), len(values)
+    value = (count * known.value + float(values.sum())) / total
+    if known.low is None or known.high is None:
+        return Score(value, reason=known.reason)
+    low, high = count * known.low / total, (count * known.high + more) / total
+    return Score(value, low, high, _UNKNOWN)
 
 
 def _gains(shown: npt.NDArray[np.bool_], folds: int | None) -> npt.NDArray[np.float64]:
