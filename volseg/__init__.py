@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from volseg.losses import SparseDice as SparseDice
     from volseg.losses import SparseDiceCE as SparseDiceCE
     from volseg.networks import UNet as UNet
+    from volseg.networks import context_of as context_of
     from volseg.networks import unet3d_2016 as unet3d_2016
     from volseg.networks import unet_2015 as unet_2015
     from volseg.transforms import BorderWeightMapd as BorderWeightMapd
@@ -70,7 +71,7 @@ _ROOMS = {
     "io": ("Volume", "read_volume", "write_volume"),
     "labels": ("LabelScheme",),
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
-    "networks": ("UNet", "unet3d_2016", "unet_2015"),
+    "networks": ("UNet", "context_of", "unet3d_2016", "unet_2015"),
     "transforms": (
         "BorderWeightMapd",
         "NormalizeGreyValuesd",

@@ -50,7 +50,7 @@ _VOLSEG = "volseg.", (
     "BorderWeightMapd", "InstanceScheme", "InstanceScores", "LabelScheme", "MembraneScores",
     "NormalizeGreyValuesd", "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd",
     "RandGreyValuesd", "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
-    "TrainingPatches", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
+    "TrainingPatches", "context_of", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
     "bspline_displacement", "choose_scale", "class_balance", "densify", "evaluator", "find_cases",
     "find_images", "join_processes", "leave_processes", "local_device", "place",
     "predictor", "read_volume", "trainer", "unet3d_2016", "unet_2015",
@@ -68,7 +68,7 @@ IMPORTS = ("import volseg", "import torch", "import numpy", "import numpy as np"
 FUNCTIONS = {"abs", "bool", "float", "int", "len", "list", "max", "min", "round", "str", "sum", "tuple"}
 DOTTED = {
     "torch.bfloat16", "torch.cuda.device_count", "torch.cuda.is_available", "torch.device", "torch.float32",
-    "volseg.begin", "volseg.join_processes", "volseg.leave_processes", "volseg.local_device",
+    "volseg.begin", "volseg.context_of", "volseg.join_processes", "volseg.leave_processes", "volseg.local_device",
 }  # fmt: skip
 # What may be asked of a component that the bundle itself builds, all of them from TARGETS.
 MEMBERS = {

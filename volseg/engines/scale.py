@@ -48,7 +48,7 @@ def place(network: nn.Module, device: torch.device | str) -> nn.Module:
     """
     if torch.device(device).type == "cpu" and _has_flat_kernels(network):
         return network.to(device)
-    dims = getattr(network, "spatial_dims", 3)
+    dims = 2 if any(isinstance(part, nn.Conv2d) for part in network.modules()) else 3
     return network.to(device).to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]
 
 

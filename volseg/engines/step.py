@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from volseg.engines import processes
 from volseg.errors import VolsegError
 from volseg.labels import IGNORE_INDEX
+from volseg.networks.measuring import first_output
 from volseg.report import panel
 
 __all__ = ["Outcome", "Step", "can_wait", "moving_average"]
@@ -89,6 +90,7 @@ class Step:
         buffers = [buffer.clone() for buffer in network.buffers()]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
             logits = self.forward(image)
+        logits = first_output(logits, image.ndim - 2)
         joint = processes.together(logits, target, weight)
         loss = engine.loss_function(*joint)
         self.lap("forward")

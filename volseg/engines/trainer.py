@@ -27,6 +27,7 @@ from volseg.engines.run_state import RunState
 from volseg.engines.scale import use_bf16
 from volseg.engines.staging import complete_run, tidy_up, working_folder
 from volseg.engines.step import Step, can_wait, moving_average
+from volseg.losses import over_annotated
 
 __all__ = ["trainer"]
 
@@ -75,6 +76,10 @@ def trainer(
 
     Args:
         max_epochs: an epoch is what lies between two checkpoints: ``epoch_length`` iterations.
+        network: any that returns logits ``(B, classes, *spatial)``, first if it returns several.
+        loss: called as ``(logits, target, weight)`` if it takes a ``weight``, as volseg's own; one of MONAI
+            or torch that takes ``(input, target)`` gets the annotated voxels alone, see
+            :func:`~volseg.losses.over_annotated`.
         lr_scheduler: stepped after every iteration, and faster where minutes limit the run, so that it
             comes to its end when they do.
         output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``. What is
@@ -145,7 +150,7 @@ def trainer(
         epoch_length=epoch_length,
         network=network,
         optimizer=optimizer,
-        loss_function=loss.to(device),
+        loss_function=over_annotated(loss).to(device),
         iteration_update=step,
         decollate=False,
         train_handlers=list(train_handlers) or None,

@@ -1,12 +1,21 @@
 """What a network says about its sizes: the border it reads, the multiples on which tiles must stand."""
 
+import logging
+import weakref
 from itertools import product
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["Demand", "demand_of", "unwrapped"]
+from volseg.networks.measuring import looks_how_far, sizes_of
+
+__all__ = ["Demand", "demand_of", "says_its_sizes", "unwrapped", "window_of"]
+
+_log = logging.getLogger(__name__)
+
+_SAID: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks whose sizes were logged
 
 
 class Demand(NamedTuple):
@@ -19,8 +28,10 @@ class Demand(NamedTuple):
 
 
 def demand_of(network: nn.Module) -> Demand:
-    """What the network says about its sizes, by the attributes of :class:`volseg.UNet`."""
+    """What the network says about its sizes, by the attributes of :class:`volseg.UNet`, or what is measured."""
     described: Any = unwrapped(network)
+    if not says_its_sizes(described):
+        return _measured(described)
     missing = [name for name in ("context", "stride", "input_size") if not hasattr(described, name)]
     if not missing and not hasattr(described, "receptive_radius") and not any(described.context):
         missing = ["receptive_radius"]
@@ -34,6 +45,62 @@ def demand_of(network: nn.Module) -> Demand:
     radius = tuple(getattr(described, "receptive_radius", context))
     halo = tuple(c + -(-(r - c) // s) * s for c, r, s in zip(context, radius, stride, strict=True))
     return Demand(context, halo, stride, _remainder(described, stride))
+
+
+def says_its_sizes(network: nn.Module) -> bool:
+    """Whether a network has any of the attributes of :class:`volseg.UNet`."""
+    return any(hasattr(unwrapped(network), name) for name in ("context", "input_size", "receptive_radius"))
+
+
+def window_of(network: nn.Module) -> tuple[int, ...] | None:
+    """The window for MONAI's sliding window, for a network of which a voxel depends on the whole input.
+
+    ``None`` for all others, for which tiles can be planned.
+    """
+    described = unwrapped(network)
+    if says_its_sizes(described) or looks_how_far(described) is not None:
+        return None
+    sizes = sizes_of(described)
+    if described not in _SAID:
+        _SAID.add(described)
+        _log.info(
+            "Each voxel that %s returns depends on its whole input, so there are no seamless tiles: MONAI's "
+            "sliding window of %s voxels, half overlapping, is taken instead.",
+            *(type(described).__name__, " x ".join(map(str, sizes.size))),
+        )
+    return sizes.size
+
+
+def _measured(network: nn.Module) -> Demand:
+    sizes, radius = sizes_of(network), looks_how_far(network)
+    if radius is None:
+        raise ValueError(
+            f"Each voxel that {type(network).__name__} returns depends on its whole input, so tiles cannot "
+            "be planned for it. Take monai.inferers.SlidingWindowInferer."
+        )
+    context, stride = sizes.context, sizes.stride
+    halo = tuple(c + -(-(r - c) // s) * s for c, r, s in zip(context, radius, stride, strict=True))
+    remainder = tuple((n - 2 * c) % s for n, c, s in zip(sizes.size, context, stride, strict=True))
+    if network not in _SAID:
+        _SAID.add(network)
+        _log.info(
+            "%s does not say its sizes; measured: context %s, stride %s, it looks %s voxels far, which tiles "
+            "overlap by.%s",
+            *(type(network).__name__, context, stride, radius, _of_norms(network)),
+        )
+    return Demand(context, halo, stride, remainder)
+
+
+def _of_norms(network: nn.Module) -> str:
+    """What to say of norms that look at the tile."""
+    kinds = _InstanceNorm | nn.GroupNorm
+    names = {type(part).__name__ for part in network.modules() if isinstance(part, kinds)}
+    if not names:
+        return ""
+    return (
+        f" Its {' and '.join(sorted(names))} takes statistics from the tile at hand: with the inferer's tile "
+        "set to about the patch size these are as in training."
+    )
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -16,22 +16,25 @@ from typing import Any, get_args
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.inferers.inferer import Inferer
+from monai.inferers.inferer import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from volseg.errors import ResourceError
-from volseg.geometry import Tile, halve_tile, per_axis, plan_tiles
+from volseg.geometry import Tile, choose_tile, halve_tile, per_axis, plan_tiles
+from volseg.inferers.demand import says_its_sizes, window_of
 from volseg.inferers.memory import free_memory
 from volseg.inferers.planning import make_plan
 from volseg.inferers.statistics import BatchNorm, as_for_inference, freeze_volume_statistics
 from volseg.inferers.work import Source, Work
+from volseg.networks.measuring import first_output
 
 __all__ = ["OverlapTileInferer", "work_off"]
 
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_FREE_MEMORY = 0.5
+_USUAL_VOXELS = 2**21  # of a block, where what it needs cannot be foretold; a tile too large is halved
 # Not every shortage of memory has a class of its own.
 _SHORTAGE = ("out of memory", "not enough memory", "can't allocate memory", "could not allocate")
 
@@ -42,7 +45,9 @@ class OverlapTileInferer(Inferer):
     Serves unpadded networks, and padded ones as well: these get a border as wide as they look,
     so the zeros they pad with never reach the output. The result does not depend on the tiles,
     unless normalisation does: instance and group norm, and ``batch_norm="tile"``, take
-    statistics from the tile.
+    statistics from the tile. What a network of others does to sizes is measured, and said in the log;
+    one of which every voxel depends on the whole input, such as a transformer, goes through MONAI's
+    sliding window with half overlapping windows.
 
     A :class:`volseg.UNet` is computed from a copy with batch normalisation folded into its
     convolutions, a few rows at a time if that allows larger tiles. Where a tile runs out of memory
@@ -89,6 +94,8 @@ class OverlapTileInferer(Inferer):
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """``args`` and ``kwargs`` go to the network with every block."""
+        if (window := window_of(network)) is not None:
+            return self._in_windows(inputs, network, window, args, kwargs)
         work = Work(network, amp=self.amp, args=args, kwargs=kwargs)
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         dims = len(work.demand.stride)
@@ -113,6 +120,30 @@ class OverlapTileInferer(Inferer):
         assert output is not None
         return MetaTensor(output).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else output
 
+    def _in_windows(
+        self, inputs: Tensor, network: nn.Module, window: tuple[int, ...], args: Any, kwargs: Any
+    ) -> Tensor:
+        if inputs.ndim != len(window) + 2:
+            raise ValueError(
+                f"The input has the shape {tuple(inputs.shape)}, but (batch, channels, *spatial) with "
+                f"{len(window)} spatial axes is needed."
+            )
+        if self.tile is not None:
+            window = per_axis(self.tile, len(window), "tile")
+        parameter = next(network.parameters())
+        slide = SlidingWindowInferer(
+            window, overlap=0.5, mode="gaussian", padding_mode="replicate", sw_device=parameter.device,
+            device=inputs.device, progress=self.progress,
+        )  # fmt: skip
+
+        def one(block: Tensor) -> Tensor:
+            with torch.autocast(block.device.type, dtype=torch.bfloat16, enabled=self.amp):
+                return first_output(network(block, *args, **kwargs), len(window)).float()
+
+        with as_for_inference(network, self.batch_norm):
+            logits: Tensor = slide(inputs.to(parameter.dtype), one)
+        return logits
+
     def pieces(self, volume: Source, work: Work) -> Iterator[tuple[Tile, tuple[slice, ...], Tensor]]:
         """Logits of a volume ``(C, *spatial)`` piece by piece: their tile, their place, and they.
 
@@ -131,10 +162,25 @@ class OverlapTileInferer(Inferer):
             tile = per_axis(self.tile, len(size), "tile")
             tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
         else:
-            plan = make_plan(work, volume.shape[0], size, self.memory(work))
-            work.by_rows, tile, tiles = plan.by_rows, plan.tile, plan.tiles
+            work.by_rows, tile, tiles = self._planned(work, volume.shape[0], size)
         _log.debug("%s voxels in %d tiles of %s", size, len(tiles), tile)
         return tiles
+
+    def _planned(
+        self, work: Work, channels: int, size: tuple[int, ...]
+    ) -> tuple[bool, tuple[int, ...], list[Tile]]:
+        try:
+            plan = make_plan(work, channels, size, self.memory(work))
+        except ResourceError:
+            raise
+        except ValueError:  # a network of others that does not run on the meta device
+            if says_its_sizes(work.network):
+                raise
+            demand = work.demand
+            tile = choose_tile(size, demand.halo, demand.stride, _USUAL_VOXELS, demand.remainder)
+            tile = tile or demand.stride
+            return False, tile, plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+        return plan.by_rows, plan.tile, plan.tiles
 
     def memory(self, work: Work) -> int:
         """Bytes that may be used."""

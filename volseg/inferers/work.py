@@ -17,6 +17,7 @@ from volseg.geometry import Tile, mirror_indices
 from volseg.inferers.demand import Demand, demand_of, unwrapped
 from volseg.networks import UNet
 from volseg.networks.folding import fold_batch_norm
+from volseg.networks.measuring import first_output
 from volseg.networks.rows import ROWS, forward_rows
 
 __all__ = ["Source", "Work"]
@@ -92,10 +93,11 @@ class Work:
 
     def forward(self, block: Tensor) -> Tensor:
         """The network as it is on one block, in 16 bits if asked for."""
+        dims = len(self.demand.stride)
         if not self.amp:  # somebody around this call may have switched it on
-            return self.network(block, *self.args, **self.kwargs)
+            return first_output(self.network(block, *self.args, **self.kwargs), dims)
         with torch.autocast(block.device.type, dtype=self.half):
-            return self.network(block, *self.args, **self.kwargs)
+            return first_output(self.network(block, *self.args, **self.kwargs), dims)
 
     def block(self, volume: Source, read: Sequence[slice]) -> Tensor:
         """A block of input, mirrored where it reaches beyond the volume, on the network's device."""
@@ -139,10 +141,9 @@ class Work:
             result = self.forward(block)
             context = self.demand.context
             expected = [n - 2 * border for n, border in zip(block.shape[2:], context, strict=True)]
-            if not isinstance(result, Tensor) or list(result.shape[2:]) != expected or len(result) != 1:
-                found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            if list(result.shape[2:]) != expected or len(result) != 1:
                 raise ValueError(
-                    f"The network returned {found} for a block of {tuple(block.shape)}, but its context "
+                    f"The network returned {tuple(result.shape)} for a block of {tuple(block.shape)}, but its context "
                     f"{context} promises (1, classes, {', '.join(map(str, expected))})."
                 )
             yield result
