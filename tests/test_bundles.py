@@ -51,6 +51,14 @@ def test_every_bundle_is_run_here(root):
     assert names == BUNDLES.keys() | {"densify.json"}  # see test_densify_command.py
 
 
+@pytest.mark.parametrize("name", [*BUNDLES, "densify.json"])
+def test_a_bundle_of_this_repository_can_be_read_whole(name):
+    text = Path(f"bundles/{name}").read_text(encoding="utf-8")
+    assert text.count("\n") < 120
+    assert "lambda" not in text
+    assert '"%' not in text
+
+
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_smoke_overlay_fits_every_bundle(name):
     assert check_bundle([f"bundles/{name}", SMOKE]) == []

@@ -22,8 +22,6 @@ from volseg.io import parse_json
 
 __all__ = ["Merged", "check_overrides", "load_json", "merge", "read_bundle"]
 
-MAX_LINES = 120
-
 
 @dataclass
 class Merged:
@@ -92,7 +90,7 @@ def merge(paths: Sequence[Path]) -> tuple[Merged, list[str]]:
     problems: list[str] = []
     for path in paths:
         content, trouble = load_json(path)
-        problems += trouble + _length(path)
+        problems += trouble
         for key, value in content.items():
             problem = _lay_over(merged, parser, path, key, copy.deepcopy(value))
             if problem:
@@ -171,14 +169,6 @@ def load_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(content, dict):
         return {}, [f"{path}: a bundle is a JSON object {{...}}, this is {_kind(content)}."]
     return content, problems
-
-
-def _length(path: Path) -> list[str]:
-    """A bundle that has grown too long to be read whole."""
-    lines = path.read_bytes().count(b"\n") if path.is_file() else 0
-    if lines < MAX_LINES:
-        return []
-    return [f"{path}: {lines} lines; a bundle stays under {MAX_LINES}. Move plumbing into Python."]
 
 
 def _kind(value: Any) -> str:

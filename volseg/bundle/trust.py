@@ -68,7 +68,8 @@ IMPORTS = ("import volseg", "import torch", "import numpy", "import numpy as np"
 FUNCTIONS = {"abs", "bool", "float", "int", "len", "list", "max", "min", "round", "str", "sum", "tuple"}
 DOTTED = {
     "torch.bfloat16", "torch.cuda.device_count", "torch.cuda.is_available", "torch.device", "torch.float32",
-    "volseg.begin", "volseg.context_of", "volseg.join_processes", "volseg.leave_processes", "volseg.local_device",
+    "volseg.begin", "volseg.context_of", "volseg.join_processes", "volseg.leave_processes",
+    "volseg.local_device",
 }  # fmt: skip
 # What may be asked of a component that the bundle itself builds, all of them from TARGETS.
 MEMBERS = {

@@ -28,7 +28,7 @@ class Demand(NamedTuple):
 
 
 def demand_of(network: nn.Module) -> Demand:
-    """What the network says about its sizes, by the attributes of :class:`volseg.UNet`, or what is measured."""
+    """What the network says of its sizes, by the attributes of :class:`volseg.UNet`, or what is measured."""
     described: Any = unwrapped(network)
     if not says_its_sizes(described):
         return _measured(described)

@@ -143,8 +143,8 @@ class Work:
             expected = [n - 2 * border for n, border in zip(block.shape[2:], context, strict=True)]
             if list(result.shape[2:]) != expected or len(result) != 1:
                 raise ValueError(
-                    f"The network returned {tuple(result.shape)} for a block of {tuple(block.shape)}, but its context "
-                    f"{context} promises (1, classes, {', '.join(map(str, expected))})."
+                    f"The network returned {tuple(result.shape)} for a block of {tuple(block.shape)}, but "
+                    f"its context {context} promises (1, classes, {', '.join(map(str, expected))})."
                 )
             yield result
         elif self.by_rows:

@@ -135,10 +135,10 @@ def _unfit(loss: nn.Module, name: str, arguments: list[str]) -> str | None:
             f"{name} looks at the neighbours of a voxel, or at more than a segmentation; where only some "
             f"voxels are annotated it cannot be computed. {_USE_INSTEAD}"
         )
-    if len(arguments) != 2 and not (len(arguments) == 3 and arguments[2] == "mask"):
+    if len(arguments) != 2:
         told = ", ".join(arguments) or "nothing that is named"
         return (
-            f"{name} takes {told}; a loss takes (input, target), or (logits, target, weight). {_USE_INSTEAD}"
+            f"{name} takes {told}; it has to take (input, target) or (logits, target, weight). {_USE_INSTEAD}"
         )
     if isinstance(loss, nn.NLLLoss | nn.BCELoss):
         fit = "CrossEntropyLoss" if isinstance(loss, nn.NLLLoss) else "BCEWithLogitsLoss"

@@ -104,8 +104,8 @@ def first_output(found: Any, spatial_dims: int) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != spatial_dims + 2:
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"The network returned {what} where logits (B, classes, *spatial) with {spatial_dims} spatial axes "
-            "are needed. Choose its options so that it returns them, first if it returns several."
+            f"The network returned {what} where logits (B, classes, *spatial) with {spatial_dims} spatial "
+            "axes are needed. Choose its options so that it returns them, first if it returns several."
         )
     return found
 
@@ -170,17 +170,14 @@ def _measure(network: nn.Module) -> Sizes:
     channels, size = found
     classes, *out = probe(channels, size) or ()
     lost = [n - m for n, m in zip(size, out, strict=True)]
-    if min(lost) < 0 or any(n % 2 for n in lost):
+    step = [_growth(probe, channels, size, axis, less) for axis, less in enumerate(lost)]
+    if min(lost) < 0 or any(n % 2 or (n and not more) for n, more in zip(lost, step, strict=True)):
         raise InputError(
             f"{type(network).__name__} returns {_times(out)} voxels for {_times(size)}. It has to return as "
             "many as it is given, or less by the same border on both sides."
         )
-    step, stride = [], []
-    for axis in range(dims):
-        grown = _growth(probe, channels, size, axis, lost[axis])
-        step.append(grown)
-        stride.append(_stride(probe, channels, size, axis, grown))
-    return Sizes(channels, size, tuple(step), tuple(n // 2 for n in lost), tuple(stride), classes)
+    stride = tuple(_stride(probe, channels, size, axis, more) for axis, more in enumerate(step))
+    return Sizes(channels, size, tuple(step), tuple(n // 2 for n in lost), stride, classes)
 
 
 def _first_taken(
@@ -217,12 +214,12 @@ def _channels(network: nn.Module) -> Iterator[int]:
 
 def _growth(probe: _Probe, channels: int, size: tuple[int, ...], axis: int, lost: int) -> int:
     """By how much an input may grow along an axis; 0 if it may not."""
-    for more in _GROWN_BY:
-        larger = size[axis] + more
+
+    def fits(larger: int) -> bool:
         found = probe(channels, (*size[:axis], larger, *size[axis + 1 :]))
-        if found is not None and found[1 + axis] == larger - lost:
-            return more
-    return 0
+        return found is not None and found[1 + axis] == larger - lost
+
+    return next((more for more in _GROWN_BY if all(fits(size[axis] + n * more) for n in (1, 4))), 0)
 
 
 def _stride(probe: _Probe, channels: int, size: tuple[int, ...], axis: int, step: int) -> int:
