@@ -60,9 +60,9 @@ def test_tiles_of_a_network_of_others_are_invisible(name):
     torch.manual_seed(0)
     network = FOREIGN[name]().eval()
     dims = len(sizes_of(network).size)
-    x = torch.rand(1, 1, *(46, 38, 20)[:dims], generator=torch.Generator().manual_seed(1))
-    stride = demand_of(network).stride
-    small, whole = (OverlapTileInferer(t)(x, network) for t in (stride, [64] * dims))
+    size = (146, 138) if dims == 2 else (46, 38, 20)
+    x = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(1))
+    small, whole = (OverlapTileInferer([t] * dims)(x, network) for t in (48, 192))
     torch.testing.assert_close(small, whole, rtol=0, atol=1e-5)
     assert small.shape[2:] == x.shape[2:]
 
@@ -77,6 +77,16 @@ def test_the_reach_that_is_measured_is_the_least_that_hides_tiles():
     assert looks_how_far(nn.Sequential(nn.Conv2d(1, 2, 9, padding=4))) == (4, 4)
 
 
+def test_borders_many_times_the_image_are_not_read(caplog):
+    network = FOREIGN["BasicUNet"]().eval()
+    assert demand_of(network).halo == (96, 96)
+    assert window_of(network, (200, 200)) is None
+    with caplog.at_level("INFO"):
+        assert window_of(FOREIGN["BasicUNet"](), (40, 30)) == (64, 64)
+    assert "depends on (96, 96) voxels around it, too much for seamless tiles" in caplog.text
+    assert OverlapTileInferer()(torch.rand(1, 1, 40, 30), network).shape == (1, 2, 40, 30)
+
+
 @pytest.mark.slow
 def test_a_transformer_goes_through_the_sliding_window(caplog):
     pytest.importorskip("einops")
@@ -87,7 +97,7 @@ def test_a_transformer_goes_through_the_sliding_window(caplog):
     x = torch.rand(1, 1, 50, 40)
     with caplog.at_level("INFO"):
         found = OverlapTileInferer()(x, network.eval())
-    assert window_of(network) == (32, 48)
+    assert window_of(network, (50, 40)) == (32, 48)
     assert found.shape == (1, 2, 50, 40)
     assert "depends on its whole input" in caplog.text
     assert "sliding window of 32 x 48 voxels" in caplog.text

@@ -6,8 +6,10 @@ a fault of volseg itself, with 2 for a command that is not understood, and with 
 """
 
 import errno
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 __all__ = [
@@ -16,13 +18,18 @@ __all__ = [
     "RefusedError",
     "ResourceError",
     "VolsegError",
+    "brief",
     "cause",
     "end_like_ctrl_c",
     "in_words",
+    "theirs",
 ]
 
 
 _OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU
+# MONAI's words about an entry, and the modules in which a bundle has begun to run.
+_IN_A_BUNDLE = re.compile(r"Failed to (?:instantiate component ('[^']*')|evaluate \w+:\s*(.{1,120}))")
+_RUNNING = ("ignite.", "volseg.densification")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """The error numbers of a disk that is full, may not be written to, or fails."""
 
@@ -74,17 +81,45 @@ def in_words(error: BaseException) -> tuple[str, int]:
         return str(mendable), getattr(mendable, "exit_code", VolsegError.exit_code)
     chain = list(_chain(error))
     for one in chain:
-        if isinstance(one, MemoryError) or any(text in repr(one) for text in _OUT_OF_MEMORY):
+        if _of_memory(one):
             return "memory does not suffice. Close other programs, or take smaller patches or tiles.", 4
         if isinstance(one, OSError) and (one.filename is not None or one.errno in DISK):
             place = "" if one.filename is None else f"{one.filename}: "
             return f"{place}{one.strerror}. Check the disk, the folder and your rights.", 4
-    first = (str(chain[-1]).strip() or "no message").splitlines()[0][:300]
+    told = _of_a_bundle(chain)
+    if told is not None:
+        return told, VolsegError.exit_code
     return (
-        f"{type(chain[-1]).__name__}: {first}. This is a fault of volseg, not of your data: please report "
+        f"{brief(chain[-1])}. This is a fault of volseg, not of your data: please report "
         "it, with what --debug shows.",
         1,
     )
+
+
+@contextmanager
+def theirs(entry: str, thing: object, deed: str) -> Iterator[None]:
+    """Report what an object that a user chose raises as its own, with the entry of the bundle to look at.
+
+    What volseg itself raises passes as it is, and so does want of memory or a file.
+
+    Args:
+        entry: of the bundle, such as ``loss``; ``thing`` is what stands there.
+        deed: what it did, such as ``"refused an input of shape (1, 1, 8, 8)"``.
+    """
+    try:
+        yield
+    except Exception as error:
+        chain = list(_chain(error))
+        if cause(error) is not None or _raised_here(chain[-1]) or any(map(_of_the_machine, chain)):
+            raise
+        name = getattr(thing, "__name__", type(thing).__name__)
+        raise InputError(f"{entry}: {name} {deed} ({brief(chain[-1])}). Change this entry.") from error
+
+
+def brief(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    lines = (str(error).strip() or "no message").splitlines()
+    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 
 
 def end_like_ctrl_c() -> None:
@@ -111,6 +146,37 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(text in repr(error) for text in _OUT_OF_MEMORY)
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    return _of_memory(error) or isinstance(error, OSError)
+
+
+def _of_a_bundle(chain: Sequence[BaseException]) -> str | None:
+    """What to say where MONAI could not build or evaluate an entry of a bundle, while nothing ran yet."""
+    if any(name.startswith(_RUNNING) for name in _modules_of(chain[-1])):
+        return None
+    for one in reversed(chain):
+        found = _IN_A_BUNDLE.match(str(one))
+        if found:
+            return (
+                f"The bundle's {found[1] or found[2]} cannot be built ({brief(chain[-1])}). Change that "
+                "entry; 'volseg check' says which it is. If it is right, please report this, with what "
+                "--debug shows."
+            )
+    return None
+
+
+def _modules_of(error: BaseException) -> Iterator[str]:
+    """The modules that an error came through."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
 
 
 def _raised_here(error: BaseException) -> bool:

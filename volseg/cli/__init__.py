@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings of a bundle, which only the bundle knows."""
     command = next((word for word in arguments if not word.startswith("-")), None)
-    if command not in (*running.RUN_IDS, "experiment"):
+    if command not in (*running.RUN_IDS, "experiment", "check"):
         return arguments, []
     flags = [word for word in arguments if word in ("--debug", "--help", "-h", "--trust-bundle")]
     others = [word for word in arguments if word not in flags]

@@ -20,7 +20,7 @@ import torch.multiprocessing  # registers how tensors travel: in shared memory
 from torch.utils.data import default_collate
 
 from volseg.data.sets import TrainingPatches
-from volseg.errors import ResourceError, VolsegError, cause
+from volseg.errors import InputError, ResourceError, VolsegError, cause, theirs
 from volseg.inferers.memory import free_memory
 
 __all__ = ["PatchLoader"]
@@ -90,8 +90,7 @@ class PatchLoader:
                 )
 
     def _draw(self, batch: Sequence[int]) -> dict[str, Any]:
-        drawn: dict[str, Any] = default_collate([self.dataset[index] for index in batch])
-        return drawn
+        return _together(self.dataset, [self.dataset[index] for index in batch])
 
     def _drawn_by(self, workers: int, batches: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
         """Batch ``i`` by worker ``i`` modulo their number; raises :class:`_Lost`."""
@@ -204,7 +203,15 @@ def _drawn_or_failed(loader: PatchLoader, batch: Sequence[int], patch: Any) -> d
                 return _Failure(RuntimeError, f"{type(error).__name__} in a worker process: {error}")
             kind = type(mendable) if isinstance(mendable, VolsegError) else VolsegError
             return _Failure(kind, str(mendable))
-    drawn: dict[str, Any] = default_collate(items)
+    try:
+        return _together(loader.dataset, items)
+    except InputError as error:
+        return _Failure(InputError, str(error))
+
+
+def _together(dataset: TrainingPatches, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    with theirs("train#preprocessing", dataset.transform, "gives patches that do not make one batch"):
+        drawn: dict[str, Any] = default_collate(list(items))
     return drawn
 
 

@@ -12,7 +12,7 @@ import torch
 from volseg.annotation import choose_held_out, hold_out
 from volseg.data.cases import Case, HeldOut
 from volseg.data.record import voxels_hash
-from volseg.errors import InputError
+from volseg.errors import InputError, theirs
 from volseg.instances import InstanceScheme
 from volseg.io import Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -62,7 +62,8 @@ def load_case(
         with np.errstate(over="ignore"):
             item["hash"] = voxels_hash(source.array.astype(np.float32))
     if preprocessing is not None:
-        item = dict(preprocessing(item))
+        with theirs("preprocessing", preprocessing, "failed on an image"):
+            item = dict(preprocessing(item))
     image = torch.as_tensor(item["image"])
     item["image"] = (image.as_tensor() if hasattr(image, "as_tensor") else image).float()
     if not item["image"].isfinite().all():

@@ -22,7 +22,7 @@ from volseg.data.record import (
     voxels_hash,
 )
 from volseg.data.verification import Expectations, default_cache, listening, require_sound
-from volseg.errors import InputError, VolsegError, cause
+from volseg.errors import InputError, VolsegError, cause, theirs
 from volseg.labels import LabelScheme
 from volseg.transforms import annotated_voxels
 
@@ -111,7 +111,8 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         item["label_voxels"] = annotated_voxels(item["label"], len(self.labels))
         if not any(len(voxels) for voxels in item["label_voxels"]):
             return False
-        self.cases.append(item if self.weight_map is None else dict(self.weight_map(item)))
+        with theirs("weight_map", self.weight_map, "failed on a case"):
+            self.cases.append(item if self.weight_map is None else dict(self.weight_map(item)))
         return True
 
     def _require_cases(self) -> None:
@@ -183,7 +184,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         random = self._random(index)
         item = self.cases[random.randint(len(self.cases))]
         self.transform.set_random_state(state=random)
-        with _about(item["case"]):
+        with _about(item["case"]), theirs("train#preprocessing", self.transform, "failed on a patch"):
             patch = self.transform({key: item[key] for key in _PATCH_INPUTS if key in item})
         return {key: patch[key] for key in _PATCH_OUTPUTS if key in patch}
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from volseg.engines import processes
-from volseg.errors import VolsegError
+from volseg.errors import VolsegError, theirs
 from volseg.labels import IGNORE_INDEX
+from volseg.losses import AnnotatedLoss
 from volseg.networks.measuring import first_output
 from volseg.report import panel
 
@@ -88,11 +89,14 @@ class Step:
             self._count(blank)
             return _output([blank])
         buffers = [buffer.clone() for buffer in network.buffers()]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
-            logits = self.forward(image)
-        logits = first_output(logits, image.ndim - 2)
+        with (
+            theirs("network_def", network, f"refused an input of shape {tuple(image.shape)}"),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.amp),
+        ):
+            logits = first_output(self.forward(image), image.ndim - 2)
         joint = processes.together(logits, target, weight)
-        loss = engine.loss_function(*joint)
+        with theirs("loss", _own(engine.loss_function), f"refused logits of shape {tuple(logits.shape)}"):
+            loss = engine.loss_function(*joint)
         self.lap("forward")
         optimizer.zero_grad(set_to_none=True)
         (loss * processes.count() if processes.count() > 1 else loss).backward()
@@ -111,7 +115,8 @@ class Step:
         if not at_once or outcomes[0].is_taken:
             if not at_once:
                 optimizer.found_inf = (~good).float()  # a fused optimiser then leaves everything as it is
-            optimizer.step()
+            with theirs("optimizer", optimizer, "failed"):
+                optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(network)
         self.lap("optimiser")
@@ -202,6 +207,11 @@ def can_wait(optimizer: torch.optim.Optimizer) -> bool:
                 if state.get("momentum_buffer") is None:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
     return True
+
+
+def _own(loss: nn.Module) -> nn.Module:
+    """The loss that the bundle names, inside what was put around it."""
+    return loss.loss if isinstance(loss, AnnotatedLoss) else loss
 
 
 def _output(outcomes: list[Outcome]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from volseg.engines.run_state import RunState
 from volseg.engines.scale import use_bf16
 from volseg.engines.staging import complete_run, tidy_up, working_folder
 from volseg.engines.step import Step, can_wait, moving_average
+from volseg.errors import theirs
 from volseg.losses import over_annotated
 
 __all__ = ["trainer"]
@@ -182,7 +183,8 @@ def trainer(
         @engine.on(Events.ITERATION_COMPLETED)
         def schedule(engine: Engine) -> None:
             if every > 1 or taken(engine):  # on a GPU what became of the step is not known yet
-                advance(lr_scheduler, budget, engine.state.iteration)
+                with theirs("lr_scheduler", lr_scheduler, "failed"):
+                    advance(lr_scheduler, budget, engine.state.iteration)
 
     _announce(engine, note, iterations - start, budget)
     if stopwatch and writes:

@@ -2,7 +2,9 @@
 
 import logging
 import weakref
+from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -15,6 +17,7 @@ __all__ = ["Demand", "demand_of", "says_its_sizes", "unwrapped", "window_of"]
 
 _log = logging.getLogger(__name__)
 
+_MOST_BORDER = 8  # times the image, with the borders that tiles of a network of others read
 _SAID: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks whose sizes were logged
 
 
@@ -31,7 +34,9 @@ def demand_of(network: nn.Module) -> Demand:
     """What the network says of its sizes, by the attributes of :class:`volseg.UNet`, or what is measured."""
     described: Any = unwrapped(network)
     if not says_its_sizes(described):
-        return _measured(described)
+        demand = _measured(described)
+        _say(described, demand)
+        return demand
     missing = [name for name in ("context", "stride", "input_size") if not hasattr(described, name)]
     if not missing and not hasattr(described, "receptive_radius") and not any(described.context):
         missing = ["receptive_radius"]
@@ -52,21 +57,30 @@ def says_its_sizes(network: nn.Module) -> bool:
     return any(hasattr(unwrapped(network), name) for name in ("context", "input_size", "receptive_radius"))
 
 
-def window_of(network: nn.Module) -> tuple[int, ...] | None:
-    """The window for MONAI's sliding window, for a network of which a voxel depends on the whole input.
+def window_of(network: nn.Module, size: Sequence[int]) -> tuple[int, ...] | None:
+    """The window for MONAI's sliding window over an image of ``size``, where seamless tiles cannot be.
 
-    ``None`` for all others, for which tiles can be planned.
+    That is so for a network of others of which a voxel depends on the whole input, or on so much of it that
+    the borders of tiles would be several times the image. ``None`` for all others.
     """
     described = unwrapped(network)
-    if says_its_sizes(described) or looks_how_far(described) is not None:
+    if says_its_sizes(described):
         return None
-    sizes = sizes_of(described)
+    sizes, radius = sizes_of(described), looks_how_far(described)
+    if len(size) != len(sizes.size):
+        return None if radius is not None else sizes.size
+    if radius is not None:
+        halo = _measured(described).halo
+        if prod(n + 2 * h for n, h in zip(size, halo, strict=True)) <= _MOST_BORDER * prod(size):
+            return None
     if described not in _SAID:
         _SAID.add(described)
+        far = "its whole input" if radius is None else f"{radius} voxels around it"
         _log.info(
-            "Each voxel that %s returns depends on its whole input, so there are no seamless tiles: MONAI's "
-            "sliding window of %s voxels, half overlapping, is taken instead.",
-            *(type(described).__name__, " x ".join(map(str, sizes.size))),
+            "Each voxel that %s returns depends on %s, too much for seamless tiles: MONAI's sliding window "
+            "of %s voxels, half overlapping, is taken. Set the inferer's tile to the patch size for windows "
+            "as in training.",
+            *(type(described).__name__, far, " x ".join(map(str, sizes.size))),
         )
     return sizes.size
 
@@ -81,14 +95,18 @@ def _measured(network: nn.Module) -> Demand:
     context, stride = sizes.context, sizes.stride
     halo = tuple(c + -(-(r - c) // s) * s for c, r, s in zip(context, radius, stride, strict=True))
     remainder = tuple((n - 2 * c) % s for n, c, s in zip(sizes.size, context, stride, strict=True))
-    if network not in _SAID:
-        _SAID.add(network)
-        _log.info(
-            "%s does not say its sizes; measured: context %s, stride %s, it looks %s voxels far, which tiles "
-            "overlap by.%s",
-            *(type(network).__name__, context, stride, radius, _of_norms(network)),
-        )
     return Demand(context, halo, stride, remainder)
+
+
+def _say(network: nn.Module, demand: Demand) -> None:
+    if network in _SAID:
+        return
+    _SAID.add(network)
+    _log.info(
+        "%s does not say its sizes; measured: context %s, stride %s; tiles overlap by the %s voxels that it "
+        "looks beyond them.%s",
+        *(type(network).__name__, demand.context, demand.stride, demand.halo, _of_norms(network)),
+    )
 
 
 def _of_norms(network: nn.Module) -> str:

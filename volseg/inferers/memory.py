@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from volseg.networks import UNet
+from volseg.networks.measuring import copy_of
 from volseg.networks.rows import ROWS, forward_rows
 
 __all__ = [
@@ -60,6 +61,8 @@ def foretell_memory(
     The network runs on torch's ``meta`` device, where tensors have a size and no content, and the
     bytes alive at once are counted. In 16-bit arithmetic it is an overestimate.
     """
+    if len(list(network.named_modules(remove_duplicate=False))) > len(list(network.modules())):
+        network = copy_of(network)  # functional_call leaves its tensors in modules that have two names
     state = {
         name: value.to("meta") for name, value in [*network.named_parameters(), *network.named_buffers()]
     }

@@ -46,8 +46,8 @@ class OverlapTileInferer(Inferer):
     so the zeros they pad with never reach the output. The result does not depend on the tiles,
     unless normalisation does: instance and group norm, and ``batch_norm="tile"``, take
     statistics from the tile. What a network of others does to sizes is measured, and said in the log;
-    one of which every voxel depends on the whole input, such as a transformer, goes through MONAI's
-    sliding window with half overlapping windows.
+    one of which a voxel depends on the whole input, such as a transformer, or on more than a few times
+    the image, goes through MONAI's sliding window with half overlapping windows.
 
     A :class:`volseg.UNet` is computed from a copy with batch normalisation folded into its
     convolutions, a few rows at a time if that allows larger tiles. Where a tile runs out of memory
@@ -94,7 +94,7 @@ class OverlapTileInferer(Inferer):
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """``args`` and ``kwargs`` go to the network with every block."""
-        if (window := window_of(network)) is not None:
+        if (window := window_of(network, inputs.shape[2:])) is not None:
             return self._in_windows(inputs, network, window, args, kwargs)
         work = Work(network, amp=self.amp, args=args, kwargs=kwargs)
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs

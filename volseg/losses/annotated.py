@@ -68,13 +68,13 @@ class AnnotatedLoss(nn.Module):
         self.loss = loss if isinstance(loss, nn.Module) else _AsModule(loss)
         problem = _unfit(self.loss, self.name, _arguments(loss))
         if problem is None and weighted:
-            problem = self._no_weight()
+            problem = self.no_weight()
         if problem is not None:
             raise InputError(problem)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         if weight is not None:
-            raise InputError(self._no_weight())
+            raise InputError(self.no_weight())
         logits, target = logits.as_subclass(Tensor), target.as_subclass(Tensor)
         annotated = target[:, 0] != IGNORE_INDEX
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -110,7 +110,8 @@ class AnnotatedLoss(nn.Module):
     def _is_pooled(self) -> bool:
         return next(_told(self.loss, "batch"), True) is not False
 
-    def _no_weight(self) -> str:
+    def no_weight(self) -> str:
+        """What to do where patches come with a map of weights."""
         return (
             f"{self.name} takes no weights, but there is a weight_map: set weight_map to null, or take a "
             "loss that weighs voxels, such as volseg.SparseCrossEntropy."

@@ -22,7 +22,7 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from volseg.errors import InputError
 
-__all__ = ["Sizes", "context_of", "first_output", "looks_how_far", "nearest_sizes", "sizes_of"]
+__all__ = ["Sizes", "context_of", "copy_of", "first_output", "looks_how_far", "nearest_sizes", "sizes_of"]
 
 _TRIED = (64, 96, 128, 32, 48, 80, 112, 160, 192, 16, 224, 256, 320, 384, 512)
 _GROWN_BY = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 27, 28, 32, 36, 48, 64)
@@ -110,6 +110,14 @@ def first_output(found: Any, spatial_dims: int) -> Tensor:
     return found
 
 
+def copy_of(network: nn.Module) -> nn.Module:
+    """A deep copy, also of a network that keeps what it computed last, as MONAI's DynUNet does."""
+    kept = [value for part in network.modules() for value in vars(part).values()]
+    kept += [item for value in kept if isinstance(value, list | tuple) for item in value]
+    memo = {id(item): item.detach() for item in kept if isinstance(item, Tensor) and item.grad_fn is not None}
+    return copy.deepcopy(network, memo)
+
+
 def nearest_sizes(sizes: Sizes, wanted: Sequence[int]) -> list[tuple[int, ...]]:
     """Inputs that the network takes, below and above a wanted size."""
     found = []
@@ -128,7 +136,7 @@ class _Probe:
 
     def __init__(self, network: nn.Module, dims: int, device: str) -> None:
         self.dims, self.device = dims, device
-        self.network = _without_norms(copy.deepcopy(network)).eval().to(device)
+        self.network = _without_norms(copy_of(network)).eval().to(device)
         self.trouble: Exception | None = None
         self.seen: dict[int, tuple[int, ...]] = {}
         for number, part in enumerate(self.network.modules()):
@@ -240,7 +248,7 @@ def _reach(network: nn.Module, sizes: Sizes) -> tuple[int, ...] | None:
     if 0 in sizes.step:
         return None
     dims = len(sizes.size)
-    looking = _without_norms(copy.deepcopy(network)).cpu().eval()
+    looking = _without_norms(copy_of(network)).cpu().eval()
     found: list[int] = []
     for axis in range(1 if _is_alike_along_axes(network, sizes) else dims):
         radius = next((r for r in _tries_along(looking, sizes, axis) if r is not None), None)

@@ -1,0 +1,148 @@
+"""What a training would fail at is found by ``volseg check``, with the entry to change."""
+
+import copy
+import json
+import re
+
+import pytest
+from monai.bundle import run as run_bundle
+
+from volseg.cli import main
+from volseg.engines.trial import try_bundle
+from volseg.errors import in_words
+
+UNET = {
+    "_target_": "monai.networks.nets.UNet", "spatial_dims": 2, "in_channels": "@in_channels",
+    "out_channels": "$len(@labels)", "channels": [4, 8, 8], "strides": [2, 2], "norm": "batch",
+}  # fmt: skip
+CROP = "train__preprocessing__transforms__0__"
+
+pytestmark = pytest.mark.usefixtures("clean_process")
+
+
+@pytest.fixture
+def mine(root):
+    """A bundle of this repository with a network and a loss of MONAI, made small; and a way to edit it."""
+    whole = json.loads((root / "bundles" / "hela.json").read_text(encoding="utf-8"))
+    whole |= {
+        "network_def": UNET, "patch_size": [32, 32], "epochs": 1, "epoch_length": 2, "val_interval": 0,
+        "loss": {"_target_": "monai.losses.DiceCELoss", "softmax": True, "to_onehot_y": True},
+        "weight_map": None,
+    }  # fmt: skip
+
+    def edited(**entries):
+        config = copy.deepcopy(whole)
+        for key, value in entries.items():
+            *parents, last = key.split("__")
+            place = config
+            for parent in parents:
+                place = place[int(parent) if isinstance(place, list) else parent]
+            if value is ...:
+                del place[int(last) if isinstance(place, list) else last]
+            else:
+                place[int(last) if isinstance(place, list) else last] = value
+        return config
+
+    return edited
+
+
+def test_a_bundle_with_network_and_loss_of_monai_has_no_problems(mine):
+    problems, notes = try_bundle(mine())
+    assert problems == []
+    assert notes == ["data/hela is not there: name your data with --dataset_dir (or --images)."]
+
+
+SLIPS = {
+    "a patch": ({"patch_size": [30, 32]}, "patch_size: UNet does not take", r"\[28, 32\] or \[32, 32\]"),
+    "an old context": (
+        {CROP + "context": "$@network_def.context"},
+        "train#preprocessing#transforms#0#context: AttributeError",
+        r'Write "\$volseg.context_of\(@network_def\)" there',
+    ),
+    "a wrong context": ({CROP + "context": 2}, "train#preprocessing: gives labels", r"has to be \[0, 0\]"),
+    "classes": ({"network_def__out_channels": 3}, "network_def: returns 3 classes, but labels names 2", ""),
+    "channels": ({"network_def__in_channels": 2}, "network_def: takes 2 channel", "in_channels is 1"),
+    "axes": ({"network_def__spatial_dims": 3}, "train#preprocessing#transforms#0: ", "holds 3 numbers"),
+    "softmax": ({"loss__softmax": False}, "loss: DiceCELoss", 'set "softmax": true'),
+    "neighbours": (
+        {"loss": {"_target_": "monai.losses.HausdorffDTLoss", "softmax": True}},
+        "loss: Hausdorff", "neighbours",
+    ),
+    "a class weight": (
+        {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": "$torch.tensor([1.0, 1.0, 1.0])"}},
+        "loss: RuntimeError", "weight tensor",
+    ),
+    "a learning rate": ({"optimizer__lr": "fast"}, "optimizer: TypeError", ""),
+    "a schedule": (
+        {"lr_scheduler": {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "optimizer": "@optimizer",
+                          "max_lr": 0.1, "total_steps": 1}},
+        "lr_scheduler: ValueError", "Tried to step",
+    ),
+    "another grid": (
+        {"preprocessing": {"_target_": "monai.transforms.Spacingd", "keys": "image", "pixdim": [2, 2]}},
+        "train#dataset: preprocessing turns", "may change grey values only",
+    ),
+    "labels between classes": (
+        {"train__preprocessing__transforms__1": {"_target_": "monai.transforms.RandZoomd", "prob": 1.0,
+                                                 "keys": ["image", "label"], "min_zoom": 1.3,
+                                                 "max_zoom": 1.4}},
+        "train#preprocessing: makes", "interpolate labels by 'nearest'",
+    ),
+    "a window": (
+        {"inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": [30, 32]}},
+        "inferer: ", "",
+    ),
+    "a window for a network that returns less": (
+        {"network_def": {"_target_": "volseg.UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2,
+                         "channels": [[4, 4], [4, 4]], "padding": "valid"},
+         "patch_size": [44, 44],
+         "inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": [44, 44]}},
+        "inferer: ", "take volseg.OverlapTileInferer",
+    ),
+    "labels": ({"labels__values": [0, 0]}, "labels: values holds 0 more than once", ""),
+    "no network": ({"network_def": 3}, "network", ""),
+    "epochs": ({"epochs": "many"}, "", "TypeError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_is_told_with_the_entry_to_change(mine, name):
+    edits, start, rest = SLIPS[name]
+    problems, _ = try_bundle(mine(**edits))
+    assert len(problems) == 1, problems
+    assert problems[0].startswith(start)
+    assert re.search(rest, problems[0])
+
+
+def test_check_says_it_in_a_line_and_ends_with_3(mine, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(json.dumps(mine(patch_size=[30, 30]), indent=4))
+    assert main(["check", "mine.json"]) == 3
+    assert capsys.readouterr().err.startswith("mine.json: patch_size: UNet does not take patches of [30, 30]")
+    assert main(["check", "mine.json", "--patch_size", "[32, 32]"]) == 0
+    assert "mine.json: nothing wrong found" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.json"}  # nothing is left behind
+
+
+def test_a_bundle_beyond_the_list_is_not_built_by_check(mine, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(mine(x={"_target_": "builtins.print", "sep": ""})))
+    assert main(["check", str(path)]) == 0
+    assert "Only its names were checked, nothing was built" in capsys.readouterr().err
+    assert main(["check", str(path), "--trust-bundle"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["an old context", "a learning rate", "another grid", "a patch", "a class weight"]
+)
+def test_without_a_check_training_blames_the_bundle_not_volseg(mine, name, make_dataset, tmp_path):
+    folder = make_dataset(size=(32, 32), channels=1, values=(0, 1), unlabelled=255, cases="ab")
+    path = tmp_path / "mine.json"
+    edits = SLIPS[name][0]
+    path.write_text(json.dumps(mine(dataset_dir=str(folder), output_dir=str(tmp_path / "run"), **edits)))
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        run_bundle(run_id="training", config_file=str(path), logging_file=False)
+    said, code = in_words(caught.value)
+    assert code == 3, said
+    assert "fault of volseg" not in said
