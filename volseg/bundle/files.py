@@ -7,6 +7,7 @@ becomes a new entry that nothing reads. Here both are told, with the nearest nam
 import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,30 +103,45 @@ def merge(paths: Sequence[Path]) -> tuple[Merged, list[str]]:
 def _lay_over(merged: Merged, parser: ConfigParser, path: Path, key: str, value: Any) -> str | None:
     """Merge one top-level entry of one file; what is wrong with it, if anything."""
     entry = key.removeprefix("+").replace("#", SEP)
-    known = [i for i, _ in walk(parser.get())]
-    new = entry not in known
+    new = not _has(parser.get(), entry)
     if key.startswith("+"):
         if new:
-            return f"there is no such entry to extend{did_you_mean(nearest_id(entry, known))}"
+            return f"there is no such entry to extend{did_you_mean(nearest_id(entry, _ids(parser)))}"
         old = parser[entry]
         if not isinstance(value, dict | list) or type(old) is not type(value):
             return f"'+' adds a list to a list or an object to an object, not {_kind(value)} to {_kind(old)}."
         keys = value if isinstance(value, dict) else range(len(old), len(old) + len(value))
         children = [f"{entry}{SEP}{child}" for child in keys]
-        added = [child for child in children if child not in known and isinstance(value, dict)]
+        added = [child for child in children if isinstance(value, dict) and not _has(parser.get(), child)]
     else:
         children, added = [entry], [entry] if new else []
     try:
         merge_kv(parser, key, value)
     except (KeyError, IndexError, ValueError):
         parent = entry.rpartition(SEP)[0]
-        return f"there is no {shown(parent)!r} to set this in{did_you_mean(nearest_id(parent, known))}"
+        return f"there is no {shown(parent)!r} to set this in{did_you_mean(nearest_id(parent, _ids(parser)))}"
     if path != merged.files[0]:
         for child in children:
             merged.origin = {i: f for i, f in merged.origin.items() if not i.startswith(child + SEP)}
             merged.origin[child] = path
         merged.added += added
     return None
+
+
+def _has(config: Any, entry: str) -> bool:
+    """Whether there is an entry of this id."""
+    for name in entry.split(SEP):
+        if isinstance(config, dict) and name in config:
+            config = config[name]
+        elif isinstance(config, list) and name.isdecimal() and int(name) < len(config):
+            config = config[int(name)]
+        else:
+            return False
+    return True
+
+
+def _ids(parser: ConfigParser) -> list[str]:
+    return [entry for entry, _ in walk(parser.get())]
 
 
 def load_json(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -139,7 +155,7 @@ def load_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     problems: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key in {key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1}:
+        for key in [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
             lines = [n for n, line in enumerate(lines_of_text, 1) if f'"{key}"' in line]
             where = ", ".join(map(str, lines))
             problems.append(

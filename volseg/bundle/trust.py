@@ -4,12 +4,12 @@ A MONAI bundle is a program: ``"$__import__('os').system('...')"`` and ``{"_targ
 it is evaluated, an ``$import`` anywhere runs always, and MONAI puts the bundle's folder in front of the
 installed packages, so that a file ``tensorboard.py`` beside it is imported instead of TensorBoard.
 
-So a bundle is read as data first and compared with a list of what bundles need: volseg's own components,
-torch's optimisers, a few of MONAI's; expressions that refer, count and calculate. What is run is a private
-copy of exactly what was compared. Anything beyond the list takes ``--trust-bundle``, on the command line.
+So a bundle is read as data first and compared with a list of what bundles need
+(:mod:`~volseg.bundle.allowed`): volseg's own components, torch's optimisers, many of MONAI's; expressions
+that refer, count and calculate, in the form in which MONAI will evaluate them. What is run is a private copy
+of exactly what was compared. Anything beyond the list takes ``--trust-bundle``, on the command line.
 """
 
-import ast
 import json
 import logging
 import re
@@ -19,80 +19,19 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from volseg.bundle.expressions import REFERENCE
+from volseg.bundle.allowed import CALLABLE, NOT_FOR_STRANGERS, TARGETS, WRITES
 from volseg.bundle.files import load_json, read_bundle
+from volseg.bundle.judging import UNKNOWN, Said, constant, is_plain
 from volseg.bundle.names import SEP, shown, walk
 from volseg.errors import RefusedError
 
-__all__ = ["beyond_the_list", "runnable"]
+__all__ = ["NOT_FOR_STRANGERS", "TARGETS", "beyond_the_list", "runnable"]
 
 logger = logging.getLogger(__name__)
 
-_STAND_IN = "__local_refs"
-
-# Components -------------------------------------------------------------------------------------------------
-_OPTIMISERS = "torch.optim.", ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad")
-_SCHEDULERS = "torch.optim.lr_scheduler.", (
-    "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LinearLR",
-    "MultiStepLR", "OneCycleLR", "PolynomialLR", "SequentialLR", "StepLR",
-)  # fmt: skip
-_MONAI = "monai.", (
-    "inferers.SimpleInferer", "inferers.SlidingWindowInferer", "losses.DiceCELoss", "losses.DiceLoss",
-    "losses.FocalLoss", "losses.TverskyLoss", "networks.nets.AttentionUnet", "networks.nets.BasicUNet",
-    "networks.nets.DynUNet", "networks.nets.SegResNet", "networks.nets.SwinUNETR", "networks.nets.UNETR",
-    "networks.nets.UNet", "networks.nets.VNet", "transforms.AdjustContrastd", "transforms.Compose",
-    "transforms.GaussianSmoothd", "transforms.NormalizeIntensityd", "transforms.OneOf",
-    "transforms.RandAdjustContrastd", "transforms.RandGaussianNoised", "transforms.RandGaussianSmoothd",
-    "transforms.RandScaleIntensityd", "transforms.RandShiftIntensityd", "transforms.ScaleIntensityd",
-    "transforms.ScaleIntensityRangePercentilesd", "transforms.ScaleIntensityRanged",
-)  # fmt: skip
-_VOLSEG = "volseg.", (
-    "BorderWeightMapd", "InstanceScheme", "InstanceScores", "LabelScheme", "MembraneScores",
-    "NormalizeGreyValuesd", "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd",
-    "RandGreyValuesd", "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
-    "TrainingPatches", "context_of", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
-    "bspline_displacement", "choose_scale", "class_balance", "densify", "evaluator", "find_cases",
-    "find_images", "join_processes", "leave_processes", "local_device", "place",
-    "predictor", "read_volume", "trainer", "unet3d_2016", "unet_2015",
-    "use_bf16",
-)  # fmt: skip
-# Public, but not for strangers: it writes wherever it is told to.
-NOT_FOR_STRANGERS = frozenset({"volseg.write_volume"})
-TARGETS: frozenset[str] = frozenset(
-    {prefix + name for prefix, names in (_VOLSEG, _OPTIMISERS, _SCHEDULERS, _MONAI) for name in names}
-    | {name.rpartition(".")[2] for name in _MONAI[1]}  # MONAI finds its own by the last word
-)
-
-# Expressions ------------------------------------------------------------------------------------------------
-IMPORTS = ("import volseg", "import torch", "import numpy", "import numpy as np")
-FUNCTIONS = {"abs", "bool", "float", "int", "len", "list", "max", "min", "round", "str", "sum", "tuple"}
-DOTTED = {
-    "torch.bfloat16", "torch.cuda.device_count", "torch.cuda.is_available", "torch.device", "torch.float32",
-    "volseg.begin", "volseg.context_of", "volseg.join_processes", "volseg.leave_processes",
-    "volseg.local_device",
-}  # fmt: skip
-# What may be asked of a component that the bundle itself builds, all of them from TARGETS.
-MEMBERS = {
-    "context",
-    "counts",
-    "image",
-    "images",
-    "label",
-    "parameters",
-    "receptive_radius",
-    "run",
-    "spatial_dims",
-    "stride",
-}
-_HARMLESS = (
-    ast.Expression, ast.Constant, ast.Load, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare,
-    ast.IfExp, ast.List, ast.Tuple, ast.Dict, ast.Call, ast.keyword, ast.Add, ast.Sub, ast.Mult, ast.Div,
-    ast.FloorDiv, ast.Mod, ast.USub, ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt,
-    ast.GtE, ast.Is, ast.IsNot, ast.In, ast.NotIn,
-)  # fmt: skip
-
-_FOLDERS = ("output", "output_dir", "phantom_dir")  # where components write
-_JOINED = re.compile(rf"({REFERENCE.pattern})((?:\s*\+\s*'[^'\\]*')*)")
+# Of a key MONAI makes ids, and of ids in references code: names only.
+_KEY = re.compile(r"\w[\w .,()/+-]*")
+_SPECIAL = frozenset({"_target_", "_mode_", "_disabled_", "_desc_", "_meta_"})
 
 
 @contextmanager
@@ -137,85 +76,83 @@ def beyond_the_list(config: Mapping[str, Any], overridden: Collection[str] = ())
     entries = dict(walk(config))
     found: list[str] = []
     for entry, value in entries.items():
-        if entry in moot or any(entry.startswith(key + SEP) for key in moot):
+        if any(entry == key or entry.startswith(key + SEP) for key in moot):
             continue
-        problem = _judge(entry.rpartition(SEP)[2], value)
-        if problem is None and entry.rpartition(SEP)[2] in _FOLDERS:
-            problem = _leaves(value, entries, moot)
+        problem = _judge(entry, value, entries)
+        if problem is None and isinstance(value, dict):
+            problem = _misnamed(value)
+            for argument, text in _misled(entry, value, entries, moot):
+                found.append(f"{shown(argument)} {text}")
         if problem is not None:
             found.append(f"{shown(entry)} {problem}")
-    return found
+    top = _misnamed(config)
+    return [*found, *([f"the bundle {top}"] if top else [])]
 
 
-def _judge(key: str, value: Any) -> str | None:
+def _judge(entry: str, value: Any, entries: Mapping[str, Any]) -> str | None:
     """What one entry does beyond the list, its children aside."""
+    parent, _, key = entry.rpartition(SEP)
     if key == "_target_" and not (isinstance(value, str) and value in TARGETS):
         return f"calls {str(value)[:60]!r}"
-    if key == "_requires_" or (key == "_mode_" and value not in ("default", "callable")):
+    if key == "_mode_" and value != "default":
+        owner = entries.get(parent)
+        target = owner.get("_target_") if isinstance(owner, dict) else None
+        if value != "callable" or target not in CALLABLE:
+            return f"is {str(value)[:60]!r}"
+    if key.startswith("_") and key.endswith("_") and key not in _SPECIAL:
         return f"is {str(value)[:60]!r}"
     if not isinstance(value, str):
         return None
     if value.startswith("%"):
         return f"copies from {value[:60]!r}"
-    if value.startswith("$") and not _is_plain(value[1:]):
+    if value.startswith("$") and not is_plain(entry, value, entries):
         return f"evaluates {value[:60]!r}"
     return None
 
 
-def _is_plain(code: str) -> bool:
-    """Whether an expression does nothing but refer, count and calculate."""
-    if code.strip() in IMPORTS:
-        return True
-    try:
-        tree = ast.parse(REFERENCE.sub(_STAND_IN, code), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.Call) and not isinstance(node.func, ast.Name | ast.Attribute):
-            return False
-        if isinstance(node, ast.Name):
-            if node.id != _STAND_IN and node.id not in FUNCTIONS:
-                return False  # also torch or volseg by itself, of which everything could be asked
-        elif isinstance(node, ast.Attribute):
-            if _dotted(node) in DOTTED:
-                continue
-            if node.attr not in MEMBERS:
-                return False
-            pending.append(node.value)
-        elif isinstance(node, _HARMLESS):
-            pending.extend(ast.iter_child_nodes(node))
-        else:
-            return False
-    return True
+def _misnamed(value: Mapping[str, Any]) -> str | None:
+    """A key that MONAI would take apart."""
+    wrong = next((key for key in value if not _KEY.fullmatch(key)), None)
+    return None if wrong is None else f"has the key {wrong[:60]!r}, which MONAI would not take for a name"
 
 
-def _dotted(node: ast.expr) -> str:
-    """``torch.cuda.is_available`` of a chain of attributes; empty if it does not begin with a name."""
-    if isinstance(node, ast.Name):
-        return node.id
-    owner = _dotted(node.value) if isinstance(node, ast.Attribute) else ""
-    return f"{owner}.{node.attr}" if owner and isinstance(node, ast.Attribute) else ""
+def _misled(
+    entry: str, component: Mapping[str, Any], entries: Mapping[str, Any], moot: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Arguments by which a component would write elsewhere, replace results, or ask somebody unknown."""
+    target = component.get("_target_")
+    folder = WRITES.get(target) if isinstance(target, str) else None
+    if folder is None:
+        return
+    for name, judge in ((folder, _leaves), ("overwrite", _replaces), ("cluster", _asks)):
+        argument = f"{entry}{SEP}{name}"
+        if name in component and argument not in moot:
+            problem = judge(constant(argument, component[name], entries, moot), component[name])
+            if problem is not None:
+                yield argument, problem
 
 
-def _leaves(value: Any, entries: Mapping[str, Any], moot: Collection[str]) -> str | None:
+def _leaves(folder: Any, written: Any) -> str | None:
     """Whether a folder that is written to may lie outside the current one."""
-    pending, seen = [value], set[str]()
-    while pending:
-        text = pending.pop()
-        if not isinstance(text, str) or text in seen:
-            continue
-        seen.add(text)
-        if text.startswith(("@", "$")):
-            joined = _JOINED.fullmatch(text.lstrip("$"))
-            if joined is None:
-                return f"writes to {text[:60]!r}, which may be anywhere"
-            reference = joined[1][1:].replace("#", SEP)
-            pending += [entries.get(reference)] if reference not in moot else []
-            text = joined[2]
-        elif text.startswith(("/", "\\", "~")) or PureWindowsPath(text).drive:
-            return f"writes to {text[:60]!r}, outside the current folder"
-        if ".." in text:
-            return f"writes to {text[:60]!r}, outside the current folder"
+    if folder is UNKNOWN:
+        return f"writes to {str(written)[:60]!r}, which may be anywhere"
+    if not isinstance(folder, str):
+        return None
+    absolute = folder.startswith(("/", "\\", "~")) or PureWindowsPath(folder).drive
+    if absolute or ".." in folder or "\0" in folder:
+        return f"writes to {folder[:60]!r}, outside the current folder"
     return None
+
+
+def _replaces(value: Any, written: Any) -> str | None:
+    """Whether results that are there would be replaced."""
+    if value is None or value is False or isinstance(value, Said):
+        return None
+    return f"is {str(written)[:60]!r}: only you say what may be replaced, by --overwrite True"
+
+
+def _asks(value: Any, written: Any) -> str | None:
+    """Whether work would be given to a scheduler that the bundle names: what answers there is unpickled."""
+    if value is None or value == "local" or isinstance(value, Said):
+        return None
+    return f"gives work to {str(written)[:60]!r}, which could answer with code; name it by --cluster"
