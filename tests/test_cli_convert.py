@@ -192,3 +192,41 @@ def test_weights_of_other_programs_are_read_and_strange_notes_refused(trained, t
         write_weights(path, weights, {"trained_on": note}, overwrite=True)
         with pytest.raises(InputError, match="note 'trained_on' was not written by volseg"):
             load_checkpoint(path)
+
+
+# --- said on the command line --------------------------------------------------------------------------
+
+
+def test_a_label_in_colours_is_written_as_numbers(tmp_path, capsys):
+    colours = np.zeros((6, 5, 3), np.uint8)
+    colours[2:4] = 255, 0, 0
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    words = ["convert", str(tmp_path / "a.tif"), "--labels", "-o", str(tmp_path / "b.tif")]
+    assert main(words) == 3
+    value = "000000=0,ff0000=1"
+    assert f"--colours {value}" in capsys.readouterr().err
+    for option in ("--colours", "--colors"):
+        assert main([*words, "--overwrite", option, value]) == 0
+        assert read_volume(tmp_path / "b.tif", labels=True).array[0, 0].tolist() == [0, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "ome.tif", "nii.gz", "nrrd", "mha", "zarr"])
+def test_a_spacing_that_is_told_is_written(tmp_path, suffix):
+    if suffix == "zarr":
+        pytest.importorskip("zarr")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5, 6), np.uint8), imagej=True, metadata={"axes": "ZYX"})
+    target = tmp_path / f"b.{suffix}"
+    assert main(["convert", str(tmp_path / "a.tif"), "--spacing", "4,5,50nm", "-o", str(target)]) == 0
+    found = read_volume(target)
+    assert (found.spacing, found.unit) == (pytest.approx((0.004, 0.005, 0.05)), "um")
+
+
+def test_nan_in_a_label_becomes_unlabelled(tmp_path):
+    paint = np.full((4, 5, 6), np.nan, np.float32)
+    paint[2] = 1
+    tifffile.imwrite(tmp_path / "a.tif", paint, metadata={"axes": "ZYX"}, photometric="minisblack")
+    for more in ([], ["--nonfinite", "replace"]):
+        words = ["convert", str(tmp_path / "a.tif"), "--labels", *more, "-o", str(tmp_path / "b.tif")]
+        assert main([*words, "--overwrite"]) == 0
+        found = read_volume(tmp_path / "b.tif", labels=True).array[0, 0, 0]
+        assert found.tolist() == [255, 255, 1, 255]

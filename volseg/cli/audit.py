@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from volseg.cli.settings import add_reading
+
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "tell what painted slices were understood to say, and what looks wrong with them"
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
+    add_reading(parser, labels=True)
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> int:
@@ -35,6 +38,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
         painted_only=given.painted_only,
         finished=given.finished,
         names=auditing.names_from(given.names),
+        spacing=given.spacing,
+        colours=given.colours,
     )
     for line in auditing.lines(paint, findings, names):
         print(line)

@@ -4,15 +4,34 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volseg.cli.settings import add_reading
+from volseg.errors import InputError
+
+if TYPE_CHECKING:
+    from volseg.io import Volume
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "write an image or label anew: with its axes told, on another's grid, in another format"
 EXAMPLE = "volseg convert stack.tif --axes ZYX -o stack.nii.gz"
 
+_CHANNELS = 4  # files that are taken for channels without a word
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", help="a volume, or the files of its channels")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        help="a volume, a folder of its slices, or the files of its channels or slices",
+    )
+    parser.add_argument(
+        "--stack",
+        choices=("z", "c"),
+        help="what several files are: slices (z) or channels (c; default for up to 4 files)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the suffix says in which format")
     parser.add_argument("--axes", help="what the axes of the file are, such as ZYX, where it does not say")
     parser.add_argument(
@@ -36,26 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave a position that cannot be used aside: a plain voxel grid, or that of --like",
     )
+    add_reading(parser, labels=True)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
-    from volseg.io import join_volumes, put_onto, read_volume, segments_of, with_segments, write_volume
+    from volseg.io import put_onto, read_volume, segments_of, with_segments, write_volume
 
-    volumes = [
-        read_volume(
-            path,
-            labels=given.labels or path.name.lower().endswith(".seg.nrrd"),
-            axes=given.axes,
-            nonfinite=given.nonfinite,
-            series=given.series,
-            ignore_affine=given.ignore_affine,
-        )
-        for path in given.files
-    ]
-    volume = join_volumes(volumes)
-    if given.axes is not None:
-        volume = replace(volume, header=None)  # which did not say what the axes are
+    volume = _read(given)
+    if given.axes is not None or given.spacing is not None:
+        volume = replace(volume, header=None)  # which says otherwise
     if given.like is not None:
         image = read_volume(given.like)
         names = segments_of(volume)
@@ -67,3 +76,35 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         f"{given.output}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, "
         f"voxel {volume.spacing} {volume.unit or '(unit unknown)'}"
     )
+
+
+def _read(given: argparse.Namespace) -> "Volume":
+    """One volume of all that was named."""
+    from volseg.io import is_volume, join_volumes, read_volume, slices_in, stack_slices, with_spacing
+
+    def read(path: Path, *, spacing: str | None = None) -> "Volume":
+        return read_volume(
+            path,
+            labels=given.labels or path.name.lower().endswith(".seg.nrrd"),
+            axes=given.axes,
+            nonfinite=given.nonfinite,
+            series=given.series,
+            ignore_affine=given.ignore_affine,
+            spacing=spacing,
+            colours=given.colours,
+        )
+
+    files: list[Path] = given.files
+    folder = len(files) == 1 and files[0].is_dir() and not is_volume(files[0])
+    if folder:
+        files = slices_in(files[0])
+    several = len(files) > 1 or folder
+    if several and given.stack is None and not folder and len(files) > _CHANNELS:
+        raise InputError(
+            f"{len(files)} files are named: are they slices of one volume or channels of one image? Say so: "
+            "--stack z for slices, in the order given, or --stack c for channels."
+        )
+    if several and given.stack != "c" and (folder or given.stack == "z"):
+        volume = stack_slices(files, read)
+        return volume if given.spacing is None else with_spacing(volume, given.spacing)
+    return join_volumes([read(path, spacing=given.spacing) for path in files])

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from volseg.cli.settings import add_reading
+
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
+    add_reading(parser, labels=True)
     parser.add_argument("--method", choices=_METHODS, default="network", help="how (default network)")
     parser.add_argument(
         "--folds",

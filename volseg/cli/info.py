@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from volseg.cli.settings import add_reading
+
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "tell what a volume, a checkpoint, weights or a dataset folder hold"
@@ -15,12 +17,13 @@ EXAMPLE = "volseg info volume.nii.gz"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="an image, model.pt, .safetensors or folder of cases")
+    add_reading(parser, labels=False)
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.data import find_cases
     from volseg.engines.checkpoint import load_checkpoint
-    from volseg.io import read_volume
+    from volseg.io import is_volume, read_volume
 
     path: Path = given.path
     if path.suffix in (".pt", ".safetensors"):
@@ -38,12 +41,12 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
             whole = trained["held_out"] == "all"
             told = "held out as a whole" if whole else f"held out {_told(trained['held_out'])}"
             print(f"  {'not ' * whole}trained on {trained['name']}, {told}")
-    elif path.is_dir():
+    elif path.is_dir() and not is_volume(path):
         for case in find_cases(path):
             images = ", ".join(map(str, case.images))
             print(f"{case.name}: {images}, {case.label}, held out {_told(case.held_out)}")
     else:
-        volume = read_volume(path)
+        volume = read_volume(path, spacing=given.spacing)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
         print(f"  voxel {volume.spacing} {volume.unit or '(unit unknown)'}")
         print(f"  values {volume.array.min()} to {volume.array.max()}")

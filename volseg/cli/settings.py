@@ -9,13 +9,29 @@ from typing import Any
 from volseg.errors import InputError
 from volseg.installation import OVERLAYS, find, shipped
 
-__all__ = ["DEFAULT_BUNDLE", "add_bundle", "bundle_paths", "entries", "typed"]
+__all__ = ["add_reading", "DEFAULT_BUNDLE", "add_bundle", "bundle_paths", "entries", "typed"]
 
 DEFAULT_BUNDLE = "xenopus"
 BUNDLE_HELP = (
     "bundle, then overlays: files, or names of what came with volseg, such as xenopus and smoke "
     "(volseg init lists them)"
 )
+
+
+def add_reading(parser: argparse.ArgumentParser, *, labels: bool) -> None:
+    """The options that say of files what they do not say themselves."""
+    parser.add_argument(
+        "--spacing",
+        metavar="X,Y,Z[UNIT]",
+        help="voxel size, where a file names none or a wrong one: 0.004,0.004,0.05um",
+    )
+    if labels:
+        parser.add_argument(
+            "--colours",
+            "--colors",
+            metavar="COLOUR=VALUE,...",
+            help="the number of each colour of a label picture, in hexadecimal: 000000=0,ff0000=1,other=255",
+        )
 
 
 def add_bundle(parser: argparse.ArgumentParser, *, nargs: str = "*") -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from volseg.cli.settings import add_reading
 from volseg.errors import RefusedError
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", type=int, default=255, help="value for the rest (default 255)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the sparse label file")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_reading(parser, labels=True)
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
@@ -33,7 +35,7 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         counts = [int(n) for n in given.slices.split(",")]
     except ValueError:
         raise ValueError(f"--slices {given.slices} is not a list of numbers such as 7,5,21.") from None
-    volume = read_volume(given.labels, labels=True)
+    volume = read_volume(given.labels, labels=True, spacing=given.spacing, colours=given.colours)
     values = [int(v) for v in np.unique(volume.array) if v != given.unlabelled]
     scheme = LabelScheme([str(v) for v in values], values, given.unlabelled)
     sparse = keep_slices(scheme.encode(volume.array[0], source=str(given.labels)), counts)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from volseg.cli.settings import bundle_paths
+from volseg.cli.settings import add_reading, bundle_paths
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="also compare with the classes and channels of a bundle")
     parser.add_argument("--jobs", type=int, help="files to read at a time (default: one per processor)")
     parser.add_argument("--no-cache", action="store_true", help="read files again that were read before")
+    add_reading(parser, labels=True)
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> int:
@@ -33,7 +34,10 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        found = verify(given.path, expected=expected, jobs=given.jobs, cache=cache, progress=show)
+        found = verify(
+            given.path, expected=expected, jobs=given.jobs, cache=cache, progress=show,
+            spacing=given.spacing, colours=given.colours,
+        )  # fmt: skip
         cases = bar.n
     for line in table(found, given.path) if found else ():
         print(line)

@@ -17,6 +17,8 @@ def audit_files(
     painted_only: bool = False,
     finished: bool = False,
     names: Mapping[int, str] | None = None,
+    spacing: str | None = None,
+    colours: str | None = None,
 ) -> tuple[Paint, list[Finding], Mapping[int, str]]:
     """What a label file was understood to say, the auditor's findings, and the names of the classes.
 
@@ -25,9 +27,10 @@ def audit_files(
         painted_only: 0 is unlabelled everywhere.
         finished: 0 on painted slices is background, whatever the paint looks like.
         names: of the classes, by value; then other values are no classes. Those of a ``.seg.nrrd`` if None.
+        spacing, colours: how the files are to be read; see `volseg.io.read_volume`.
     """
-    volume = read_volume(image)
-    painted = read_volume(labels, labels=True)
+    volume = read_volume(image, spacing=spacing)
+    painted = read_volume(labels, labels=True, spacing=spacing, colours=colours)
     names = names or class_names(segments_of(painted))
     label = check_alignment(volume, painted, fill=unlabelled or 0)
     paint = understand_paint(

@@ -3,10 +3,12 @@
 Two layouts are understood. Plain: ``images/`` and ``labels/`` with the same file stems.
 Decathlon: ``imagesTr/``, ``labelsTr/`` and, for images without annotation, ``imagesTs/``.
 A folder ``truth/`` may hold dense labels beside sparse ones; it is used for scoring only.
-``dataset.json`` is optional. Two of its entries are read: ``training``, a list of
-``{"image": ..., "label": ...}`` as the Decathlon has it, and ``held_out``, the annotated slices
+``dataset.json`` is optional. Four of its entries are read. ``training`` is a list of
+``{"image": ..., "label": ...}`` as the Decathlon has it. ``held_out`` are the annotated slices
 that are kept for evaluation: ``{"case": {"x": [120], "z": [10, 31]}}``, or ``{"case": "all"}`` for a
 case that is not trained on at all. Slices are counted from 0: 10 is the one that Fiji and ITK-SNAP call 11.
+``spacing`` and ``colours`` say of all files what they do not say
+themselves, as on the command line: ``"0.5,0.5,2um"``, ``"000000=0,ff0000=1"``.
 
 The channels of an image may lie in files of their own, ``a_0000.nii.gz``, ``a_0001.nii.gz``, ...; its
 annotation is then ``a.nii.gz``.
@@ -42,7 +44,8 @@ class Case:
     """One image with what is known about it: paths, and what is held out for evaluation.
 
     ``held_out`` is slices per axis, or ``"all"`` for a case that is not trained on. ``channels`` are the
-    files of an image that has one for each channel; ``image`` is then the first of them.
+    files of an image that has one for each channel; ``image`` is then the first of them. ``spacing`` and
+    ``colours`` are how its files are to be read; see `volseg.io.read_volume`.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Case:
     truth: Path | None = None
     held_out: HeldOut | None = None
     channels: tuple[Path, ...] = ()
+    spacing: str | None = None
+    colours: str | None = None
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -94,10 +99,14 @@ def find_cases(
         )
     held_out = _held_out(folder, listing, set(names))
     truths = _by_stem(folder / "truth")
+    spacing, colours = (_words(folder, listing, key) for key in ("spacing", "colours"))
     cases = [
-        Case(name, files[0], label, truths.get(name), held_out.get(name), files if len(files) > 1 else ())
+        Case(
+            name, files[0], label, truths.get(name), held_out.get(name), files if len(files) > 1 else (),
+            spacing, colours,
+        )
         for name, files, label in sorted(pairs)
-    ]
+    ]  # fmt: skip
     if not cases:
         raise InputError(f"{folder} holds no pair of an image and an annotation: nothing can be trained on.")
     return _hold_out_cases(cases, held_out_cases)
@@ -278,6 +287,17 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
     if not isinstance(listing, dict):
         raise InputError(f"{path} holds a {type(listing).__name__}, but an object is needed.")
     return listing
+
+
+def _words(folder: Path, listing: Mapping[str, Any], key: str) -> str | None:
+    """How all files of the dataset are to be read, where it says so."""
+    told = listing.get(key)
+    if told is None or isinstance(told, str):
+        return told
+    raise InputError(
+        f"{folder / 'dataset.json'}: {key} is {told!r}, but a text is needed, as on the command line: "
+        '"spacing": "0.5,0.5,2um", "colours": "000000=0,ff0000=1".'
+    )
 
 
 def _held_out(folder: Path, listing: Mapping[str, Any], names: set[str]) -> Mapping[str, HeldOut]:

@@ -25,7 +25,7 @@ Classes: TypeAlias = npt.NDArray[np.uint8]
 
 def read_image(case: Case, in_channels: int) -> Volume:
     """The image of a case, checked for its channels."""
-    volume = read_channels(case.images)
+    volume = read_channels(case.images, spacing=case.spacing)
     if volume.channels != in_channels:
         raise InputError(
             f"{case.image} has {volume.channels} channel(s), but the bundle expects {in_channels}. "
@@ -82,14 +82,14 @@ def load_case(
     item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
-        array = _read_labels(case.label, source, labels)
+        array = _read_labels(case, case.label, source, labels)
         annotation = labels.encode(array, source=str(case.label))
         if isinstance(labels, InstanceScheme):
             item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
     if case.truth is not None:
-        truth = labels.encode(_read_labels(case.truth, source, labels), source=str(case.truth))
+        truth = labels.encode(_read_labels(case, case.truth, source, labels), source=str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
     return item
 
@@ -116,8 +116,9 @@ def _split(case: Case, annotation: Classes, fraction: float) -> tuple[Classes, C
     return train, held, {axis: [int(i) for i in indices] for axis, indices in slices.items()}
 
 
-def _read_labels(path: Path, image: Volume, labels: LabelScheme) -> npt.NDArray[Any]:
-    label = check_alignment(image, read_volume(path, labels=True), fill=labels.unlabelled or 0)
+def _read_labels(case: Case, path: Path, image: Volume, labels: LabelScheme) -> npt.NDArray[Any]:
+    read = read_volume(path, labels=True, spacing=case.spacing, colours=case.colours)
+    label = check_alignment(image, read, fill=labels.unlabelled or 0)
     array: npt.NDArray[Any] = label.array[0]
     return array
 

@@ -17,7 +17,16 @@ from volseg.data.verification import odd_values
 from volseg.densification.earlier import Earlier
 from volseg.densification.request import Choices
 from volseg.errors import InputError
-from volseg.io import Volume, check_alignment, class_names, digest, read_channels, read_volume, segments_of
+from volseg.io import (
+    Volume,
+    check_alignment,
+    class_names,
+    digest,
+    read_channels,
+    read_volume,
+    segments_of,
+    with_spacing,
+)
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["Images", "Inputs", "Source", "read_inputs"]
@@ -95,7 +104,10 @@ def read_inputs(
     image_files = _files_of(image)
     label_files = () if labels is None else _files_of(labels)
     stamps = {path: _stamp(path) for path in (*image_files, *label_files)}
-    picture = read_channels(image) if isinstance(image, list | tuple) else _volume(image, labels=False)
+    if isinstance(image, list | tuple):
+        picture = read_channels(image, spacing=choices.spacing)
+    else:
+        picture = _volume(image, choices, labels=False)
     if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():  # files were refused already
         raise InputError(
             "the image holds NaN or infinite voxels, and one is enough to spoil every average. Give them a "
@@ -106,7 +118,7 @@ def read_inputs(
         earlier.check_alone(picture, force=choices.force)
         logger.info("Image: %s. No paint: what %s learnt is applied.", _told(picture), earlier.folder)
         return _alone(picture, earlier, image_files, stamps)
-    label = _volume(labels, labels=True, like=picture)
+    label = _volume(labels, choices, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
     segments = segments_of(label)
@@ -227,12 +239,13 @@ def _scheme(paint: Paint, names: Mapping[int, str]) -> LabelScheme:
     return LabelScheme(chosen, paint.values)
 
 
-def _volume(source: Any, *, labels: bool, like: Volume | None = None) -> Volume:
+def _volume(source: Any, choices: Choices, *, labels: bool, like: Volume | None = None) -> Volume:
     """A file, a volume, or an array: an image as ``(*spatial)`` or ``(C, *spatial)`` beside its labels."""
     if isinstance(source, Volume):
-        return source
+        return source if choices.spacing is None else with_spacing(source, choices.spacing)
     if not isinstance(source, np.ndarray):
-        return read_volume(Path(source), labels=labels)
+        colours = choices.colours if labels else None
+        return read_volume(Path(source), labels=labels, spacing=choices.spacing, colours=colours)
     if like is not None:
         if source.shape != like.spatial_shape:
             raise InputError(
@@ -245,7 +258,8 @@ def _volume(source: Any, *, labels: bool, like: Volume | None = None) -> Volume:
             f"an image as an array is (channels, *spatial), not {source.shape}: add the axis of channels "
             "with image[None]."
         )
-    return Volume(source, np.eye(source.ndim))
+    plain = Volume(source, np.eye(source.ndim))
+    return plain if choices.spacing is None else with_spacing(plain, choices.spacing)
 
 
 def _told(volume: Volume) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from volseg.data.auditing import names_from
 from volseg.errors import ResourceError
+from volseg.io import as_colours, as_spacing
 
 __all__ = ["METHODS", "Choices", "Method", "names_of"]
 
@@ -36,8 +37,14 @@ class Choices:
     device: str | None = None
     seed: int = 0
     force: bool = False
+    spacing: str | Sequence[float] | None = None
+    colours: str | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.spacing is not None:
+            as_spacing(self.spacing)
+        if self.colours is not None:
+            as_colours(self.colours)
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise ValueError(f"minutes = {self.minutes} is no time to learn: give a number above 0.")
         if self.method not in METHODS:

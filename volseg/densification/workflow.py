@@ -26,6 +26,8 @@ def densify(
     painted_only: bool = False,
     finished: bool = False,
     names: Mapping[Any, str] | Sequence[str] | None = None,
+    spacing: str | Sequence[float] | None = None,
+    colours: str | Mapping[str, int] | None = None,
     method: Method = "network",
     folds: int | None = None,
     keep_painted: bool = True,
@@ -59,6 +61,8 @@ def densify(
         painted_only: 0 is unlabelled everywhere, on painted slices, too.
         finished: 0 on painted slices is background, whatever the paint looks like.
         names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
+        spacing: voxel size of both files, where they name none or a wrong one: ``"0.5,0.5,2um"``.
+        colours: what the colours of a label picture stand for: ``"000000=0,ff0000=1"``.
         folds: in how many turns slices are held out, 3 to 8 if not told, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
         compare: score the methods without a network as well, for the report.
@@ -81,6 +85,8 @@ def densify(
         painted_only=painted_only,
         finished=finished,
         names=names_of(names),
+        spacing=spacing,
+        colours=colours,
         method=method,
         folds=folds,
         keep_painted=keep_painted,

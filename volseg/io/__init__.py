@@ -6,11 +6,14 @@ Every format gives the same `Volume`; every file is written whole or not at all.
 from volseg.io.alignment import check_alignment, put_onto
 from volseg.io.atomic import atomic_write
 from volseg.io.channels import channel_of, join_volumes, read_channels
+from volseg.io.colours import as_colours
 from volseg.io.digest import digest, stamp
 from volseg.io.files import SUFFIXES, is_volume, output_suffix, read_volume, write_volume
 from volseg.io.json_text import parse_json, read_json
 from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.segments import Segment, class_names
+from volseg.io.slices import slices_in, stack_slices
+from volseg.io.spacing import as_spacing, with_spacing
 from volseg.io.volume import Volume
 from volseg.io.weights import read_weights, write_weights
 
@@ -18,6 +21,8 @@ __all__ = [
     "SUFFIXES",
     "Segment",
     "Volume",
+    "as_colours",
+    "as_spacing",
     "atomic_write",
     "channel_of",
     "check_alignment",
@@ -33,8 +38,11 @@ __all__ = [
     "read_volume",
     "read_weights",
     "segments_of",
+    "slices_in",
+    "stack_slices",
     "stamp",
     "with_segments",
+    "with_spacing",
     "write_volume",
     "write_weights",
 ]

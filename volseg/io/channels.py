@@ -10,6 +10,7 @@ import numpy as np
 from volseg.errors import InputError
 from volseg.io.alignment import check_alignment
 from volseg.io.files import read_volume
+from volseg.io.spacing import Spacing
 from volseg.io.volume import Volume
 
 __all__ = ["channel_of", "join_volumes", "read_channels"]
@@ -23,18 +24,23 @@ def channel_of(stem: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (stem, None)
 
 
-def read_channels(paths: Sequence[str | os.PathLike[str]]) -> Volume:
+def read_channels(
+    paths: Sequence[str | os.PathLike[str]], *, spacing: str | Sequence[float] | Spacing | None = None
+) -> Volume:
     """One volume of several files, a channel each, in the order given.
 
     They must lie on one grid. Place and header are those of the first; the voxel type is the smallest that
     holds them all.
+
+    Args:
+        spacing: the voxel size, where the files name none or a wrong one; see `volseg.io.read_volume`.
 
     Raises:
         InputError: if a file has several channels itself, or lies elsewhere.
     """
     if not paths:
         raise ValueError("No file given: an image has at least one channel.")
-    return join_volumes([read_volume(path) for path in paths])
+    return join_volumes([read_volume(path, spacing=spacing) for path in paths])
 
 
 def join_volumes(volumes: Sequence[Volume]) -> Volume:

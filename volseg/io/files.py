@@ -233,7 +233,10 @@ def is_volume(path: str | os.PathLike[str]) -> bool:
 def _check_exists(path: Path) -> _Format:
     """The format of a path that can be opened."""
     if path.is_dir() and not path.name.lower().endswith(_FOLDERS):
-        raise InputError(f"{path} is a folder. Name a file in it; stacks of single files are not read.")
+        raise InputError(
+            f"{path} is a folder. Name a file in it; if it holds the slices of one volume, make that first: "
+            f"'volseg convert {path} -o {path.name or 'stack'}.tif'."
+        )
     if path.exists() and not path.is_dir() and not path.is_file():
         raise InputError(f"{path} is not a regular file. Name an image file.")
     if path.exists():

@@ -21,8 +21,6 @@ from volseg.labels import IGNORE_INDEX
 
 __all__ = ["Facts", "check_case", "files_of", "listening", "sha256"]
 
-_FLAT = 20.0  # a voxel so much longer than wide is more often a slip of the unit than a microscope
-
 
 class Facts(TypedDict, total=False):
     """What the cases of a data set should have in common; empty where the image could not be read."""
@@ -71,11 +69,11 @@ def listening() -> Iterator[None]:
 def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts]:
     """What is wrong with the files of one case, and its facts."""
     found: list[Finding] = []
-    image = _read_image(case.images, found)
+    image = _read_image(case, found)
     if image is None:
         for path in (case.label, case.truth):
             if path is not None:
-                _read_labels(path, found)
+                _read_labels(case, path, found)
         return found, {}
     found += _image_findings(image, case.image, expected)
     for path in (case.label, case.truth):
@@ -104,14 +102,18 @@ def sha256(path: Path) -> str:
         return ""
 
 
-def _read_image(paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
+def _read_image(case: Case, found: list[Finding]) -> Volume | None:
     """The image, or ``None``; what the reader said goes to ``found``."""
-    return _read(lambda: read_channels(paths), paths, found)
+    return _read(lambda: read_channels(case.images, spacing=case.spacing), case.images, found)
 
 
-def _read_labels(path: Path, found: list[Finding]) -> Volume | None:
+def _read_labels(case: Case, path: Path, found: list[Finding]) -> Volume | None:
     """The labels, or ``None``; what the reader said goes to ``found``."""
-    return _read(lambda: read_volume(path, labels=True), (path,), found)
+
+    def read() -> Volume:
+        return read_volume(path, labels=True, spacing=case.spacing, colours=case.colours)
+
+    return _read(read, (path,), found)
 
 
 def _read(read: Callable[[], Volume], paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
@@ -157,20 +159,11 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
             )
     for what, todo in odd_values(image.array):
         yield Finding("warning", str(path), what, todo)
-    longest, shortest = max(image.spacing), min(image.spacing)
-    if longest > _FLAT * shortest:
-        sizes = " x ".join(f"{s:.3g}" for s in image.spacing)
-        yield Finding(
-            "warning",
-            str(path),
-            f"a voxel is {sizes} {image.unit}".rstrip() + f": {longest / shortest:.3g} times as long as wide",
-            "Check the voxel size and its unit.",
-        )
 
 
 def _label_findings(path: Path, image: Volume, case: Case, expected: Expectations) -> list[Finding]:
     found: list[Finding] = []
-    label = _read_labels(path, found)
+    label = _read_labels(case, path, found)
     if label is None:
         return found
     _LISTENER.heard().clear()

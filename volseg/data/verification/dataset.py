@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ def verify(
     jobs: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    spacing: str | None = None,
+    colours: str | None = None,
 ) -> list[Finding]:
     """Everything that is wrong with a data set, a folder of files or a file; empty if all is well.
 
@@ -49,6 +52,7 @@ def verify(
         cache: folder in which the findings of each case are kept under the hash of its files, so that an
             unchanged case is not read again; ``None`` for none.
         progress: called with the number of cases done, and of all.
+        spacing, colours: how the files are to be read; see `volseg.io.read_volume`.
 
     Raises:
         InputError: if there is nothing at ``path``.
@@ -59,6 +63,9 @@ def verify(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs = {jobs}: at least one file has to be read at a time.")
     found, cases = _cases(path)
+    cases = [
+        replace(case, spacing=spacing or case.spacing, colours=colours or case.colours) for case in cases
+    ]
     return sorted(found + _check(cases, expected, jobs, cache, progress))
 
 
@@ -166,7 +173,7 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     image = "".join(hashes[str(path)] for path in case.images)
     if cache is None or not all(hashes.values()):
         return *check_case(case, expected), image
-    told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out)])
+    told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out), case.spacing, case.colours])
     place = cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made anew
         kept = read_json(place, constant=float)
