@@ -86,6 +86,7 @@ def test_the_command_passes_everything_on(volseg, asked):
     words = "a.nii b.nii -o out --minutes 2.5 --unlabelled 9 --names 1=a 2=b --method interpolate --folds 5 "
     words += "--no-keep-painted --no-compare --no-suggest --continue old --device cpu --seed 3 --force "
     words += "--apply other --resume "
+    words += "--spacing 4,4,50nm --colours 00=0,ff=1 "
     assert volseg("densify", *words.split(), "--overwrite")[0] == 0
     files, settings = given(asked[0])
     assert files == ["a.nii", "b.nii", "out"]
@@ -94,7 +95,7 @@ def test_the_command_passes_everything_on(volseg, asked):
     assert settings.pop("command").startswith("volseg ")
     assert settings.pop("began") <= time.monotonic()
     assert settings == {
-        "minutes": 2.5, "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
+        "minutes": 2.5, "spacing": "4,4,50nm", "colours": "00=0,ff=1", "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
         "method": "interpolate", "folds": 5, "keep_painted": False, "compare": False, "suggest_next": False,
         "device": "cpu", "seed": 3, "force": True, "resume": True, "overwrite": True, "finished": False,
     }  # fmt: skip
