@@ -95,7 +95,8 @@ def test_the_command_passes_everything_on(volseg, asked):
     assert settings.pop("command").startswith("volseg ")
     assert settings.pop("began") <= time.monotonic()
     assert settings == {
-        "minutes": 2.5, "spacing": "4,4,50nm", "colours": "00=0,ff=1", "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
+        "minutes": 2.5, "spacing": "4,4,50nm", "colours": "00=0,ff=1",
+        "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
         "method": "interpolate", "folds": 5, "keep_painted": False, "compare": False, "suggest_next": False,
         "device": "cpu", "seed": 3, "force": True, "resume": True, "overwrite": True, "finished": False,
     }  # fmt: skip
