@@ -275,7 +275,7 @@ def test_train_evaluate_predict_and_look_at_it(make_dataset, train, volseg, tmp_
     code, out, _ = volseg("info", run / "model.pt")
     assert code == 0
     assert "weights after 4 iterations, written" in out
-    assert "trained on a, held out {'z': [5]}" in out
+    assert "trained on a, held out z = 5 (the 6th)" in out
     config = (run / "config.json").read_text()
     assert f'"dataset_dir": "{folder}"' in config
     assert '"epochs": 2' in config
@@ -305,7 +305,7 @@ def test_info_tells_what_there_is(make_dataset, volseg, tmp_path):
     assert "um" in out
     code, out, _ = volseg("info", folder)
     assert code == 0
-    assert "held out {'z': [5]}" in out
+    assert "held out z = 5 (the 6th)" in out
     save_checkpoint(tmp_path / "model.pt", {"model": torch.nn.Linear(2, 3).state_dict(), "iteration": 1})
     assert "9 numbers in 2 tensors" in volseg("info", tmp_path / "model.pt")[1]
     code, _, err = volseg("info", tmp_path / "none.nii")
