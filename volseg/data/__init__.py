@@ -4,7 +4,7 @@ from volseg.data.cases import Case, find_cases, find_images, join_channels, stem
 from volseg.data.drawing import PatchLoader
 from volseg.data.loading import load_case
 from volseg.data.phantoms import KINDS, write_phantom
-from volseg.data.record import Record, annotation_of, learnt_of
+from volseg.data.record import Record, annotation_of, is_record, learnt_of
 from volseg.data.sets import TrainingPatches, WholeVolumes
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "annotation_of",
     "find_cases",
     "find_images",
+    "is_record",
     "join_channels",
     "learnt_of",
     "load_case",

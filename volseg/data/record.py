@@ -29,6 +29,7 @@ __all__ = [
     "annotation_of",
     "entry_of",
     "held_out_again",
+    "is_record",
     "learnt_of",
     "spared_entry",
     "voxels_hash",
@@ -42,6 +43,20 @@ Record: TypeAlias = dict[str, dict[str, Any]]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Classes: TypeAlias = npt.NDArray[np.uint8]
 Item: TypeAlias = Mapping[str, Any]
+
+
+def is_record(content: Any) -> bool:
+    """Whether this is a record, as far as that can be seen without the images."""
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(entry, dict) and {"name", "held_out"} <= set(entry) and (
+            entry["held_out"] == "all"
+            or (
+                isinstance(entry["held_out"], dict)
+                and all(isinstance(indices, list) for indices in entry["held_out"].values())
+            )
+        )
+        for key, entry in content.items()
+    )  # fmt: skip
 
 
 def voxels_hash(image: npt.NDArray[np.float32]) -> str:

@@ -133,7 +133,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             InputError: if nothing is left to train on.
         """
         self._before = record
-        kept, self.cases = self.cases, []
+        kept, self.cases, before = self.cases, [], self.counts()
         for item in kept:
             held_out = held_out_again(item, record, self.held_out)
             if held_out == "all":
@@ -149,6 +149,8 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             else:
                 self.cases.append(item)
         self._require_cases()
+        if (self.counts() != before).any():
+            self._say()
 
     def _say(self) -> None:
         counts = self.counts()

@@ -18,7 +18,7 @@ from torch import nn
 
 from volseg.data import Case
 from volseg.engines.claim import claim, release
-from volseg.errors import RefusedError
+from volseg.errors import RefusedError, ResourceError
 from volseg.io import stamp
 
 __all__ = ["Batch", "described", "fingerprint", "weights_hash"]
@@ -92,12 +92,17 @@ class Batch:
 
     def _note(self, number: int, files: Mapping[str, str] | None) -> None:
         line = json.dumps({"image": number, "work": self.works[number], "files": files})
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(handle, f"\n{line}\n".encode())  # in one go: several processes may write
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, f"\n{line}\n".encode())  # in one go: several processes may write
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write {self.path}: {error.strerror}. Free some space or choose another folder."
+            ) from error
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volseg.data import is_record
 from volseg.engines.exchange import import_weights
 from volseg.errors import InputError, ResourceError
 from volseg.io import atomic_write
@@ -80,6 +81,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a checkpoint ({error}).") from error
     if not isinstance(content, dict) or "model" not in content:
         raise InputError(f"{path} is not a checkpoint of volseg: it holds no 'model'.")
+    if not is_record(content.get("trained_on", {})):
+        raise InputError(
+            f"{path}: its record of what was trained on was not written by volseg, so nobody can say what may "
+            "be scored. Take the checkpoint of a training."
+        )
     noted = content.pop(_HASH, None)
     if noted is not None and noted != _digest(content):
         raise InputError(

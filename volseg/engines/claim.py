@@ -1,6 +1,7 @@
 """A folder, or a result in it, belongs to one run at a time."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from volseg.errors import RefusedError, ResourceError
@@ -52,8 +53,9 @@ def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> N
         claim(folder, option, lock=lock)
         return
     _HELD[path] = handle
-    os.truncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    with suppress(OSError):  # on a full disk nobody is told the number
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
 def release(folder: Path, *, lock: str = _LOCK) -> None:

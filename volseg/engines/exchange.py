@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from volseg.data import is_record
 from volseg.errors import InputError
 from volseg.io import parse_json, read_weights, write_weights
 
@@ -38,11 +39,7 @@ def import_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, 
             content[key] = parse_json(text, f"{path}: the note {key!r}", constant=float)
         except InputError:
             content[key] = text
-    trained_on = content.get("trained_on", {})
-    known = isinstance(trained_on, dict) and all(
-        isinstance(one, dict) and {"name", "held_out"} <= set(one) for one in trained_on.values()
-    )
-    if not known:
+    if not is_record(content.get("trained_on", {})):
         raise InputError(
             f"{path}: its note 'trained_on' was not written by volseg. Export the weights again."
         )
