@@ -286,7 +286,6 @@ def test_a_training_that_goes_on_keeps_its_record_and_refuses_other_classes(make
     "record", [["a"], {"x": 1}, {"x": {"name": "a"}}, {"x": {"name": "a", "held_out": 3}}]
 )
 def test_a_checkpoint_whose_record_is_none_is_refused(tmp_path, record):
-    save_checkpoint(tmp_path / "m.pt", {"model": Constant().state_dict()})
     torch.save({"model": Constant().state_dict(), "trained_on": record}, tmp_path / "m.pt")
     with pytest.raises(InputError, match="its record of what was trained on was not written by volseg"):
         load_checkpoint(tmp_path / "m.pt")

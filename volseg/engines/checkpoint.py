@@ -83,8 +83,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of volseg: it holds no 'model'.")
     if not is_record(content.get("trained_on", {})):
         raise InputError(
-            f"{path}: its record of what was trained on was not written by volseg, so nobody can say what may "
-            "be scored. Take the checkpoint of a training."
+            f"{path}: its record of what was trained on was not written by volseg, so nobody can say what "
+            "may be scored. Take the checkpoint of a training."
         )
     noted = content.pop(_HASH, None)
     if noted is not None and noted != _digest(content):
