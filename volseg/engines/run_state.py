@@ -1,10 +1,11 @@
 """Everything a run is at one moment: what a checkpoint holds, and how it is put back."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,8 +14,10 @@ from volseg.data import TrainingPatches
 from volseg.engines import processes
 from volseg.engines.budget import Budget, Improvement, stretch
 from volseg.engines.checkpoint import load_newest
+from volseg.engines.clean import undeformed_blocks
 from volseg.engines.step import Step
 from volseg.errors import InputError, RefusedError
+from volseg.inferers.statistics import clean_statistics, load_statistics, statistics_of
 
 __all__ = ["RunState"]
 
@@ -37,15 +40,34 @@ class RunState:
     best: Improvement
     seed: int
     dataset: TrainingPatches
+    statistics: Literal["running", "clean"] = "running"
 
     def __post_init__(self) -> None:
         self.trained_on = self.dataset.trained_on()
 
-    def weights(self, iteration: int) -> dict[str, Any]:
-        """What one segments with: weights, averaged if they are, and what they were trained on."""
+    @contextmanager
+    def in_use(self, *, done: bool) -> Iterator[dict[str, Any]]:
+        """The network as one segments with it: its weights averaged if they are, and, of a run that is done,
+        with the statistics that batch norm is to have. Yields what a checkpoint says of these."""
         with self.step.averaged(self.network):
+            before = statistics_of(self.network)
+            if not done or not before or self.statistics == "running":
+                yield {"statistics": {"running": before}} if done and before else {}
+                return
+            device = next(self.network.parameters()).device
+            blocks = (block.to(device) for block in undeformed_blocks(self.dataset, self.seed))
+            clean = clean_statistics(self.network, blocks)
+            load_statistics(self.network, clean)
+            try:
+                yield {"statistics": {"running": before, "clean": clean}}
+            finally:
+                load_statistics(self.network, before)
+
+    def weights(self, iteration: int, *, done: bool) -> dict[str, Any]:
+        """What one segments with, and what it was trained on."""
+        with self.in_use(done=done) as told:
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return {"model": weights, "iteration": iteration, **self._learnt()}
+        return {"model": weights, "iteration": iteration, **told, **self._learnt()}
 
     def content(self, iteration: int) -> dict[str, Any]:
         """What one goes on from."""

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
@@ -58,6 +58,7 @@ def trainer(
     max_minutes: float | None = None,
     patience: int = 0,
     keep_last: int = 2,
+    statistics: Literal["running", "clean"] = "running",
     precision: str = "float32",
     cache: Cache = "auto",
     compiled: bool | str = False,
@@ -96,6 +97,9 @@ def trainer(
         max_minutes: the run ends, saved and resumable, when it has taken so long, earlier parts included.
         patience: the run ends after so many validations without a better score; 0 for never.
         keep_last: how many of the checkpoints to resume from are kept.
+        statistics: of batch norm in ``model.pt``, once the training is done, and ``best.pt``: ``"running"``
+            as training left them, ``"clean"`` gathered anew from undeformed blocks of the training images.
+            The others are kept beside them.
         cache: where the volumes are kept and patches drawn: ``"device"``, ``"host"``, or ``"auto"``, the
             device if they take no more than half of its free memory.
         compiled: run the network through ``torch.compile``; a text names its backend.
@@ -110,6 +114,8 @@ def trainer(
     iterations = max_epochs * epoch_length
     if min(max_epochs, epoch_length) < 1:
         raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
+    if statistics not in ("running", "clean"):
+        raise ValueError(f'statistics = {statistics!r} is unknown. Use "running" or "clean".')
     if keep_last < 1:
         raise ValueError(f"keep_last = {keep_last} keeps no checkpoint: 1 is the least.")
     validates = evaluator is not None and val_interval > 0
@@ -126,7 +132,7 @@ def trainer(
     lap = stopwatch.lap if stopwatch else lambda _: None
     average = moving_average(network, weight_average)
     step = Step(_faster(forward, compiled), amp=amp, average=average, every=every, lap=lap)
-    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset)
+    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset, statistics)
     start = 0
     if resume:
         check_run(home, resume=resume, overwrite=overwrite)
@@ -190,10 +196,10 @@ def trainer(
     if stopwatch and writes:
         stopwatch.attach(engine, forward, amp)
 
-    def save(engine: Engine) -> None:
+    def save(engine: Engine, *, done: bool = False) -> None:
         if writes:
             iteration = engine.state.iteration
-            save_checkpoint(folder / "model.pt", state.weights(iteration))
+            save_checkpoint(folder / "model.pt", state.weights(iteration, done=done))
             save_checkpoint(folder / "last.pt", state.content(iteration), keep=keep_last)
             while describe:
                 describe.pop()()
@@ -204,11 +210,11 @@ def trainer(
             return
         iteration = engine.state.iteration
         evaluator.state.trained_on = state.trained_on  # what it has learnt from is not scored
-        with step.averaged(network), processes.alone(network):
+        with state.in_use(done=True), processes.alone(network):
             evaluator.run(max(1, engine.state.epoch))
         metrics = evaluator.state.metrics
         if best.note(next(iter(metrics.values()), math.nan), iteration) and writes:
-            save_checkpoint(folder / "best.pt", state.weights(iteration))
+            save_checkpoint(folder / "best.pt", state.weights(iteration, done=True))
         if writes:
             tracking.scores(iteration, metrics)
             for name, picture in evaluator.state.pictures.items():
@@ -220,7 +226,7 @@ def trainer(
         is_spent = processes.any_of(budget.is_spent, device)
         if is_spent or epoch == max_epochs or (val_interval and epoch % val_interval == 0):
             validate(engine)
-        save(engine)
+        save(engine, done=is_spent or best.is_over or epoch == max_epochs)
         if is_spent or best.is_over:
             engine.terminate()
 
@@ -231,7 +237,7 @@ def trainer(
             return
         if processes.any_of(budget.is_spent, device):
             validate(engine)
-            save(engine)
+            save(engine, done=True)
             engine.terminate()
 
     StopOnSignal(save, every=every).attach(engine)

@@ -25,7 +25,12 @@ from volseg.geometry import Tile, choose_tile, halve_tile, per_axis, plan_tiles
 from volseg.inferers.demand import says_its_sizes, window_of
 from volseg.inferers.memory import free_memory
 from volseg.inferers.planning import make_plan
-from volseg.inferers.statistics import BatchNorm, as_for_inference, freeze_volume_statistics
+from volseg.inferers.statistics import (
+    BatchNorm,
+    as_for_inference,
+    freeze_volume_statistics,
+    needs_image,
+)
 from volseg.inferers.work import Source, Work
 from volseg.networks.measuring import first_output
 
@@ -60,7 +65,9 @@ class OverlapTileInferer(Inferer):
         batch_norm: whose statistics batch normalisation uses. ``"running"``: those of the
             training. ``"tile"``: those of the tile at hand (Çiçek et al. 2016, Sec. 3).
             ``"volume"``: those of the volume at hand, gathered over a few blocks spread over it,
-            the same ones whatever the tile, then frozen.
+            the same ones whatever the tile, then frozen. ``"mix"``: ``share`` of these and the rest of the
+            training's, which is the safest of all where images differ in content.
+        share: of the volume's statistics in a mixture, between 0 and 1.
         amp: compute in 16 bits where the network can.
         progress: show a bar, with the time left.
 
@@ -76,11 +83,16 @@ class OverlapTileInferer(Inferer):
         max_memory: int | None = None,
         *,
         batch_norm: BatchNorm = "running",
+        share: float = 0.5,
         amp: bool = False,
         progress: bool = False,
     ) -> None:
         if batch_norm not in get_args(BatchNorm):
-            raise ValueError(f'batch_norm = {batch_norm!r} is unknown. Use "running", "tile" or "volume".')
+            raise ValueError(
+                f'batch_norm = {batch_norm!r} is unknown. Use "running", "tile", "volume" or "mix".'
+            )
+        if not 0 <= share <= 1:
+            raise ValueError(f"share = {share} of the volume's statistics must be between 0 and 1.")
         if tile is not None:
             per_axis(tile, len(tile) if isinstance(tile, Sequence) else 1, "tile")
         if max_memory is not None and max_memory <= 0:
@@ -88,6 +100,7 @@ class OverlapTileInferer(Inferer):
         self.tile = tile
         self.max_memory = max_memory
         self.batch_norm = batch_norm
+        self.share = share if batch_norm == "mix" else 1.0
         self.amp = amp
         self.progress = progress
 
@@ -153,8 +166,8 @@ class OverlapTileInferer(Inferer):
 
     def tiles(self, volume: Source, work: Work) -> list[Tile]:
         """The tiles of a volume, after whatever must be known about it before the first of them."""
-        if self.batch_norm == "volume":
-            freeze_volume_statistics(volume, work, self.memory(work))
+        if needs_image(self.batch_norm):
+            freeze_volume_statistics(volume, work, self.memory(work), share=self.share)
         work.prepare()
         size = tuple(volume.shape[1:])
         demand = work.demand

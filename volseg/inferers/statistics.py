@@ -2,10 +2,12 @@
 
 ``"running"``: those of the training. ``"tile"``: those of the tile at hand (Çiçek et al. 2016, Sec. 3).
 ``"volume"``: those of the volume at hand, gathered over a few blocks spread over it, then frozen.
+``"mix"``: a share of these and the rest of the training's. Those of a volume go wrong where its content is
+other than that of the training images, those of the training where its grey values are.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -22,18 +24,27 @@ __all__ = [
     "BatchNorm",
     "Statistics",
     "as_for_inference",
+    "clean_statistics",
     "freeze_volume_statistics",
     "load_statistics",
+    "needs_image",
     "statistics_of",
 ]
 
-BatchNorm = Literal["running", "tile", "volume"]
+BatchNorm = Literal["running", "tile", "volume", "mix"]
+
+Statistics = list[tuple[list[float], list[float]]]  # of every batch norm, mean and variance per channel
 
 _log = logging.getLogger(__name__)
 
 # Blocks for the statistics of a volume: about as large as the input tile of Çiçek et al. 2016.
 _STATISTICS_VOXELS = 2**21
 _STATISTICS_TILES_PER_AXIS = 2
+
+
+def needs_image(batch_norm: BatchNorm) -> bool:
+    """Whether it takes statistics from the whole image at hand, before the first tile."""
+    return batch_norm in ("volume", "mix")
 
 
 @contextmanager
@@ -62,15 +73,44 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [part for part in network.modules() if isinstance(part, _BatchNorm)]
 
 
-def freeze_volume_statistics(volume: Source, work: Work, memory: int | None = None) -> None:
+def freeze_volume_statistics(
+    volume: Source, work: Work, memory: int | None = None, *, share: float = 1.0
+) -> None:
     """Make the running statistics those of one volume: total variance, between blocks and within.
 
     Args:
+        share: of the volume in means and variances; the rest is what they were.
         memory: bytes that a block may take. The blocks depend on the volume's size alone unless this is
             too little for them; then they are smaller, and that is said.
     """
     tiles = _fitting_tiles(volume, work, memory)
-    norms = [norm for norm in _batch_norms(work.network) if norm.running_mean is not None]
+    found = _gathered(work.network, (work.block(volume, tile.read) for tile in tiles), work.forward)
+    for norm, (mean, variance) in found.items():
+        norm.running_mean.lerp_(mean.to(norm.running_mean), share)  # type: ignore[union-attr,arg-type]
+        norm.running_var.lerp_(variance.to(norm.running_var), share)  # type: ignore[union-attr,arg-type]
+
+
+def clean_statistics(network: nn.Module, blocks: Iterable[Tensor]) -> Statistics:
+    """Those of images as they are, for a network that learnt from deformed ones, which are smoother.
+
+    Running statistics are those of what a network was trained on. Deformed patches are interpolated, and the
+    images that are segmented later are not.
+
+    Args:
+        blocks: batches of undeformed input, on the network's device.
+    """
+    with torch.no_grad(), as_for_inference(network, "running"):
+        for norm, (mean, variance) in _gathered(network, blocks, network).items():
+            norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+            norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        return statistics_of(network)
+
+
+def _gathered(
+    network: nn.Module, blocks: Iterable[Tensor], forward: Callable[[Tensor], object]
+) -> dict[_BatchNorm, tuple[Tensor, Tensor]]:
+    """Mean and total variance per channel of what reaches each batch norm, over all blocks; float64."""
+    norms = [norm for norm in _batch_norms(network) if norm.running_mean is not None]
     sums: dict[_BatchNorm, Tensor] = {}
 
     def note(norm: _BatchNorm, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -85,21 +125,18 @@ def freeze_volume_statistics(volume: Source, work: Work, memory: int | None = No
     try:
         for norm in norms:
             norm.training, norm.track_running_stats = True, False
-        for tile in tiles:
-            work.forward(work.block(volume, tile.read))
+        for block in blocks:
+            forward(block)
     finally:
         for handle in handles:
             handle.remove()
         for norm in norms:
             norm.training, norm.track_running_stats = False, True
-    for norm in sums:
-        count, first, second = sums[norm]
+    found = {}
+    for norm, (count, first, second) in sums.items():
         mean = first / count
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_((second / count - mean**2).clamp(min=0))  # type: ignore[union-attr]
-
-
-Statistics = list[tuple[list[float], list[float]]]  # of every batch norm, mean and variance per channel
+        found[norm] = mean, (second / count - mean**2).clamp(min=0)
+    return found
 
 
 def statistics_of(network: nn.Module) -> Statistics:

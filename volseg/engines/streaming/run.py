@@ -36,7 +36,14 @@ from volseg.geometry import plan_tiles
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.averaging import Symmetry, check_symmetric
 from volseg.inferers.planning import Plan, make_plan
-from volseg.inferers.statistics import Statistics, as_for_inference, freeze_volume_statistics, statistics_of
+from volseg.inferers.statistics import (
+    Statistics,
+    as_for_inference,
+    freeze_volume_statistics,
+    load_statistics,
+    needs_image,
+    statistics_of,
+)
 from volseg.inferers.turned import Turned
 from volseg.inferers.work import Source, Work
 from volseg.io.atomic import put_in_place
@@ -74,7 +81,7 @@ def why_not_streamed(
             f"The network is a {type(network).__name__} and the inferer a {type(inner).__name__}; block by "
             "block there can be volseg.UNet with volseg.OverlapTileInferer."
         )
-    if inner is not inferer and inner.batch_norm == "volume" and _is_watched(network):
+    if inner is not inferer and needs_image(inner.batch_norm) and _is_watched(network):
         return "Averaging over versions with statistics of the volume, the network may have no hooks."
     for path in outputs:
         if not can_write_blocks(path):
@@ -174,7 +181,15 @@ def predict_streamed(
         for each in outputs:
             create_blocks(each.made, each.shape, each.dtype, source.like, tile=journal.plan["tile"])
 
-    settings = [plain.batch_norm, plain.amp, plain.tile, values.tolist(), str(versions), _told(preprocessing)]
+    settings = [
+        plain.batch_norm,
+        plain.share,
+        plain.amp,
+        plain.tile,
+        values.tolist(),
+        str(versions),
+        _told(preprocessing),
+    ]
     settings += [[each.kind, str(each.target)] for each in outputs]
     journal = Journal(outputs[0].target, _fingerprint(source, network, settings))
 
@@ -303,12 +318,14 @@ def _statistics(
     volume: Source, work: Work, inferer: OverlapTileInferer, versions: Sequence[Symmetry]
 ) -> list[Statistics] | None:
     """Of batch normalisation, for each version, if they are to be those of the volume."""
-    if inferer.batch_norm != "volume":
+    if not needs_image(inferer.batch_norm):
         return None
     found = []
+    before = statistics_of(work.network)
     all_seen: list[Source] = [Turned(volume, version) for version in versions]
     for seen in all_seen or [volume]:
-        freeze_volume_statistics(seen, work, inferer.memory(work))
+        load_statistics(work.network, before)
+        freeze_volume_statistics(seen, work, inferer.memory(work), share=inferer.share)
         found.append(statistics_of(work.network))
     return found
 
