@@ -6,7 +6,7 @@ Scores are IoU, mean over the classes that make up at least 0.2 % of what is sco
 (``--test DIR``: those of another data set), each as a whole and in six crops: the richest and the poorest in
 foreground of 40, two corners, two at random. A crop is normalised by itself, as a file of a user's would be.
 ``tile``: tiles as large as the output of a training patch. ``frozen``: the last tenth of the same training
-with batch norm in evaluation mode at its averaged running statistics, which ``--frozen`` names the weights of.
+with batch norm in evaluation mode at its averaged running statistics; ``--frozen`` names its weights.
 """
 
 import argparse

@@ -1,13 +1,16 @@
 """``volseg export``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "write the weights of a checkpoint as safetensors, to hand on"
 EXAMPLE = "volseg export runs/mine/model.pt -o kidney.safetensors"
+
+_MUCH = 0.02  # of a score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +21,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.engines.checkpoint import load_checkpoint
-    from volseg.engines.exchange import export_weights
+    from volseg.engines.exchange import batch_norm_of, export_weights
 
-    told = export_weights(load_checkpoint(given.checkpoint), given.output, overwrite=given.overwrite)
+    content = load_checkpoint(given.checkpoint)
+    batch_norm = batch_norm_of(given.checkpoint, content.get("iteration"))
+    if batch_norm:
+        content["batch_norm"] = batch_norm
+    told = export_weights(content, given.output, overwrite=given.overwrite)
     print(f"{given.output}: SHA-256 {told}")
+    for line in _about(batch_norm):
+        print(line)
+
+
+def _about(batch_norm: Mapping[str, Any]) -> Iterator[str]:
+    """What another program will get with these weights, where that is not what predict gives."""
+    mode = batch_norm.get("mode", "running")
+    if mode == "running":
+        return
+    yield (
+        f'Batch norm: predict computes with batch_norm = "{mode}", which takes statistics from each image. '
+        "A program that loads these weights in evaluation mode does without them and gets another result."
+    )
+    if "score" in batch_norm and "running" in batch_norm:
+        with_image, without = batch_norm["score"], batch_norm["running"]
+        verdict = "WARNING, that is much worse" if with_image - without > _MUCH else "about as good"
+        yield f"Held-out score: {with_image:.3f} with predict, {without:.3f} in evaluation mode: {verdict}."
+    else:
+        yield "How good that is, is not known: volseg evaluate into the folder of the run, then export again."

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -25,6 +26,7 @@ from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
 from volseg.engines.run_folder import new_file
 from volseg.engines.scores import Scores
+from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Report, panel, save_picture, write_report
@@ -68,6 +70,8 @@ def evaluator(
     """
     folder = None if output_dir is None else Path(output_dir)
     scores = Scores(dataset.labels, tolerance=tolerance)
+    plain = None if folder is None else _without_image(inferer)
+    plain_scores = Scores(dataset.labels)
     content: dict[str, Any] = {}
     pages: list[Report] = []
 
@@ -81,6 +85,11 @@ def evaluator(
         logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0].cpu()
         prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
         scores.add(item["name"], "held out", prediction, held)
+        if plain is not None:
+            logits_plain = segment(item["image"], engine.network, plain, engine.state.device)[0].cpu()
+            plain_scores.add(
+                item["name"], "held out", logits_plain.argmax(0, keepdim=True).to(torch.uint8), held
+            )
         for measure in measures:
             measure.add(item["name"], logits.softmax(0), held[0], item.get("instances"), dataset.labels)
         if truth is not None:
@@ -112,6 +121,7 @@ def evaluator(
         engine.state.pictures = {}
         pages.clear()
         scores.clear()
+        plain_scores.clear()
         for measure in measures:
             measure.clear()
 
@@ -131,6 +141,8 @@ def evaluator(
             )
         if folder is not None and processes.rank() == 0:
             report: dict[str, Any] = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
+            if plain is not None and plain_scores.matrices:
+                report["batch_norm"] = _compared(inferer, engine.state.metrics, plain_scores.summary())
             for found in (*reports, scores.report()):
                 report |= found
             _write_metrics(folder, report, list(scores.rows()))
@@ -147,6 +159,38 @@ def evaluator(
     for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
         handler.attach(engine)
     return engine
+
+
+def _without_image(inferer: Inferer) -> Inferer | None:
+    """The same with batch norm in evaluation mode, as other programs compute; ``None`` if it is so already."""
+    if isinstance(inferer, RotationAveragingInferer):
+        inner = _without_image(inferer.inferer)
+        if inner is None:
+            return None
+        found = copy(inferer)
+        found.inferer, found.spread = inner, False
+        return found
+    if not isinstance(inferer, OverlapTileInferer) or inferer.batch_norm == "running":
+        return None
+    plain = copy(inferer)
+    plain.batch_norm = "running"
+    return plain
+
+
+def _compared(
+    inferer: Inferer, with_image: Mapping[str, float], without: Mapping[str, float]
+) -> dict[str, Any]:
+    """The headline with the bundle's batch norm and with that of evaluation mode, said and returned."""
+    inner = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
+    mode = inner.batch_norm if isinstance(inner, OverlapTileInferer) else "unknown"
+    name = next(iter(without))
+    found = {"mode": mode, "figure": name, "score": with_image[name], "running": without[name]}
+    logger.info(
+        'Batch norm: %s is %.3f with batch_norm = "%s", as predict computes, and %.3f in plain evaluation mode, '
+        "as a program computes that was given the exported weights.",
+        name, found["score"], mode, found["running"],
+    )  # fmt: skip
+    return found
 
 
 def engine_for(

@@ -86,8 +86,8 @@ def freeze_volume_statistics(
     tiles = _fitting_tiles(volume, work, memory)
     found = _gathered(work.network, (work.block(volume, tile.read) for tile in tiles), work.forward)
     for norm, (mean, variance) in found.items():
-        norm.running_mean.lerp_(mean.to(norm.running_mean), share)  # type: ignore[union-attr,arg-type]
-        norm.running_var.lerp_(variance.to(norm.running_var), share)  # type: ignore[union-attr,arg-type]
+        norm.running_mean.lerp_(mean.to(norm.running_mean), share)  # type: ignore[union-attr]
+        norm.running_var.lerp_(variance.to(norm.running_var), share)  # type: ignore[union-attr]
 
 
 def clean_statistics(network: nn.Module, blocks: Iterable[Tensor]) -> Statistics:
