@@ -60,7 +60,7 @@ def in_memory(path, network, inferer, preprocessing=None, *, whole=False):
     return result if whole else result[0]
 
 
-@pytest.mark.parametrize("batch_norm", ["running", "volume"])
+@pytest.mark.parametrize("batch_norm", ["running", "mix"])
 def test_the_file_holds_what_the_memory_would(tmp_path, suffix, size, batch_norm):
     image = make_image(tmp_path, suffix, size)
     network = network_for(len(size))
@@ -89,7 +89,7 @@ def test_probabilities_are_written_as_channels_beside_the_classes(tmp_path, suff
     assert (everything(open_blocks(classes))[0] != logits.argmax(0).numpy()).mean() < 1e-3
 
 
-@pytest.mark.parametrize("batch_norm", ["running", "volume"])
+@pytest.mark.parametrize("batch_norm", ["running", "mix"])
 @pytest.mark.parametrize("symmetries", ["square", "mirror"])
 def test_turned_versions_are_averaged_tile_by_tile(tmp_path, size, batch_norm, symmetries):
     """Sizes are no multiples of the stride, so mirrored tiles begin elsewhere."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from volseg.data import is_record
 from volseg.engines.exchange import import_weights
 from volseg.errors import InputError, ResourceError
+from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 
 __all__ = ["load_checkpoint", "load_newest", "load_weights", "past_checkpoints", "save_checkpoint"]
@@ -136,6 +137,12 @@ def load_weights(network: nn.Module, path: str | Path) -> dict[str, Any]:
             f"The weights in {path} belong to another network ({first}). Use the bundle and the scale "
             "that they were trained with; both stand in config.json beside them."
         ) from error
+    if "statistics" not in content and statistics_of(network):
+        logger.info(
+            "%s has the running statistics of its training for batch norm: the training was stopped, or is older "
+            "than the choice of others.",
+            path,
+        )
     return content
 
 

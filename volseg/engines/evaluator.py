@@ -86,10 +86,8 @@ def evaluator(
         prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
         scores.add(item["name"], "held out", prediction, held)
         if plain is not None:
-            logits_plain = segment(item["image"], engine.network, plain, engine.state.device)[0].cpu()
-            plain_scores.add(
-                item["name"], "held out", logits_plain.argmax(0, keepdim=True).to(torch.uint8), held
-            )
+            other = segment(item["image"], engine.network, plain, engine.state.device)[0].cpu()
+            plain_scores.add(item["name"], "held out", other.argmax(0, keepdim=True).to(torch.uint8), held)
         for measure in measures:
             measure.add(item["name"], logits.softmax(0), held[0], item.get("instances"), dataset.labels)
         if truth is not None:
@@ -127,8 +125,10 @@ def evaluator(
 
     @engine.on(Events.EPOCH_COMPLETED)
     def finish(engine: Engine) -> None:
-        for matrices, tolerant in processes.gather((scores.matrices, scores.tolerant)):
+        parts = processes.gather((scores.matrices, scores.tolerant, plain_scores.matrices))
+        for matrices, tolerant, without_image in parts:
             scores.merge(matrices, tolerant)
+            plain_scores.merge(without_image, {})
         engine.state.metrics = scores.summary()
         reports = [measure.report() for measure in measures]
         tables = [measure.table(found) for measure, found in zip(measures, reports, strict=True)]
@@ -162,7 +162,7 @@ def evaluator(
 
 
 def _without_image(inferer: Inferer) -> Inferer | None:
-    """The same with batch norm in evaluation mode, as other programs compute; ``None`` if it is so already."""
+    """The same with batch norm in evaluation mode, as other programs compute; ``None`` if it is that."""
     if isinstance(inferer, RotationAveragingInferer):
         inner = _without_image(inferer.inferer)
         if inner is None:
@@ -186,8 +186,8 @@ def _compared(
     name = next(iter(without))
     found = {"mode": mode, "figure": name, "score": with_image[name], "running": without[name]}
     logger.info(
-        'Batch norm: %s is %.3f with batch_norm = "%s", as predict computes, and %.3f in plain evaluation mode, '
-        "as a program computes that was given the exported weights.",
+        'Batch norm: %s is %.3f with batch_norm = "%s", as predict computes, and %.3f in plain evaluation '
+        "mode, as a program computes that was given the exported weights.",
         name, found["score"], mode, found["running"],
     )  # fmt: skip
     return found
