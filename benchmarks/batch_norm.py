@@ -24,7 +24,7 @@ from volseg.engines.checkpoint import load_checkpoint
 from volseg.engines.clean import undeformed_blocks
 from volseg.inferers.statistics import clean_statistics, load_statistics, statistics_of
 
-MODES = ("running", "clean", "volume", "tile", "mix of running", "mix of clean", "frozen")
+MODES = ("running", "clean", "volume", "mix of clean", "mix of running", "frozen", "tile")
 PRESENT = 0.002  # share of the voxels
 
 
@@ -98,7 +98,8 @@ def main() -> None:
     cases = config.get_parsed_content("validate#dataset")
     preprocessing = config.get_parsed_content("preprocessing")
     size = np.array(patches[0]["image"].shape[1:])
-    tile = [int(n) for n in size - 2 * np.array(network.context)]
+    stride = np.array(network.stride)
+    tile = [int(n) for n in np.maximum((size - 2 * np.array(network.context)) // stride, 1) * stride]
     random = np.random.default_rng(given.seed)
     found: dict[str, dict[str, list[float]]] = {mode: {"whole": [], "crops": []} for mode in MODES}
     used = 0

@@ -139,8 +139,8 @@ def load_weights(network: nn.Module, path: str | Path) -> dict[str, Any]:
         ) from error
     if "statistics" not in content and statistics_of(network):
         logger.info(
-            "%s has the running statistics of its training for batch norm: the training was stopped, or is older "
-            "than the choice of others.",
+            "%s has the running statistics of its training for batch norm: the training was stopped before "
+            "its end, or the file is older than the choice.",
             path,
         )
     return content

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -27,6 +28,7 @@ from volseg.engines.measures import Measure
 from volseg.engines.run_folder import new_file
 from volseg.engines.scores import Scores
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
+from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Report, panel, save_picture, write_report
@@ -70,7 +72,7 @@ def evaluator(
     """
     folder = None if output_dir is None else Path(output_dir)
     scores = Scores(dataset.labels, tolerance=tolerance)
-    plain = None if folder is None else _without_image(inferer)
+    plain = _without_image(inferer) if folder is not None and statistics_of(network) else None
     plain_scores = Scores(dataset.labels)
     content: dict[str, Any] = {}
     pages: list[Report] = []
@@ -183,7 +185,9 @@ def _compared(
     """The headline with the bundle's batch norm and with that of evaluation mode, said and returned."""
     inner = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
     mode = inner.batch_norm if isinstance(inner, OverlapTileInferer) else "unknown"
-    name = next(iter(without))
+    name = next(iter(without), None)
+    if name is None or not math.isfinite(without[name]):
+        return {"mode": mode}
     found = {"mode": mode, "figure": name, "score": with_image[name], "running": without[name]}
     logger.info(
         'Batch norm: %s is %.3f with batch_norm = "%s", as predict computes, and %.3f in plain evaluation '
