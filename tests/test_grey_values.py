@@ -6,7 +6,9 @@ import torch
 from monai.transforms import NormalizeIntensityd
 
 from volseg import NormalizeGreyValuesd, OverlapTileInferer, UNet, Volume, densify
+from volseg.annotation import understand_paint
 from volseg.data import find_cases
+from volseg.data.auditing import audit_all
 from volseg.data.loading import load_case
 from volseg.data.verification import odd_values
 from volseg.densification.learning import Task
@@ -15,6 +17,7 @@ from volseg.errors import InputError
 from volseg.io import write_volume
 from volseg.io.blocks import open_blocks
 from volseg.labels import LabelScheme
+from volseg.report.embedding import contrast, grey
 
 ROBUST = NormalizeGreyValuesd(keys="image")
 SIZES = {"2d": (40, 36), "3d": (24, 22, 16)}
@@ -191,3 +194,16 @@ def test_an_inferer_does_not_call_large_numbers_nan():
     network = UNet(2, 1, 2, channels=[[2, 2]], norm=None)
     with pytest.raises(InputError, match="holds 576 values there that are too large for float32"):
         OverlapTileInferer()(torch.full((1, 1, 20, 20), 1e300, dtype=torch.float64), network)
+
+
+@pytest.mark.filterwarnings("error")
+def test_audit_and_report_look_at_the_picture_not_at_the_fill_value(image):
+    filled = spoilt(image, (slice(0, 4),), -3.4028235e38)
+    assert contrast(filled[0])[0] > -5
+    shown = grey(filled[0], *contrast(filled[0]))
+    assert (shown[:4] == 0).all()
+    assert shown[4:].std() > 20
+    labels = (image[0] > 1).astype(np.uint8)
+    volume = Volume(filled, np.eye(filled.ndim))
+    found = audit_all(volume, understand_paint(labels, classes=[0, 1]), {})
+    assert [finding.message for finding in found if finding.kind == "values"]

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from volseg.annotation import Finding, Paint, audit, understand_paint
-from volseg.io import check_alignment, class_names, read_volume, segments_of
+from volseg.data.verification.values import odd_values
+from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
+from volseg.transforms.scaling import normalised
 
-__all__ = ["audit_files", "lines", "names_from"]
+__all__ = ["audit_all", "audit_files", "lines", "names_from"]
 
 
 def audit_files(
@@ -42,7 +44,15 @@ def audit_files(
         finished=finished,
         source=str(labels),
     )
-    return paint, audit(volume.spatial_shape, volume.spacing, paint, volume.array, names), names
+    return paint, audit_all(volume, paint, names), names
+
+
+def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Finding]:
+    """What looks wrong with the paint, and what is odd about the grey values of the image below it."""
+    odd = list(odd_values(image.array))
+    seen = normalised(image.array).numpy() if odd else image.array  # else they decide what an edge is
+    findings = audit(image.spatial_shape, image.spacing, paint, seen, names)
+    return findings + [Finding("values", "warning", f"The image: {what}. {todo}") for what, todo in odd]
 
 
 def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | None = None) -> Iterator[str]:

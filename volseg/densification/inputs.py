@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import Finding, Paint, audit, understand_paint
-from volseg.data.verification import odd_values
+from volseg.annotation import Finding, Paint, understand_paint
+from volseg.data.auditing import audit_all
 from volseg.densification.earlier import Earlier
 from volseg.densification.request import Choices
 from volseg.errors import InputError
@@ -136,9 +136,7 @@ def read_inputs(
         source=label.name,
     )
     logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())
-    findings = audit(picture.spatial_shape, picture.spacing, paint, picture.array, names)
-    odd = odd_values(picture.array)
-    findings += [Finding("values", "warning", f"The image: {what}. {todo}") for what, todo in odd]
+    findings = audit_all(picture, paint, names)
     for finding in findings:
         level = logging.INFO if finding.severity == "note" else logging.WARNING
         logger.log(level, "Audit, %s (%s): %s", finding.severity, finding.kind, finding.message)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from volseg.labels import IGNORE_INDEX
 from volseg.report.parts import Report
+from volseg.transforms.scaling import measure_grey_values
 
 __all__ = ["Embedded", "Sheet", "contrast", "embed", "grey"]
 
@@ -135,14 +136,16 @@ def _text(data: bytes | bytearray) -> str:
 def contrast(channel: NDArray[Any]) -> tuple[float, float]:
     """What is shown as black and as white: a few extreme voxels do not decide."""
     sparse = channel[tuple(slice(None, None, max(1, n // 128)) for n in channel.shape)]
-    finite = sparse[np.isfinite(sparse)]
+    outside = measure_grey_values(lambda spans: sparse[spans], sparse.shape).outside
+    finite = sparse[np.isfinite(sparse) & ~np.isin(sparse, outside)]
     low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0.0, 1.0)
     return float(low), float(high)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of fill values
 def grey(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """``low`` as 0, ``high`` as 255, what lies beyond cut off, NaN as 0."""
-    scaled = (values - np.float32(low)) / np.float32(max(high - low, 1e-12)) * 255
+    scaled = (values - np.float32(low)) / (np.float32(high - low) or 1.0) * 255
     rounded: NDArray[np.uint8] = np.rint(np.clip(np.nan_to_num(scaled, posinf=255), 0, 255)).astype(np.uint8)
     return rounded
 
@@ -151,6 +154,7 @@ def _every(array: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
     return array[tuple(slice(None, None, step) for step in steps)]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _mean(array: NDArray[Any], steps: Sequence[int]) -> NDArray[np.float32]:
     """The mean of each block of ``steps`` voxels, the last ones being smaller."""
     mean: NDArray[np.float32] = array.astype(np.float32, copy=False)
