@@ -66,7 +66,7 @@ class OverlapTileInferer(Inferer):
             training. ``"tile"``: those of the tile at hand (Çiçek et al. 2016, Sec. 3).
             ``"volume"``: those of the volume at hand, gathered over a few blocks spread over it,
             the same ones whatever the tile, then frozen. ``"mix"``: ``share`` of these and the rest of the
-            training's, which is the safest of all where images differ in content.
+            training's, which is safe where images are alike and only their content differs.
         share: of the volume's statistics in a mixture, between 0 and 1.
         amp: compute in 16 bits where the network can.
         progress: show a bar, with the time left.
