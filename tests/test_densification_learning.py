@@ -189,10 +189,11 @@ def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
     monkeypatch.setattr(learn_members, "time", busy)
     monkeypatch.setattr(learn_members, "_BATCH", 64)
     image, truth = scene
-    labels = keep_slices(truth, [2] * truth.ndim)
-    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, seconds=0.01)
+    task, labels = Task(image, (1.0,) * truth.ndim, 2), keep_slices(truth, [2] * truth.ndim)
+    model = learn(task, labels, seconds=0.01)
     assert model.curve.iterations[-1] >= 50
     assert model.curve.loss[-1] < model.curve.loss[0]
+    assert max(learn(task, labels, seconds=0.01, fewest=40).curve.iterations) < 50
 
 
 def test_a_model_goes_on_where_it_was(learnt):
