@@ -16,6 +16,7 @@ import torch
 
 from volseg.densification import densify, earlier, network, run
 from volseg.densification.learning import Task
+from volseg.densification.nearness import measure_nearness
 from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
@@ -340,7 +341,9 @@ def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch)
     scores = done.scores["volseg"]
     assert set(scores["IoU"]) == {"background", "class 1", "class 2"}
     assert scores["slices"] == 6
-    assert scores["support"]["interpolated"] < 0.05
+    support = scores["support"]  # as slices cross, nothing is moved
+    assert tuple(support["shares"]) == measure_nearness(learnt.made[-1].labels, SPACING).shares
+    assert support["interpolated"] == support["nearer"] == support["farther"] == 0
     assert "extrapolation" not in done.note
     assert scores["temperature"] > 0
     report = (tmp_path / "out" / "report.html").read_text()

@@ -109,8 +109,10 @@ class Yardstick:
                 for one in slice_confusions(prediction, test, slices, classes, bins=bins, num_bins=num_bins):
                     key = one.axis, one.indices
                     found[key] = one if key not in found else found[key].joined(one)
-        counts, sums = places
-        support = self._nearness.support(counts, sums / np.maximum(counts, 1))
+        support = Support(self._nearness.shares)
+        if len({axis for fold in folds for axis in fold.slices}) == 1:  # else they cross, close to paint
+            counts, sums = places
+            support = self._nearness.support(counts, sums / np.maximum(counts, 1))
         estimated = estimate(
             list(found.values()),
             classes,
