@@ -3,8 +3,11 @@
 import contextlib
 import dataclasses
 import errno
+import html
 import json
 import logging
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,10 +64,7 @@ def brightness(task, labels, *, seconds, start=None, held_out=None, progress=Non
     image = task.image.mean(0)
     known = [np.mean(image[labels == c]) if (labels == c).any() else 1e6 for c in range(task.classes)]
     progress(1.0, "learning")
-    old = vars(start.curve) if start else {"iterations": [], "loss": [], "validation": []}
-    curve = {name: [*values, len(values) + 1.0] for name, values in old.items()}
-    if held_out is None:
-        curve["validation"] = old["validation"]
+    curve = {"iterations": [1.0], "loss": [1.0], "validation": [1.0] * (held_out is not None), "breaks": []}
     return Brightness(torch.tensor(known), SimpleNamespace(**curve))
 
 
@@ -322,7 +322,7 @@ def test_what_was_understood_and_found_is_said_before_it_learns(case, tmp_path, 
 
 def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch):
     pages = []
-    monkeypatch.setattr(run, "write_figures", lambda _, page, **__: pages.append(page.curve) or [])
+    monkeypatch.setattr(run, "write_figures", lambda _, page, **__: pages.append(page.curves) or [])
     files = case()
     done = densify(files.image, files.labels, tmp_path / "out", **QUICK)
     held = [call.held_out != IGNORE_INDEX for call in learnt.made[:-1]]
@@ -335,9 +335,9 @@ def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch)
     for axis, indices in SLICES.items():
         everything[(slice(None),) * axis + (list(indices),)] = True
     np.testing.assert_array_equal(learnt.made[-1].labels != IGNORE_INDEX, everything)
-    (curve,) = pages
-    assert curve.iterations == [1, 2]  # of the last fold, then of the result
-    assert curve.validation_iterations == [1]
+    (curves,) = pages
+    assert [curve.name for curve in curves] == ["fold 1", "fold 2", "fold 3", "result"]
+    assert [list(curve.validation_iterations) for curve in curves] == [[1], [1], [1], []]
     scores = done.scores["volseg"]
     assert set(scores["IoU"]) == {"background", "class 1", "class 2"}
     assert scores["slices"] == 6
@@ -383,6 +383,52 @@ def test_without_a_background_the_headline_is_the_mean_of_all_and_says_so(case, 
         densify(files.image, files.labels, tmp_path / "out", unlabelled=9, names=names, **QUICK)
     assert "mean IoU over all classes (outside, shell, core; none is background): " in caplog.text
     assert "with background" not in caplog.text
+
+
+def test_how_much_of_each_class_there_is_is_told_in_voxels_and_in_units(case, tmp_path, caplog):
+    files, out = case(), tmp_path / "out"
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, out, names=["1=shell", "2=core"], folds=0, **QUICK)
+    n = int(np.count_nonzero(done.labels == 2))
+    amounts = {each["name"]: each for each in json.loads((out / "scores.json").read_text())["amounts"]}
+    assert amounts["core"] == {"name": "core", "voxels": n, "size": n * 0.25, "unit": "mm^3"}
+    assert sum(each["voxels"] for each in amounts.values()) == done.labels.size
+    assert f"core {n:,} voxels ({n * 0.25:,.6g} mm^3)" in caplog.text
+    page = (out / "report.html").read_text()
+    assert f'<td class="number">{n:,}</td>' in page
+    assert f'<td class="number">{n * 0.25:,.6g}</td>' in page
+
+
+def test_after_more_paint_it_says_what_changed_and_how_to_go_on(case, tmp_path, caplog):
+    files, first = case(), tmp_path / "a first"
+    settings = {"names": ["1=shell", "2=core"], **QUICK}
+    densify(files.image, files.labels, first, **settings)
+    more = {axis: (*indices, 11) if axis == 2 else indices for axis, indices in SLICES.items()}
+    write_volume(files.labels, on_slices(ball(SIZE), more), read_volume(files.image), overwrite=True)
+    with caplog.at_level(logging.INFO, "volseg"):
+        densify(files.image, files.labels, tmp_path / "a first_2", continue_from=first, **settings)
+    said = (tmp_path / "a first_2" / "report.html").read_text()
+    told = json.loads((tmp_path / "a first_2" / "scores.json").read_text())
+    assert told["changes"][0] == f"Painted slices since {first}: new: z = 11 (the 12th)."
+    assert re.fullmatch(
+        r"mean IoU over foreground classes \(shell, core\): \d\.\d+ \(.*\) before, .* now\.",
+        told["changes"][1],
+    )
+    assert told["changes"][2].startswith("IoU of background: ")
+    for text in told["changes"]:
+        assert text in said
+        assert text in caplog.text
+    assert told["date"][:2] == "20"
+    command = told["suggestion"]["command"]
+    assert shlex.split(command) == [
+        "volseg", "densify", str(files.image), str(files.labels), "-o", str(tmp_path / "a first_3"),
+        "--continue", str(tmp_path / "a first_2"), "--names", "1=shell", "2=core",
+    ]  # fmt: skip
+    assert command in caplog.text
+    assert html.escape(command) in said
+    assert f"Paint it into {files.labels}" in said
+    assert "slice to paint next</span>" in said  # what the diamond means
+    assert "figures/overview.png</a>" in said
 
 
 @pytest.mark.parametrize(
@@ -754,13 +800,13 @@ def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, 
     for call, old in zip(learnt.made, before, strict=True):  # from that of the same fold
         assert torch.equal(call.start.means, old.model.means)
     assert len({tuple(call.model.means.tolist()) for call in before}) == 4
-    for call, old in zip(learnt.made, before[:-1], strict=False):
+    for call, past in zip(learnt.made, before[:-1], strict=False):
         # nothing of the slices that it is tested on was learnt from, neither now nor before
         on = call.held_out != IGNORE_INDEX
         assert not (on & (call.labels != IGNORE_INDEX)).any()
         old = np.ones(SIZE, bool)
         old[..., 11] = False
-        assert not (on & old & (old.labels != IGNORE_INDEX)).any()
+        assert not (on & old & (past.labels != IGNORE_INDEX)).any()
 
 
 def test_a_slice_that_was_begun_and_is_finished_is_not_scored_where_it_was_learnt_from(

@@ -328,7 +328,18 @@ def test_what_is_missing_to_compare_is_told(compared, monkeypatch):
     assert reasons == ["No interpolation to compare with: this needs a package."]
 
 
+def test_a_method_that_is_not_installed_is_not_said_to_take_too_long(compared, monkeypatch):
+    monkeypatch.setattr("volseg.densification.comparison.missing", lambda: "ITK is not installed.")
+    with compared(False) as others:
+        _, reasons = collect(others, 0)
+    assert reasons == [
+        "No random walker to compare with: it takes longer than there was time.",
+        "No interpolation to compare with: ITK is not installed.",
+    ]
+
+
 def test_a_comparison_that_fails_or_takes_too_long_is_told(compared, monkeypatch):
+    monkeypatch.setattr("volseg.densification.comparison.missing", lambda: "")
     with compared(False) as others:
         _, reasons = collect(others, 0)
         process = others._process

@@ -90,7 +90,7 @@ def report_of(size, seed=0, **changes):
             MethodScores("interpolation", [ClassScore(0.5), ClassScore(None), ClassScore(0.9)]),
         ],
         "scores_note": "On two slices.",
-        "curve": LearningCurve([1, 2, 3], [0.9, float("nan"), 0.2], [2], [0.6]),
+        "curves": [LearningCurve([1, 2, 3], [0.9, float("nan"), 0.2], [2], [0.6])],
         "findings": [Finding("speck", "warning", "Three voxels only.", (("x", 1),), (1, 2, 2)[: len(size)])],
         "suggestion": Suggestion("y", 3, 0.0213, "Nothing is painted there."),
         "calibration": Calibration([0, 0.5, 1], [0.3, None], [0.4, 0.9], 0.08, 0.02),
@@ -229,7 +229,7 @@ def test_hostile_names_stay_text(report, tmp_path):
         labels=LabelScheme([h, h + "1", "background"], [0, 1, 2]),
         scores=[dataclasses.replace(scores, method=h) for scores in report.scores],
         scores_note=h,
-        curve=dataclasses.replace(report.curve, validation_name=h),
+        curves=[dataclasses.replace(report.curves[0], validation_name=h)],
         findings=[Finding(h, h, h)],
         suggestion=dataclasses.replace(report.suggestion, text=h),
         facts={h: h},
@@ -360,7 +360,7 @@ def test_figures_without_partners_are_refused():
     ("loss", "points"), [([0.5], 1), ([0.5, 0.5], 2), ([1e-9, 2e-9], 2), (list(range(1000)), 250)]
 )
 def test_a_learning_curve_is_drawn_inside_its_frame(loss, points):
-    (chart,) = curve_charts(LearningCurve(range(len(loss)), loss))
+    (chart,) = curve_charts([LearningCurve(range(len(loss)), loss)])
     (line,) = re.findall(r'points="([^"]+)"', chart)
     xs, ys = zip(*(map(float, point.split(",")) for point in line.split()), strict=True)
     assert len(xs) == points
@@ -368,8 +368,22 @@ def test_a_learning_curve_is_drawn_inside_its_frame(loss, points):
     assert 0 <= min(ys) <= max(ys) <= 230
 
 
+def test_curves_of_several_models_are_lines_of_their_own_and_break_where_something_new_begins():
+    curves = [
+        LearningCurve([1, 50, 100, 150], [0.7, 0.1, 0.6, 0.05], [1], [0.6], name=f"fold {i}", breaks=[2])
+        for i in range(1, 8)
+    ]
+    loss, held = curve_charts(curves)
+    lines = re.findall(r'<polyline class="([^"]*)" points="([^"]*)"><title>(fold \d)</title>', loss)
+    assert len(lines) == 14
+    assert all(len(points.split()) == 2 for _, points, _ in lines)
+    assert len({(style, name) for style, _, name in lines}) == 7
+    assert len({style for style, _, _ in lines}) == 7  # the sixth has the first one's colour, dashed
+    assert held.count("<circle") == 7
+
+
 def test_a_curve_without_a_finite_figure_says_so():
-    (chart,) = curve_charts(LearningCurve([1, 2], [float("nan"), float("inf")]))
+    (chart,) = curve_charts([LearningCurve([1, 2], [float("nan"), float("inf")])])
     assert "loss: no figure that is finite" in chart
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from volseg.densification.calibration import log_scores
 from volseg.densification.folds import Fold
-from volseg.densification.interpolate import interpolate
+from volseg.densification.interpolate import interpolate, missing
 from volseg.densification.random_walker import random_walk
 from volseg.densification.scoring import Measured, Tested, Yardstick, tested
 from volseg.errors import VolsegError
@@ -97,6 +97,8 @@ class Comparison:
                     )
             elif trouble.is_file():
                 reasons.append(f"No {name} to compare with: {trouble.read_text(encoding='utf-8')}")
+            elif method == "interpolate" and (lacking := missing()):
+                reasons.append(f"No {name} to compare with: {lacking}")
             elif self._process.poll() is None:
                 reasons.append(f"No {name} to compare with: it takes longer than there was time.")
             else:

@@ -53,6 +53,7 @@ class Inputs:
         label_files: the same of the paint.
         stamps: of all these files, from before they were read.
         digests: of all these files.
+        learnt_in: the result that is applied, where nothing is painted.
     """
 
     image: Volume
@@ -65,6 +66,7 @@ class Inputs:
     label_files: tuple[Path, ...]
     stamps: Mapping[Path, Stamp]
     digests: Mapping[Path, str]
+    learnt_in: Path | None = None
 
     @property
     def painted(self) -> npt.NDArray[np.bool_]:
@@ -176,7 +178,9 @@ def _alone(image: Volume, earlier: Earlier, files: tuple[Path, ...], stamps: Map
     label = Volume(np.zeros((1, *image.spatial_shape), np.uint8), image.affine, image.unit)
     scheme = LabelScheme(earlier.names, earlier.values)
     digests = _digests(stamps)
-    return Inputs(image, label, paint, scheme, earlier.by_value, (), files, (), stamps, digests)
+    return Inputs(
+        image, label, paint, scheme, earlier.by_value, (), files, (), stamps, digests, earlier.folder
+    )
 
 
 def _digests(stamps: Mapping[Path, Stamp]) -> dict[Path, str]:

@@ -7,6 +7,7 @@ time. At each voxel the directions then vote, the one with the nearest painted s
 """
 
 import functools
+import importlib.util
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from volseg.errors import InputError, ResourceError
 from volseg.installation import install_line
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["interpolate"]
+__all__ = ["interpolate", "missing"]
 
 Labels = npt.NDArray[np.uint8]
 
@@ -128,6 +129,18 @@ def _tapering(end: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
     return depth > limits.reshape(-1, *[1] * end.ndim)
 
 
+def missing() -> str:
+    """Why there is no interpolation on this machine, in sentences; empty if there is."""
+    return "" if importlib.util.find_spec("itk") is not None else _lacking()
+
+
+def _lacking() -> str:
+    return (
+        "Interpolation between slices is done by ITK's morphological contour interpolation, which is not "
+        f"installed. Install it with: {install_line('interpolate')}."
+    )
+
+
 @functools.cache
 def _itk() -> Callable[[Labels], Labels]:
     """ITK's interpolation along the first axis.
@@ -151,8 +164,5 @@ def _itk() -> Callable[[Labels], Labels]:
 
             fill(np.ones((3, _THINNEST, _THINNEST), np.uint8))
     except (ImportError, AttributeError) as error:
-        raise ResourceError(
-            "Interpolation between slices is done by ITK's morphological contour interpolation, which is not "
-            f"installed. Install it with: {install_line('interpolate')}."
-        ) from error
+        raise ResourceError(_lacking()) from error
     return fill

@@ -35,6 +35,7 @@ class Curve:
     iterations: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
+    breaks: list[int] = field(default_factory=list)  # points before which a new stage begins
 
 
 @dataclass(frozen=True, eq=False)

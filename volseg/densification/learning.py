@@ -201,10 +201,12 @@ def learn(
         earlier = [stage.without_prior() for stage in earlier]
     if start is not None:
         start.context = None
-    model = Model([], paint, Curve() if start is None else Model.from_state(start.state()).curve)
+    model = Model([], paint, Curve())
 
     def add_stage(share_of: tuple[float, float], seconds: float) -> None:
         number = len(model.stages)
+        if number:
+            model.curve.breaks.append(len(model.curve.iterations))
         sample = _sample(banks, paint, labels)
         tested = None
         if held_out is not None and (held_out != IGNORE_INDEX).any():

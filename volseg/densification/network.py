@@ -66,7 +66,7 @@ class Networks:
         self.outputs = outputs
         self.earlier = earlier
         self.resume = resume
-        self.curve: LearningCurve | None = None
+        self.curves: list[LearningCurve] = []
         self._last: Model | None = None
         self._looks: Seen | None = None
 
@@ -90,6 +90,7 @@ class Networks:
             content = load_checkpoint(path)
             if content.get("fold") == parts:
                 self._last = Model.from_state(content)
+                self.curves += _curve(self._last, f"fold {number + 1}")
                 self.timetable.count_earlier(content["seconds"])
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
                 return Tested(fold, test, content["scores"].numpy())
@@ -111,6 +112,7 @@ class Networks:
             kept = {"fold": parts, "scores": torch.from_numpy(found.scores)}
             save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
         self._last = model
+        self.curves += _curve(model, f"fold {number + 1}")
         return found
 
     def _start_of_fold(self, number: int) -> Model | None:
@@ -164,7 +166,7 @@ class Networks:
             self._leave("before the result was done")
         if self.outputs is not None:
             self.outputs.partial.unlink(missing_ok=True)
-        self.curve = _curve(model)
+        self.curves += _curve(model, "result")
         self.progress.now("segmenting")
         return model.predict(self.task, progress=self.progress)
 
@@ -197,10 +199,13 @@ class Networks:
         raise KeyboardInterrupt
 
 
-def _curve(model: Model) -> LearningCurve | None:
-    """That of the result, which began as a fold's, when slices were held out from it."""
+def _curve(model: Model, name: str) -> list[LearningCurve]:
+    """How the loss went down; nothing if it was over before it was looked at."""
     curve = model.curve
     if not curve.iterations:
-        return None
+        return []
     tested = curve.iterations[: len(curve.validation)]
-    return LearningCurve(curve.iterations, curve.loss, tested, curve.validation, "loss on held-out slices")
+    held = "loss on held-out slices"
+    return [
+        LearningCurve(curve.iterations, curve.loss, tested, curve.validation, held, name, tuple(curve.breaks))
+    ]

@@ -17,7 +17,7 @@ from volseg.densification.request import Method
 from volseg.densification.scoring import Measured, lines
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.report import LearningCurve, Report, Suggestion
+from volseg.report import Amount, LearningCurve, Report, Suggestion
 
 __all__ = ["Densified", "as_json", "note_of", "report_of", "summary_of"]
 
@@ -136,6 +136,8 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         size = done.labels.shape["xyz".index(next_one.axis)]
         where = numbered(next_one.axis, next_one.index, size)
         found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())
+        if next_one.todo:
+            found.append(f"{next_one.todo} {next_one.command}".rstrip())
     return found
 
 
@@ -158,11 +160,14 @@ def report_of(
     done: Densified,
     measured: Sequence[Measured],
     *,
-    curve: LearningCurve | None,
+    curves: Sequence[LearningCurve],
     minutes: float,
     warnings: Sequence[str],
     versions: Mapping[str, Any],
     command: str,
+    date: str,
+    amounts: Sequence[Amount],
+    changes: Sequence[str],
 ) -> Report:
     """The page about a result.
 
@@ -183,11 +188,14 @@ def report_of(
         confidence=done.confidence,
         scores=[one.as_scores() for one in measured],
         scores_note=done.note,
-        curve=curve,
+        curves=curves,
+        amounts=amounts,
+        changes=changes,
+        figures=["figures/overview.png"],
         findings=inputs.findings,
         suggestion=done.suggestion,
         calibration=measured[0].calibrator.chart if measured else None,
-        facts=_facts(inputs, measured, minutes),
+        facts=_facts(inputs, measured, minutes) | {"begun": date.replace("T", " ").replace("+00:00", " UTC")},
         warnings=warnings,
         versions={name: str(value) for name, value in versions.items()},
         command=command,

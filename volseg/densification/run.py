@@ -27,6 +27,13 @@ from volseg.densification.request import Choices
 from volseg.densification.scoring import Measured, Yardstick, tested
 from volseg.densification.stopping import Stopping
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
+from volseg.densification.telling import (
+    amounts_in_words,
+    amounts_of,
+    changes_since,
+    going_on,
+    painted_of,
+)
 from volseg.densification.timing import Timetable, affordable_folds
 from volseg.densification.volumes import classes_of, values_of, write_volumes
 from volseg.engines.run_log import open_log
@@ -115,7 +122,7 @@ class Run:
         headline = Headline(inputs.scheme.names, inputs.paint.background)
         yardstick = Yardstick(inputs.paint.labels, inputs.image.spacing, headline)
         with self._comparing([fold for _, fold in folds]) as others:
-            measured, scores, curve = self._segment(folds, yardstick, resume)
+            measured, scores, curves = self._segment(folds, yardstick, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()
             if not measured and self.earlier is not None:
                 calibrator = Calibrator(self.earlier.temperature)
@@ -149,23 +156,36 @@ class Run:
             None if self.outputs is None else self.outputs.folder,
             written,
         )
-        for line in summary_of(done, measured, inputs.scheme):
+        amounts = amounts_of(inputs, classes)
+        changes = [] if self.earlier is None else changes_since(self.earlier, inputs, done)
+        for line in (*summary_of(done, measured, inputs.scheme), *changes, amounts_in_words(amounts)):
             logger.info("%s", line)
         if outputs is None:
             return done
         minutes = self.progress.gone / 60
-        write_json(outputs.scores, done.as_json() | {"minutes": minutes})
+        about = {
+            "date": settings["begun"],
+            "minutes": minutes,
+            "command": settings["command"],
+            "painted": painted_of(inputs),
+            "amounts": [dataclasses.asdict(amount) for amount in amounts],
+            "changes": changes,
+        }
+        write_json(outputs.scores, done.as_json() | about)
         self.progress.now("drawing the report")
         report = report_of(
             inputs,
             classes,
             done,
             measured,
-            curve=curve,
+            curves=curves,
             minutes=minutes,
             warnings=[] if measured else [note],
             versions=settings["versions"],
             command=settings["command"],
+            date=settings["begun"],
+            amounts=amounts,
+            changes=changes,
         )
         written += write_figures(outputs.figures, report, overwrite=True)
         written.append(write_report(outputs.report, report, overwrite=True))
@@ -189,7 +209,7 @@ class Run:
 
     def _segment(
         self, folds: Sequence[tuple[int, Fold]], yardstick: Yardstick, resume: bool
-    ) -> tuple[list[Measured], Floats, LearningCurve | None]:
+    ) -> tuple[list[Measured], Floats, list[LearningCurve]]:
         """Scores of the method that was asked for: on held-out slices, and of every voxel."""
         labels = self.inputs.paint.labels
         method = self.choices.method
@@ -199,7 +219,7 @@ class Run:
             for _, fold in folds:
                 train, test = fold.split(labels)
                 parts.append(tested(fold, test, self._by_method(train)))
-            return [yardstick.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), None
+            return [yardstick.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), []
         seconds = self.choices.seconds(continued=self.earlier is not None)
         image = self.inputs.image
         voxels, began = math.prod(image.spatial_shape), self.progress.began
@@ -222,7 +242,7 @@ class Run:
             networks.prepare()
             scores = networks.applied()
             self.note = self._what_is_known(networks.looks)
-            return [], scores, None
+            return [], scores, []
         logger.info("%s", self._plan(seconds, len(folds)))
         self._warn_of_too_little(timetable)
         networks.prepare()
@@ -236,7 +256,7 @@ class Run:
         del parts
         logger.info("The result: learning from all slices.")
         scores = networks.result(labels)
-        return measured, scores, networks.curve
+        return measured, scores, networks.curves
 
     def _plan(self, seconds: float, folds: int) -> str:
         device = self.choices.torch_device
@@ -311,4 +331,5 @@ class Run:
         if not wanted or self.inputs.image.spatial_dims == 2:
             return None
         spacing = self.inputs.image.spacing
-        return suggest(calibrator.probabilities(scores), self.inputs.paint.labels, spacing=spacing)
+        found = suggest(calibrator.probabilities(scores), self.inputs.paint.labels, spacing=spacing)
+        return None if found is None else going_on(found, self.inputs, self.choices, self.outputs)

@@ -8,6 +8,7 @@ without a network: views through the volume with layers to switch, the scores, a
 from volseg.report.figures import write_figures
 from volseg.report.page import write_report
 from volseg.report.parts import (
+    Amount,
     Calibration,
     ClassScore,
     LearningCurve,
@@ -19,6 +20,7 @@ from volseg.report.parts import (
 from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
 
 __all__ = [
+    "Amount",
     "Calibration",
     "ClassScore",
     "LearningCurve",

@@ -7,23 +7,33 @@ description for people who do not see it.
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
+from typing import NamedTuple
 
 from volseg.report.parts import Calibration, LearningCurve, MethodScores
 
-__all__ = ["SERIES", "calibration_chart", "curve_charts", "scores_chart"]
+__all__ = ["SERIES", "calibration_chart", "curve_charts", "line_style", "scores_chart"]
 
 _MAX_POINTS = 300  # of a line; more are averaged
 _TICKS = 5
 SERIES = 5  # colours that the page has for methods
 
 
-def curve_charts(curve: LearningCurve) -> list[str]:
-    """The loss, and beside it the validation score if there is one."""
-    charts = [_line_chart("loss", curve.iterations, curve.loss, "line-0", dots=False)]
-    if len(curve.validation):
-        name = curve.validation_name
-        charts.append(_line_chart(name, curve.validation_iterations, curve.validation, "line-1", dots=True))
+def curve_charts(curves: Sequence[LearningCurve]) -> list[str]:
+    """The loss, and beside it the validation score if there is one; a line for each curve."""
+    losses = [_Line(curve.name, curve.iterations, curve.loss, curve.breaks) for curve in curves]
+    charts = [_line_chart("loss", losses, dots=False)]
+    tested = [
+        _Line(curve.name, curve.validation_iterations, curve.validation, curve.breaks) for curve in curves
+    ]
+    if any(len(line.ys) for line in tested):
+        charts.append(_line_chart(curves[0].validation_name, tested, dots=True))
     return charts
+
+
+def line_style(j: int) -> str:
+    """The CSS classes of the j-th line: colours, then the same ones dashed."""
+    return f"line line-{j % SERIES}" + (" dashed" if j // SERIES % 2 else "")
 
 
 def scores_chart(names: Sequence[str], methods: Sequence[MethodScores]) -> str:
@@ -102,9 +112,28 @@ def calibration_chart(calibration: Calibration) -> str:
     return _svg(left + size + 14, top + size + 42, title, told, "".join(parts))
 
 
-def _line_chart(title: str, xs: Sequence[float], ys: Sequence[float], style: str, *, dots: bool) -> str:
+class _Line(NamedTuple):
+    """One line of a chart; before the points of ``breaks`` it is lifted."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    breaks: Sequence[int] = ()
+
+    def parts(self) -> list[list[tuple[float, float]]]:
+        """The points of each unbroken part, those that are finite, thinned."""
+        points = list(zip(self.xs, self.ys, strict=True))
+        edges = [0, *(i for i in self.breaks if 0 < i < len(points)), len(points)]
+        parts = [
+            _thinned([(x, y) for x, y in points[a:b] if math.isfinite(x) and math.isfinite(y)])
+            for a, b in pairwise(edges)
+        ]
+        return [part for part in parts if part]
+
+
+def _line_chart(title: str, lines: Sequence[_Line], *, dots: bool) -> str:
     width, height, left, right, top, bottom = 380, 230, 52, 14, 26, 40
-    points = _thinned([(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)])
+    points = [point for line in lines for part in line.parts() for point in part]
     if not points:
         return f'<p class="quiet">{escape(title)}: no figure that is finite.</p>'
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
@@ -129,24 +158,29 @@ def _line_chart(title: str, xs: Sequence[float], ys: Sequence[float], style: str
                 f'<text class="tick" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">'
                 f"{tick:g}</text>"
             )
-    placed = [place(x, y) for x, y in points]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    parts.append(f'<polyline class="line {style}" points="{path}"/>')
-    if dots or len(points) == 1:
-        for (x, y), (iteration, value) in zip(placed, points, strict=True):
-            parts.append(
-                f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
-                f"<title>{iteration:g}: {value:.4g}</title></circle>"
-            )
+    told = []
+    for j, line in enumerate(lines):
+        unbroken = line.parts()
+        for part in unbroken:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in part))
+            name = f"<title>{escape(line.name)}</title>" if line.name else ""
+            parts.append(f'<polyline class="{line_style(j)}" points="{path}">{name}</polyline>')
+            if dots or len(part) == 1:
+                parts += [
+                    f'<circle class="dot line-{j % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
+                    f"<title>{escape(line.name)} {iteration:g}: {value:.4g}</title></circle>"
+                    for (x, y), (iteration, value) in ((place(*point), point) for point in part)
+                ]
+        if unbroken:
+            (first_x, first_y), (last_x, last_y) = unbroken[0][0], unbroken[-1][-1]
+            whose = f"{line.name}: f" if line.name else "F"
+            told.append(f"{whose}rom {first_y:.4g} at iteration {first_x:g} to {last_y:.4g} at {last_x:g}.")
     parts.append(f'<text class="axis" x="{left}" y="14">{escape(title)}</text>')
     parts.append(
         f'<text class="axis" x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
         "iteration</text>"
     )
-    told = (
-        f"From {points[0][1]:.4g} at iteration {points[0][0]:g} to {points[-1][1]:.4g} at {points[-1][0]:g}."
-    )
-    return _svg(width, height, title, told, "".join(parts))
+    return _svg(width, height, title, " ".join(told), "".join(parts))
 
 
 def _svg(width: float, height: float, title: str, told: str, body: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from volseg.annotation import numbered
+from volseg.annotation import annotated_slices, numbered
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
@@ -56,7 +57,7 @@ def write_figures(folder: str | os.PathLike[str], report: Report, *, overwrite: 
     drawings: dict[str, Callable[[Report], Figure]] = {"overview.png": _overview}
     if report.scores:
         drawings["scores.png"] = _scores
-    if report.curve is not None:
+    if report.curves:
         drawings["curve.png"] = _curve
     if report.calibration is not None:
         drawings["calibration.png"] = _calibration
@@ -74,7 +75,7 @@ def write_figures(folder: str | os.PathLike[str], report: Report, *, overwrite: 
 
 
 def _overview(report: Report) -> Figure:
-    """The middle slice of each plane: the image, the result over it, and how sure."""
+    """A slice of each plane, painted if one is: the image, the result over it, and how sure."""
     planes = planes_of(report)
     layers = ["image", "paint", "result", "confidence", "truth"]
     layers = [name for name in layers if name == "image" or getattr(report, name) is not None]
@@ -88,7 +89,7 @@ def _overview(report: Report) -> Figure:
     figure.suptitle(readable(report.title), parse_math=False, fontsize=11)
     grid = figure.subplots(len(planes), len(layers), squeeze=False, height_ratios=heights)
     for row, plane, (width, height) in zip(grid, planes, extents, strict=True):
-        index = 0 if plane.normal is None else report.size[plane.normal] // 2
+        index = _telling(report, plane)
         for axes, layer in zip(row, layers, strict=True):
             extent = (0.0, width, height, 0.0)
             if layer == "confidence":
@@ -113,6 +114,15 @@ def _overview(report: Report) -> Figure:
         grid[0, 0].plot([], [], "s", color=tuple(colour / 255), label=name.replace("$", r"\$"))
     figure.legend(loc="outside lower center", ncols=min(6, len(report.labels)), frameon=False, fontsize=8)
     return figure
+
+
+def _telling(report: Report, plane: Plane) -> int:
+    """The painted slice that is nearest to the middle, so that paint is seen beside the result."""
+    if plane.normal is None:
+        return 0
+    middle = report.size[plane.normal] // 2
+    painted = [] if report.paint is None else annotated_slices(report.paint)[plane.normal]
+    return min(map(int, painted), key=lambda index: abs(index - middle), default=middle)
 
 
 def _scores(report: Report) -> Figure:
@@ -140,18 +150,32 @@ def _scores(report: Report) -> Figure:
 
 
 def _curve(report: Report) -> Figure:
-    curve = report.curve
-    assert curve is not None
-    panels = [("loss", curve.iterations, curve.loss, "-")]
-    if len(curve.validation):
-        panels.append((curve.validation_name, curve.validation_iterations, curve.validation, "o-"))
+    curves = report.curves
+    panels = [("loss", [(curve.iterations, curve.loss) for curve in curves], "")]
+    if any(len(curve.validation) for curve in curves):
+        tested = [(curve.validation_iterations, curve.validation) for curve in curves]
+        panels.append((curves[0].validation_name, tested, "o"))
     figure = Figure(figsize=(4.4 * len(panels), 3.1), layout="constrained")
-    for j, (name, xs, ys, style) in enumerate(panels):
+    for j, (name, lines, marker) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), j + 1)
-        axes.plot(xs, ys, style, color=_SERIES[j], lw=1.6, ms=4)
+        for i, (curve, (xs, ys)) in enumerate(zip(curves, lines, strict=True)):
+            edges = [0, *(edge for edge in curve.breaks if 0 < edge < len(xs)), len(xs)]
+            for first, last in pairwise(edges):
+                axes.plot(
+                    xs[first:last],
+                    ys[first:last],
+                    marker=marker,
+                    color=_SERIES[i % len(_SERIES)],
+                    ls="--" if i >= len(_SERIES) else "-",
+                    lw=1.6,
+                    ms=4,
+                    label=None if j or first else curve.name.replace("$", r"\$"),
+                )
         axes.set_xlabel("iteration")
         axes.set_title(readable(name), fontsize=10, loc="left", parse_math=False)
         _tidy(axes)
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

@@ -17,6 +17,7 @@ from volseg.metrics import Headline
 
 __all__ = [
     "AXES",
+    "Amount",
     "Calibration",
     "ClassScore",
     "LearningCurve",
@@ -65,13 +66,20 @@ class MethodScores:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Loss over iterations; the validation score may be measured at other iterations."""
+    """Loss over iterations; the validation score may be measured at other iterations.
+
+    Args:
+        name: of what was trained, where there are several.
+        breaks: points before which something new began, so that no line leads there.
+    """
 
     iterations: Sequence[float]
     loss: Sequence[float]
     validation_iterations: Sequence[float] = ()
     validation: Sequence[float] = ()
     validation_name: str = "mean IoU, held out"
+    name: str = ""
+    breaks: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name, xs, ys in (
@@ -90,12 +98,16 @@ class Suggestion:
 
     Args:
         gain: expected rise of the mean IoU; ``None`` where nobody knows.
+        todo: in which file to paint it, and what to do then.
+        command: to go on with.
     """
 
     axis: str
     index: int
     gain: float | None = None
     text: str = ""
+    todo: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,21 @@ class Calibration:
                 )
 
 
+@dataclass(frozen=True)
+class Amount:
+    """How much of a class there is.
+
+    Args:
+        size: its volume, or the area in an image, in ``unit``; ``None`` where the voxel size is unknown.
+        unit: such as ``"um^3"``.
+    """
+
+    name: str
+    voxels: int
+    size: float | None = None
+    unit: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """All that a page shows; what is ``None`` or empty is left out.
@@ -139,6 +166,9 @@ class Report:
         scores: the first is that of ``result``, the others are to compare with.
         scores_note: on which voxels the scores were measured, and how far they can be trusted.
         findings: of the audit; ``()`` says that it found nothing, ``None`` that there was none.
+        amounts: of each class in ``result``.
+        changes: what is new since an earlier result, a sentence each.
+        figures: paths of pictures beside the page, relative to it.
         facts: a few short figures to stand at the top, such as ``{"mean IoU": "0.81"}``.
         command: what to type for the same result.
     """
@@ -157,10 +187,13 @@ class Report:
     truth: NDArray[Any] | None = None
     scores: Sequence[MethodScores] = ()
     scores_note: str = ""
-    curve: LearningCurve | None = None
+    curves: Sequence[LearningCurve] = ()
     findings: Sequence[Finding] | None = None
     suggestion: Suggestion | None = None
     calibration: Calibration | None = None
+    amounts: Sequence[Amount] = ()
+    changes: Sequence[str] = ()
+    figures: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

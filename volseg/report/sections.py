@@ -8,7 +8,7 @@ import math
 from html import escape
 
 from volseg.annotation import Finding, numbered
-from volseg.report.charts import SERIES, calibration_chart, curve_charts, scores_chart
+from volseg.report.charts import SERIES, calibration_chart, curve_charts, line_style, scores_chart
 from volseg.report.parts import AXES, ClassScore, Report
 
 __all__ = ["sections", "unit_of"]
@@ -25,8 +25,8 @@ def sections(report: Report) -> dict[str, str]:
         "warnings": "\n".join(
             f'<p class="warning"><b>Mind:</b> {escape(text)}</p>' for text in report.warnings
         ),
-        "suggestion": _suggestion(report),
-        "scores": _scores(report),
+        "suggestion": _suggestion(report) + _changes(report),
+        "scores": _scores(report) + _amounts(report),
         "learning": _beside(_curve(report), _calibration(report)),
         "findings": _findings(report),
         "provenance": _provenance(report),
@@ -80,6 +80,10 @@ def _suggestion(report: Report) -> str:
         + _jump([(AXES.index(suggestion.axis), int(suggestion.index))], "Go to this slice", "jump primary")
         + "</div>"
     )
+    if suggestion.todo:
+        body += f"<p>{escape(suggestion.todo)}</p>"
+    if suggestion.command:
+        body += _command("go-on", suggestion.command)
     return _section("next", "Paint this next", body)
 
 
@@ -161,11 +165,22 @@ def _series(names: list[str]) -> str:
 
 
 def _curve(report: Report) -> str:
-    if report.curve is None:
+    if not report.curves:
         return ""
-    return _section(
-        "learning", "Learning", f'<div class="beside">{"".join(curve_charts(report.curve))}</div>'
-    )
+    charts = f'<div class="beside">{"".join(curve_charts(report.curves))}</div>'
+    return _section("learning", "Learning", charts + _lines([curve.name for curve in report.curves]))
+
+
+def _lines(names: list[str]) -> str:
+    """Which line of a chart is which; one alone needs no legend."""
+    if len(names) < 2:
+        return ""
+    items = [
+        f'<span class="series"><svg width="22" height="12" aria-hidden="true"><line class="{line_style(j)}" '
+        f'x1="1" x2="21" y1="6" y2="6"/></svg>{escape(name)}</span>'
+        for j, name in enumerate(names)
+    ]
+    return f'<p class="quiet series-names">{"".join(items)}</p>'
 
 
 def _calibration(report: Report) -> str:
@@ -213,18 +228,52 @@ def _finding(finding: Finding) -> str:
 def _provenance(report: Report) -> str:
     if not report.command and not report.versions:
         return ""
-    command = ""
-    if report.command:
-        command = (
-            f'<div class="command"><pre id="command" tabindex="0">{escape(report.command)}</pre>'
-            '<button type="button" class="copy" data-from="command" aria-live="polite">Copy</button></div>'
-        )
+    command = _command("command", report.command) if report.command else ""
+    if report.figures:
+        links = ", ".join(f'<a href="{escape(path)}">{escape(path)}</a>' for path in report.figures)
+        command += f"<p>The same as pictures, for slides: {links}.</p>"
     versions = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in report.versions.items()
     )
     versions = f'<dl class="versions">{versions}</dl>' if versions else ""
     return _section("again", "To repeat it", command + versions)
+
+
+def _command(identifier: str, command: str) -> str:
+    return (
+        f'<div class="command"><pre id="{identifier}" tabindex="0">{escape(command)}</pre>'
+        f'<button type="button" class="copy" data-from="{identifier}" aria-live="polite">Copy</button></div>'
+    )
+
+
+def _changes(report: Report) -> str:
+    if not report.changes:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in report.changes)
+    return _section("changes", "What changed", f"<ul>{items}</ul>")
+
+
+def _amounts(report: Report) -> str:
+    if not report.amounts:
+        return ""
+    total = sum(amount.voxels for amount in report.amounts) or 1
+    what = "voxels" if len(report.size) == 3 else "pixels"
+    units = {amount.unit for amount in report.amounts if amount.size is not None}
+    heads = "".join(
+        f'<th scope="col" class="number">{head}</th>'
+        for head in (what, "share", *(escape(unit.replace("um", "µm")) for unit in units))
+    )
+    rows = "".join(
+        f'<tr><th scope="row">{escape(amount.name)}</th><td class="number">{amount.voxels:,}</td>'
+        f'<td class="number">{amount.voxels / total:.1%}</td>'
+        + ("" if amount.size is None else f'<td class="number">{amount.size:,.6g}</td>')
+        + "</tr>"
+        for amount in report.amounts
+    )
+    note = "Of the result, every voxel counted as the class that it was given, whether that is right or not."
+    table = f'<table><thead><tr><th scope="col">class</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return _section("amounts", "How much of each class", f'<p>{note}</p><div class="scroll">{table}</div>')
 
 
 def _figure(value: float | None) -> str:

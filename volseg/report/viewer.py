@@ -44,7 +44,9 @@ def viewer(report: Report, embedded: Embedded, painted: Sequence[Sequence[int]])
         depth = report.size[2] * spacing[2] / max(planes[0].extent(report.size, spacing))
     layout = "one" if len(planes) == 1 else "flat" if depth <= _FLAT else "deep"
     columns = [[_view(report, embedded, plane, painted)] for plane in planes]
-    info = _INFO.format(legend=_legend(planes, painted), thinning=_thinning(report, embedded), keys=_KEY_LIST)
+    info = _INFO.format(
+        legend=_legend(report, planes, painted), thinning=_thinning(report, embedded), keys=_KEY_LIST
+    )
     if layout == "flat":  # the space under xy is free
         columns = [[*columns[0], f"<div>{info}</div>"], columns[1] + columns[2]]
         info = ""
@@ -88,10 +90,15 @@ def _view(report: Report, embedded: Embedded, plane: Plane, painted: Sequence[Se
 </figure>"""
 
 
-def _legend(planes: Sequence[Plane], painted: Sequence[Sequence[int]]) -> str:
-    if len(planes) == 1 or not any(painted):
+def _legend(report: Report, planes: Sequence[Plane], painted: Sequence[Sequence[int]]) -> str:
+    if len(planes) == 1:
         return ""
-    return '<span class="quiet"><span class="key-mark"></span>painted slice</span>'
+    marks = []
+    if any(painted):
+        marks.append('<span class="key-mark"></span>painted slice')
+    if report.suggestion is not None:
+        marks.append('<span class="key-next"></span>slice to paint next')
+    return f'<span class="quiet">{"".join(marks)}</span>' if marks else ""
 
 
 def _step(direction: str, sign: str, axis: str) -> str:
