@@ -349,3 +349,35 @@ def test_sigterm_to_a_real_run_saves_within_ten_seconds(make_dataset, tmp_path, 
     assert took < 10
     iteration = load_checkpoint(folder / "last.pt")["iteration"]
     assert f"Stopped at iteration {iteration}; saved. Go on with --resume True." in said
+
+
+# --- checkpoints that ask for more than they hold ------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["model", "elsewhere"])
+def test_a_number_that_is_shown_many_times_asks_for_no_memory(tmp_path, place):
+    """1.6 kB that would be 32 GiB."""
+    many = torch.zeros(1).expand(1 << 33)
+    content = {"model": {"w": torch.zeros(2)}, "sha256": "0" * 64}
+    content |= {"model": {"w": many}} if place == "model" else {"more": [{"w": (many,)}]}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(
+        InputError, match=r"tensor of shape \(8589934592,\) whose numbers are not all in the file"
+    ):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_part_of_a_stored_tensor_is_read(tmp_path):
+    content = {
+        "model": {"w": torch.arange(12.0).reshape(3, 4)[:, 1:3], "t": torch.arange(6.0).reshape(2, 3).T}
+    }
+    torch.save(content, tmp_path / "a.pt")
+    found = load_checkpoint(tmp_path / "a.pt")["model"]
+    assert all(torch.equal(found[name], content["model"][name]) for name in ("w", "t"))
+
+
+def test_a_sparse_tensor_or_one_without_numbers_is_no_weight(tmp_path):
+    for tensor in (torch.eye(3).to_sparse(), torch.empty(1 << 40, device="meta")):
+        torch.save({"model": {"w": tensor}}, tmp_path / "a.pt")
+        with pytest.raises(InputError, match="whose numbers are not all in the file"):
+            load_checkpoint(tmp_path / "a.pt")

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--series", type=int, metavar="N", help="which image of a TIFF file that holds several, from 0"
     )
     parser.add_argument(
+        "--channel", type=int, metavar="N", help="only this channel, or moment of a series in time, from 0"
+    )
+    parser.add_argument(
         "--ignore-affine",
         action="store_true",
         help="leave a position that cannot be used aside: a plain voxel grid, or that of --like",
@@ -63,6 +66,12 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import put_onto, read_volume, segments_of, with_segments, write_volume
 
     volume = _read(given)
+    if given.channel is not None:
+        if not 0 <= given.channel < volume.channels:
+            raise ValueError(
+                f"--channel {given.channel}: {volume.name} has {volume.channels}, counted from 0."
+            )
+        volume = replace(volume, array=volume.array[given.channel : given.channel + 1])
     if given.axes is not None or given.spacing is not None:
         volume = replace(volume, header=None)  # which says otherwise
     if given.like is not None:

@@ -87,6 +87,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: its record of what was trained on was not written by volseg, so nobody can say what "
             "may be scored. Take the checkpoint of a training."
         )
+    _require_dense(content, path)
     noted = content.pop(_HASH, None)
     if noted is not None and noted != _digest(content):
         raise InputError(
@@ -164,6 +165,25 @@ def _move_on(path: Path, keep: int) -> None:
             os.link(newer, older)  # so that there is a file of this name at any moment
         except OSError:  # a file system without links
             os.replace(newer, older)
+
+
+def _require_dense(content: Any, path: Path) -> None:
+    """Every tensor holds as many numbers as it shows: one that is shown 2**33 times needs no room."""
+    todo = [content]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            dense = value.layout == torch.strided and value.device.type == "cpu"
+            if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise InputError(
+                    f"{path} holds a tensor of shape {tuple(value.shape)} whose numbers are not all in the "
+                    "file. It was made to exhaust memory, or by another program: save the weights with "
+                    ".contiguous()."
+                )
+        elif isinstance(value, Mapping):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            todo += value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -200,11 +200,15 @@ def _letters(shape: tuple[int, ...], interleaved: bool, axes: str | None, path: 
                 "C comes first, or not at all."
             )
         return letters
+    if len(shape) == 4 and shape[3] == 1 and not interleaved:  # one moment, or one channel
+        return "XY1C" if shape[2] == 1 else "XYZC"
     letters = "C" * interleaved + "XYZ"[: len(shape) - interleaved]
     if len(letters) < len(shape) or len(shape) - interleaved < 2:
         raise InputError(
             f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say what they are. "
-            "Pass axes, for example axes='XYZC'."
+            f"If the last holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o "
+            f"NEW.mha'); if it is time, take one moment: 'volseg convert {path.name} --axes XYZC --channel 0 "
+            "-o NEW.mha'."
         )
     return letters[:-1] + "1" if letters.endswith("Z") and shape[-1] == 1 else letters
 

@@ -211,7 +211,8 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
         raise InputError(
             f"{path} has {used} axes ({_times(shape)}), and the file does not say what the last is. "
             f"If it holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o NEW.nii'); "
-            "if it is time, save the wanted moment as a 3D image."
+            f"if it is time, take one moment: 'volseg convert {path.name} --axes XYZC --channel 0 -o "
+            "NEW.nii'."
         )
     return "XYZ"[:used].ljust(len(shape), "1")
 

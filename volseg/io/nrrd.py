@@ -265,6 +265,12 @@ def _letters(shape: tuple[int, ...], per_axis: dict[str, list[str]], axes: str |
         letters = chosen_axes(axes, shape, path)
     else:
         known = kinds or directions
+        if (
+            len(shape) == 4
+            and shape[3] == 1
+            and not {"none", "list", "vector"} & {*kinds[:3], *directions[:3]}
+        ):
+            return "XY1C" if shape[2] == 1 else "XYZC"  # one moment, or one channel
         world = [
             (kinds[i] in _WORLD if kinds and kinds[i] not in ("???", "none") else True)
             and (directions[i] != "none" if directions else True)
@@ -274,10 +280,15 @@ def _letters(shape: tuple[int, ...], per_axis: dict[str, list[str]], axes: str |
             raise InputError(
                 f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say which are "
                 "channels. Pass axes, X, Y, Z and C in the file's order, such as axes='CXYZ' "
-                f"('volseg convert {path.name} --axes CXYZ -o NEW.nrrd')."
+                f"('volseg convert {path.name} --axes CXYZ -o NEW.nrrd'); of a series in time, --channel 0 "
+                "then takes the first moment."
             )
         if any(kind == "time" for kind in kinds):
-            raise InputError(f"{path} has an axis of time. Save the wanted moment as a 3D image.")
+            raise InputError(
+                f"{path} has an axis of time. Take one moment as a 3D image: 'volseg convert {path.name} "
+                f"--axes {''.join(next(names) if inside else 'C' for inside in world)} --channel 0 -o "
+                "NEW.nrrd'."
+            )
         letters = "".join(next(names) if inside else "C" for inside in world)
     if "Z" in letters and shape[letters.index("Z")] == 1 and axes is None:
         letters = letters.replace("Z", "1")

@@ -30,11 +30,19 @@ def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path) -> st
             f"{path}: the axes are unclear. The file calls them {stored} (size {times(shape)}): slices, "
             "channels, colours or time? Say which, with one letter of X, Y, Z, C per axis: "
             f"axes='{first}' or axes='{second}' in Python, or 'volseg convert {path.name} --axes {first} "
-            "-o NEW.tif'."
+            f"-o NEW.tif'. {_moment(stored, path)}"
         )
     if others and others[0][0] == "T":
         logger.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])
     return "".join("C" if a in "CS" else a if a in "XY" else "Z" for a in stored)
+
+
+def _moment(stored: str, path: Path) -> str:
+    """How one moment of a series is taken, where a file has an axis of time."""
+    if "T" not in stored or len(stored) != 4:
+        return ""
+    letters = stored.replace("C", "Z").replace("T", "C")
+    return f"Of a series in time, take one moment: --axes {letters} --channel 0."
 
 
 def chosen_axes(axes: str, stored: str, shape: tuple[int, ...], path: Path) -> str:
