@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from volseg.annotation.findings import Finding, Labels, Mask, Plane
 from volseg.annotation.numbering import numbered, summarise
@@ -23,6 +24,8 @@ _LINE_SHARE = 0.12  # of a line that disagrees with both sides, at least
 _LINE = 8  # voxels of a line that disagree with both sides, at least
 _CUT = 0.2  # of its extent that an unfinished slice lacks at least
 _WIDE = 0.15  # of that line's length that is painted where it is cut off
+_SHOWN = 8  # voxels of that line at least, where the image has to show that it is no border
+_FAINT = 0.4  # of the image's edge at other borders of the paint, that at the line has less
 _STRAIGHT = 0.75  # of the paint in the rows before it that goes on in the last row of a slice cut off
 _COPIED = 40  # border voxels two slices share if one was copied from the other
 _COPIES = 0.05  # of its slices, a label that was copied by hand has no more copies: others were resampled
@@ -33,15 +36,17 @@ def check_agreement(
 ) -> Iterator[Finding]:
     """Findings about slices that fit badly to others; ``image`` is ``(C, *spatial)``."""
     dense = not np.any(paint.labels == IGNORE_INDEX)
-    unfinished = [] if dense else list(_unfinished(planes, paint.background))
+    unfinished = [] if dense or paint.finished else list(_unfinished(planes, paint.background, image))
     yield from unfinished
     known = {found for finding in unfinished for found in finding.slices}
     yield from _contradictions([plane for plane in planes if not known & set(plane.slices)], known)
     yield from _copied(planes, image)
 
 
-def _unfinished(planes: Sequence[Plane], background: int | None) -> Iterator[Finding]:
-    """Slices whose paint ends at a straight line, where that of the others goes on."""
+def _unfinished(
+    planes: Sequence[Plane], background: int | None, image: npt.NDArray[Any] | None
+) -> Iterator[Finding]:
+    """Slices whose paint ends at a straight line, where that of the others or the image goes on."""
     by_axis: dict[int, list[tuple[Plane, Mask, tuple[npt.NDArray[np.intp], ...]]]] = {}
     for plane in planes:
         labels, kept = plane.without_crossings()
@@ -49,12 +54,17 @@ def _unfinished(planes: Sequence[Plane], background: int | None) -> Iterator[Fin
         if background is not None:
             painted &= labels != background
         by_axis.setdefault(plane.axis, []).append((plane, painted, kept))
+    counts = " and counts as background" if background is not None else ""
     for same in by_axis.values():
-        for plane, painted, kept in same if len(same) > 1 else ():
-            cut = _cut(painted, [other for p, other, _ in same if p is not plane])
-            if cut is None:
+        for plane, painted, kept in same:
+            picture = None
+            if image is not None:
+                cut = image if plane.axis < 0 else np.take(image, plane.index, axis=1 + plane.axis)
+                picture = cut[:, kept[0]][:, :, kept[1]]
+            found = _cut(painted, [other for p, other, _ in same if p is not plane], picture)
+            if found is None:
                 continue
-            side, last, place = cut
+            side, last, place = found
             letter = "".join("xyz"[a] for a in range(3) if a != plane.axis)[side]
             at = int(kept[side][last])
             voxel = plane.voxel([kept[0][place[0]], kept[1][place[1]]])
@@ -62,16 +72,22 @@ def _unfinished(planes: Sequence[Plane], background: int | None) -> Iterator[Fin
                 "unfinished",
                 "warning",
                 f"The paint on {plane.name} ends along a straight line at {numbered(letter, at)}, "
-                f"voxel {voxel}, and that of its neighbours goes on. The rest looks as if it had not been "
-                f"painted yet{' and counts as background' if background is not None else ''}. Finish the "
-                "slice, or erase it.",
+                f"voxel {voxel}, and that of its neighbours, or what the image shows, goes on. The rest "
+                f"looks as if it had not been painted yet{counts}. Finish the slice, or erase it; if only "
+                "painted voxels shall count, say --painted-only (painted_only=True in Python).",
                 plane.slices,
                 voxel,
             )
 
 
-def _cut(painted: Mask, others: Sequence[Mask]) -> tuple[int, int, tuple[int, ...]] | None:
-    """The axis and the row at which paint ends abruptly though the others' does not, and a voxel there."""
+def _cut(
+    painted: Mask, others: Sequence[Mask], picture: npt.NDArray[Any] | None
+) -> tuple[int, int, tuple[int, ...]] | None:
+    """The axis and row at which paint ends though the others' or the image does not, and a voxel.
+
+    Args:
+        picture: the image under ``painted``, ``(C, X, Y)``.
+    """
     for side in (0, 1):
         for backwards in (False, True):
             turn = np.s_[::-1] if backwards else np.s_[:]
@@ -82,19 +98,42 @@ def _cut(painted: Mask, others: Sequence[Mask]) -> tuple[int, int, tuple[int, ..
                 continue
             last = int(filled[-1])
             gap = len(rows) - 1 - last
-            goes_on = min(np.count_nonzero(lines[last] & lines[row]) for row in range(last - 3, last))
-            if gap < _CUT * len(rows) or goes_on < max(
-                _WIDE * lines.shape[1], _STRAIGHT * rows[last - 3 : last].max()
-            ):
+            if gap < _CUT * len(rows):
                 continue
+            row = len(rows) - 1 - last if backwards else last
+            place = int(np.flatnonzero(lines[last])[0])
+            found = side, row, (row, place) if side == 0 else (place, row)
+            goes_on = min(np.count_nonzero(lines[last] & lines[r]) for r in range(last - 3, last))
+            straight = goes_on >= _STRAIGHT * rows[last - 3 : last].max()
+            wide = goes_on >= _WIDE * lines.shape[1]
             beyond = [other.sum(1 - side)[turn][last + 1 :].sum() for other in others]
-            whole = [other.sum() for other in others]
-            usual = np.array(beyond) >= np.maximum(_MIN_PAINT, 0.4 * gap / len(rows) * np.array(whole))
-            if np.mean(usual) > 0.7:
-                row = len(rows) - 1 - last if backwards else last
-                along = int(np.flatnonzero(lines[last])[0])
-                return side, row, (row, along) if side == 0 else (along, row)
+            least = [max(_MIN_PAINT, 0.4 * gap / len(rows) * other.sum()) for other in others]
+            usual = bool(others) and np.mean(np.array(beyond) >= np.array(least)) > 0.7
+            if straight and wide and usual:
+                return found
+            if picture is None or goes_on < max(_SHOWN, 0.7 * rows[last]):
+                continue
+            shown = np.moveaxis(picture, 1 + side, 1)[:, turn]
+            if _no_edge(shown, lines, last):
+                return found
     return None
+
+
+def _no_edge(picture: npt.NDArray[Any], lines: Mask, last: int) -> bool:
+    """Whether the image goes on where paint ends after a row, and has edges at its other borders."""
+    cut = lines[last] & lines[last - 1] & lines[last - 2]
+    border = lines ^ ndimage.binary_erosion(lines, border_value=1)
+    border[max(0, last - 3) :] = False
+    border[:2] = border[:, :2] = border[:, -2:] = False
+    if np.count_nonzero(border) < _MIN_PAINT or last + 2 >= len(lines):
+        return False
+    at_cut, elsewhere = 0.0, 0.0
+    for channel in picture:
+        smooth = ndimage.gaussian_filter(channel.astype(np.float32), 1.0)
+        edges = ndimage.gaussian_gradient_magnitude(channel.astype(np.float32), 1.0)
+        at_cut += float(np.abs(smooth[last + 2] - smooth[last - 1])[cut].mean()) / 3
+        elsewhere += float(edges[border].mean())
+    return at_cut < _FAINT * elsewhere
 
 
 def _contradictions(planes: Sequence[Plane], known: set[tuple[str, int]]) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from volseg.annotation.slices import (
     project,
 )
 from volseg.errors import InputError
-from volseg.labels import IGNORE_INDEX, as_integers
+from volseg.labels import IGNORE_INDEX, LabelScheme, as_integers
 
 __all__ = ["Paint", "Rule", "understand_paint"]
 
@@ -107,6 +107,16 @@ class Paint:
         if not self.slices:
             return "0 is background, everywhere on the image."
         return f"0 on these slices is background; everything else without paint is unlabelled, {share}."
+
+    def scheme(self, names: Mapping[int, str]) -> LabelScheme:
+        """A name for every class; what nobody named is called by its value. For no class at all, one."""
+        chosen: list[str] = []
+        for index, value in enumerate(self.values):
+            name = names.get(value, "background" if index == self.background else f"class {value}")
+            while name in chosen:
+                name = f"{name} ({value})"
+            chosen.append(name)
+        return LabelScheme(chosen or ["nothing"], self.values or (0,))
 
     def counted(self) -> str:
         """The numbers of the slices in programs that count from 1; of an image, nothing."""

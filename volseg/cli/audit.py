@@ -1,8 +1,16 @@
 """``volseg audit``."""
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volseg.errors import RefusedError
+
+if TYPE_CHECKING:
+    from volseg.data.auditing import Audited
 
 from volseg.cli.settings import add_reading
 
@@ -23,6 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
     )
     parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PAGE",
+        help="show it, too: as a page (.html) or a picture (.png)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the page if it exists")
+    parser.add_argument(
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
     add_reading(parser, labels=True)
@@ -31,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, _: Sequence[str]) -> int:
     from volseg.data import auditing
 
-    paint, findings, names = auditing.audit_files(
+    if given.output is not None and given.output.suffix.lower() not in (".html", ".png"):
+        raise ValueError(
+            f"-o {given.output}: what was understood is shown as a page, .html, or picture, .png."
+        )
+    if given.output is not None and given.output.exists() and not given.overwrite:
+        raise RefusedError(f"{given.output} exists already; add --overwrite to replace it.")
+    found = auditing.look_at(
         given.image,
         given.labels,
         unlabelled=given.unlabelled,
@@ -41,6 +63,33 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
         spacing=given.spacing,
         colours=given.colours,
     )
-    for line in auditing.lines(paint, findings, names):
+    for line in auditing.lines(found.paint, found.findings, found.names):
         print(line)
-    return 3 if any(finding.severity == "error" for finding in findings) else 0
+    if given.output is not None:
+        _show(found, given)
+    return 3 if any(finding.severity == "error" for finding in found.findings) else 0
+
+
+def _show(found: "Audited", given: argparse.Namespace) -> None:
+    """The same as a page or a picture."""
+    from volseg.data import auditing
+    from volseg.report import Report, write_gallery, write_report
+
+    paint, image = found.paint, found.image
+    report = Report(
+        f"{given.labels.name} over {given.image.name}",
+        image.array,
+        paint.scheme(found.names),
+        None,
+        spacing=image.spacing,
+        unit=image.unit,
+        orientation=auditing.orientation_of(image),
+        paint=paint.labels,
+        background=paint.background,
+        painted=paint.slices,
+        understood=auditing.understood(paint, found.names),
+        findings=found.findings,
+        command=shlex.join(["volseg", *sys.argv[1:]]),
+    )
+    write = write_gallery if given.output.suffix.lower() == ".png" else write_report
+    print(f"To look at: {write(given.output, report, overwrite=given.overwrite)}")

@@ -1,17 +1,48 @@
 """A painted file beside its image: what was understood, and what looks wrong."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import nibabel as nib
 
 from volseg.annotation import Finding, Paint, audit, understand_paint
 from volseg.data.verification.values import odd_values
 from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
 from volseg.transforms.scaling import normalised
 
-__all__ = ["audit_all", "audit_files", "lines", "names_from"]
+__all__ = [
+    "Audited",
+    "audit_all",
+    "audit_files",
+    "lines",
+    "look_at",
+    "names_from",
+    "orientation_of",
+    "understood",
+]
+
+_WITH_ORIENTATION = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
-def audit_files(
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """A painted file beside its image, as it was understood, and what looks wrong; names by value."""
+
+    image: Volume
+    paint: Paint
+    findings: list[Finding]
+    names: Mapping[int, str]
+
+
+def audit_files(image: Path, labels: Path, **options: Any) -> tuple[Paint, list[Finding], Mapping[int, str]]:
+    """What a label file was understood to say, the auditor's findings, and the names; see :func:`look_at`."""
+    found = look_at(image, labels, **options)
+    return found.paint, found.findings, found.names
+
+
+def look_at(
     image: Path,
     labels: Path,
     *,
@@ -21,8 +52,8 @@ def audit_files(
     names: Mapping[int, str] | None = None,
     spacing: str | None = None,
     colours: str | None = None,
-) -> tuple[Paint, list[Finding], Mapping[int, str]]:
-    """What a label file was understood to say, the auditor's findings, and the names of the classes.
+) -> Audited:
+    """Image and label file, what it was understood to say, and the auditor's findings.
 
     Args:
         unlabelled: the value of voxels nobody looked at; see :func:`volseg.annotation.understand_paint`.
@@ -44,7 +75,7 @@ def audit_files(
         finished=finished,
         source=str(labels),
     )
-    return paint, audit_all(volume, paint, names), names
+    return Audited(volume, paint, audit_all(volume, paint, names), names)
 
 
 def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Finding]:
@@ -55,12 +86,14 @@ def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Fin
     return findings + [Finding("values", "warning", f"The image: {what}. {todo}") for what, todo in odd]
 
 
+def understood(paint: Paint, names: Mapping[int, str] | None = None) -> list[str]:
+    """What paint was understood to say, in sentences."""
+    return [text for text in (paint.describe(names), paint.explain(), paint.counted()) if text]
+
+
 def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | None = None) -> Iterator[str]:
     """What ``volseg audit`` prints."""
-    yield paint.describe(names)
-    yield paint.explain()
-    if counted := paint.counted():
-        yield counted
+    yield from understood(paint, names)
     for finding in findings:
         yield f"{finding.severity} ({finding.kind}): {finding.message}"
     if not findings:
@@ -81,3 +114,11 @@ def names_from(words: Sequence[str]) -> dict[int, str]:
             raise ValueError(f"--names {word}: give each class once, as VALUE=NAME such as 1=tubule.")
         names[key] = name
     return names
+
+
+def orientation_of(image: Volume) -> str:
+    """Where the axes point to, of a patient; what is measured in micrometres is none."""
+    known = image.path is not None and image.path.name.lower().endswith(_WITH_ORIENTATION)
+    if not known or image.spatial_dims != 3 or image.unit == "um":
+        return ""
+    return "".join(nib.aff2axcodes(image.affine))

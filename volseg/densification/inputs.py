@@ -145,7 +145,7 @@ def read_inputs(
     if not findings:
         logger.info("Audit: nothing wrong found.")
     _stop_at_errors(findings, choices.force)
-    scheme = _scheme(paint, names)
+    scheme = paint.scheme(names)
     if earlier is not None:
         earlier.check(scheme, list(paint.unknown), picture, force=choices.force)
     digests, found = _digests(stamps), tuple(findings)
@@ -157,8 +157,8 @@ def _as_before(
 ) -> tuple[Choices, Mapping[int, str]]:
     """What nobody says of the paint is as it was when the earlier result was made."""
     carried = {}
-    if choices.unlabelled is None and not choices.painted_only:
-        then = {name: earlier.choices.get(name) for name in ("unlabelled", "painted_only")}
+    if choices.unlabelled is None and not (choices.painted_only or choices.finished):
+        then = {name: earlier.choices.get(name) for name in ("unlabelled", "painted_only", "finished")}
         carried = {name: value for name, value in then.items() if value}
         if then["unlabelled"] == 0:
             carried["unlabelled"] = 0
@@ -228,17 +228,6 @@ def _stop_at_errors(findings: Sequence[Finding], force: bool) -> None:
             f"The audit found {len(errors)} error(s) in the paint ({kinds}), so nothing was learnt. The "
             f"first: {errors[0].message} If all is as it should be, go on with --force."
         )
-
-
-def _scheme(paint: Paint, names: Mapping[int, str]) -> LabelScheme:
-    """A name for every class; what nobody named is called by its value."""
-    chosen: list[str] = []
-    for index, value in enumerate(paint.values):
-        name = names.get(value, "background" if index == paint.background else f"class {value}")
-        while name in chosen:
-            name = f"{name} ({value})"
-        chosen.append(name)
-    return LabelScheme(chosen, paint.values)
 
 
 def _volume(source: Any, choices: Choices, *, labels: bool, like: Volume | None = None) -> Volume:

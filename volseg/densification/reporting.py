@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import Finding, numbered
+from volseg.data.auditing import orientation_of
 from volseg.densification.inputs import Inputs
 from volseg.densification.nearness import Support
 from volseg.densification.request import Method
 from volseg.densification.scoring import Measured, lines
-from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.report import Amount, LearningCurve, Report, Suggestion
 
 __all__ = ["Densified", "as_json", "note_of", "report_of", "summary_of"]
 
-_WITH_ORIENTATION = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _WORTH_SAYING = 0.05  # of the unpainted voxels
 
 
@@ -182,7 +180,7 @@ def report_of(
         result,
         spacing=image.spacing,
         unit=image.unit,
-        orientation=_orientation(image),
+        orientation=orientation_of(image),
         background=inputs.paint.background,
         paint=inputs.paint.labels,
         confidence=done.confidence,
@@ -200,11 +198,3 @@ def report_of(
         versions={name: str(value) for name, value in versions.items()},
         command=command,
     )
-
-
-def _orientation(image: Volume) -> str:
-    """Where the axes point to, of a patient; what is measured in micrometres is none."""
-    known = image.path is not None and image.path.name.lower().endswith(_WITH_ORIENTATION)
-    if not known or image.spatial_dims != 3 or image.unit == "um":
-        return ""
-    return "".join(nib.aff2axcodes(image.affine))

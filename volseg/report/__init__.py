@@ -6,6 +6,7 @@ without a network: views through the volume with layers to switch, the scores, a
 """
 
 from volseg.report.figures import write_figures
+from volseg.report.gallery import write_gallery
 from volseg.report.page import write_report
 from volseg.report.parts import (
     Amount,
@@ -34,5 +35,6 @@ __all__ = [
     "readable",
     "save_picture",
     "write_figures",
+    "write_gallery",
     "write_report",
 ]

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from volseg.labels import IGNORE_INDEX
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report, readable
 from volseg.report.picture import class_colours
-from volseg.report.planes import Plane, planes_of
+from volseg.report.planes import Plane, cut, planes_of
 
 __all__ = ["slice_picture", "write_figures"]
 
@@ -30,14 +29,14 @@ _MARKS = "os^Dv"
 def slice_picture(report: Report, plane: Plane, index: int, *, layer: str = "result") -> NDArray[np.uint8]:
     """One slice of the image with the classes of a layer over it, ``(H, W, 3)``; without, for ``"image"``."""
     channels = [
-        grey(_cut(channel, plane, index), *contrast(channel)).astype(np.float32)
+        grey(cut(channel, plane, index), *contrast(channel)).astype(np.float32)
         for channel in report.image[:3]
     ]
     channels = channels * 3 if len(channels) == 1 else [*channels, np.zeros_like(channels[0])][:3]
     picture = np.stack(channels, axis=-1)
     labels = None if layer == "image" else getattr(report, layer)
     if labels is not None:
-        classes = _cut(labels, plane, index)
+        classes = cut(labels, plane, index)
         opacity = np.full(256, _OPACITY, np.float32)
         hidden = report.headline.background
         opacity[[IGNORE_INDEX, *([] if hidden is None else [hidden])]] = 0
@@ -94,7 +93,7 @@ def _overview(report: Report) -> Figure:
             extent = (0.0, width, height, 0.0)
             if layer == "confidence":
                 assert report.confidence is not None
-                doubt = _cut(report.confidence, plane, index)
+                doubt = cut(report.confidence, plane, index)
                 drawn = axes.imshow(doubt, cmap="inferno_r", vmin=0, vmax=1, extent=extent)
                 if plane is planes[0]:
                     figure.colorbar(drawn, ax=axes, location="top", fraction=0.05, pad=0.01)
@@ -201,14 +200,6 @@ def _calibration(report: Report) -> Figure:
     axes.set_xlabel("confidence")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
-
-
-def _cut(array: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
-    """One slice, rows downwards and columns to the right as a screen shows them."""
-    cut = array if plane.normal is None else np.take(array, index, axis=plane.normal)
-    if plane.across < plane.down:
-        cut = cut.T
-    return cut[:: -1 if plane.flipped[1] else 1, :: -1 if plane.flipped[0] else 1]
 
 
 def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:

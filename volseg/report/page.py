@@ -17,6 +17,7 @@ from typing import Any
 from volseg.annotation import annotated_slices
 from volseg.io import atomic_write
 from volseg.report.embedding import Embedded, embed
+from volseg.report.gallery import gallery
 from volseg.report.parts import Report
 from volseg.report.picture import class_colours
 from volseg.report.planes import planes_of
@@ -44,7 +45,15 @@ def write_report(
 
 
 def _page(report: Report, max_bytes: int) -> str:
-    texts = {**sections(report), "style": _resource("page.css"), "script": _script()}
+    texts = {
+        **sections(report),
+        "style": _resource("page.css"),
+        "script": _script(),
+    }
+    texts["understood"] = gallery(report)
+    if report.result is None:  # then what looks wrong with the paint comes first
+        texts["understood"] += texts["findings"]
+        texts["findings"] = ""
     text = sum(len(part.encode("utf-8", errors="replace")) for part in texts.values())
     room = max_bytes - text - _LEAST  # what follows needs a few thousand bytes more
     if room < _LEAST:
@@ -54,7 +63,9 @@ def _page(report: Report, max_bytes: int) -> str:
         )
     embedded = embed(report, max_bytes=room)
     painted: list[list[int]] = [[] for _ in report.size]
-    if report.paint is not None:
+    if report.painted is not None:
+        painted = [list(map(int, indices)) for indices in report.painted or painted]
+    elif report.paint is not None:
         painted = [list(map(int, indices)) for indices in annotated_slices(report.paint)]
     digest = hashlib.sha256(texts["script"].encode()).digest()
     return Template(_resource("page.html")).substitute(

@@ -156,12 +156,15 @@ class Report:
 
     Args:
         image: ``(C, *spatial)``, 2D or 3D; of more than three channels the first three are shown.
-        result: class indices ``(*spatial)``, as are ``paint`` and ``truth``; 255 is unlabelled.
+        result: class indices ``(*spatial)``, as are ``paint`` and ``truth``; 255 is unlabelled. ``None`` on a
+            page about paint alone.
         spacing: voxel size along each axis, in ``unit``.
         orientation: where each axis points to, such as ``"RAS"``: the head is then up, the patient's
             left on the right. Empty: x to the right and y, z downwards, as microscopes and pictures have it.
         background: the class that the headline leaves out, if not the one that is named so.
         paint: what a person annotated.
+        painted: the slices that a person worked on, per axis; found in ``paint`` if None.
+        understood: what the paint was understood to say, in sentences, to stand beside its pictures.
         confidence: probability that ``result`` is right, ``(*spatial)``, 0 to 1.
         scores: the first is that of ``result``, the others are to compare with.
         scores_note: on which voxels the scores were measured, and how far they can be trusted.
@@ -176,13 +179,15 @@ class Report:
     title: str
     image: NDArray[Any]
     labels: LabelScheme
-    result: NDArray[Any]
+    result: NDArray[Any] | None
     _: KW_ONLY
     spacing: Sequence[float] | None = None
     unit: str = ""
     orientation: str = ""
     background: int | None = None
     paint: NDArray[Any] | None = None
+    painted: Sequence[Sequence[int]] | None = None
+    understood: Sequence[str] = ()
     confidence: NDArray[Any] | None = None
     truth: NDArray[Any] | None = None
     scores: Sequence[MethodScores] = ()

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from volseg.report.parts import Report
 
-__all__ = ["Plane", "planes_of"]
+__all__ = ["Plane", "cut", "planes_of"]
 
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 
@@ -50,3 +54,11 @@ def planes_of(report: Report) -> list[Plane]:
             letters = (_OPPOSITE[right], right, _OPPOSITE[below], below)
         planes.append(Plane(name, across, down, normal, flipped, letters))
     return planes
+
+
+def cut(array: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
+    """One slice, rows downwards and columns to the right as a screen shows them."""
+    cut = array if plane.normal is None else np.take(array, index, axis=plane.normal)
+    if plane.across < plane.down:
+        cut = cut.T
+    return cut[:: -1 if plane.flipped[1] else 1, :: -1 if plane.flipped[0] else 1]

@@ -56,7 +56,7 @@ def viewer(report: Report, embedded: Embedded, painted: Sequence[Sequence[int]])
 <p id="trouble" class="trouble" role="alert" hidden></p>
 <noscript>
 <p class="trouble">The views need JavaScript. This is the middle slice.</p>
-<img src="data:image/png;base64,{_still(report)}" alt="The middle slice of the image with the result over it">
+<img src="data:image/png;base64,{_still(report)}" alt="The middle slice of the image">
 </noscript>
 <div class="controls">
 {_layers(report)}
@@ -126,11 +126,14 @@ def _marks(report: Report, axis: int, painted: Sequence[int]) -> str:
 
 def _layers(report: Report) -> str:
     rows = [_layer("image", "image", on=True, amount=50, what="brightness")]
-    rows.append(_layer("result", "result", on=True, amount=45, style="filled"))
+    if report.result is not None:
+        rows.append(_layer("result", "result", on=True, amount=45, style="filled"))
     if report.truth is not None:
         rows.append(_layer("truth", "truth", on=False, amount=100, style="outline"))
     if report.paint is not None:
-        rows.append(_layer("paint", "paint", on=False, amount=100, style="outline"))
+        alone = report.result is None
+        style, amount = ("filled", 45) if alone else ("outline", 100)
+        rows.append(_layer("paint", "paint", on=alone, amount=amount, style=style))
     if report.confidence is not None:
         rows.append(_layer("confidence", "doubt", on=False, amount=70))
     if report.truth is not None:
@@ -178,6 +181,7 @@ def _thinning(report: Report, embedded: Embedded) -> str:
 
 def _still(report: Report) -> str:
     plane = planes_of(report)[0]
-    picture = slice_picture(report, plane, report.size[-1] // 2)
+    layer = "paint" if report.result is None else "result"
+    picture = slice_picture(report, plane, report.size[-1] // 2, layer=layer)
     step = -(-max(picture.shape[:2]) // _STILL)
     return base64.b64encode(imagecodecs.png_encode(picture[::step, ::step].copy(), level=6)).decode("ascii")
