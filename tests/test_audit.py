@@ -249,6 +249,21 @@ def test_a_slice_left_half_done_is_told(volume, side, crossing):
     assert f"at {'xy'[side // 2]} = {at}" in found[0].message
 
 
+@pytest.mark.parametrize("others", [(5, 25, 35), ()], ids=["with others", "alone"])
+def test_the_image_shows_that_a_slice_is_half_done_where_few_others_go_on(volume, others):
+    """Beyond the line most of the others are empty: it takes the image to see that paint is missing."""
+    raw = np.zeros_like(volume.raw)
+    raw[..., [*others, 15]] = volume.dense[..., [*others, 15]]
+    raw[:, 24:, [z for z in others if z > 5]] = 0
+    raw[:, 24:, 15] = 0
+    found = [finding for finding in found_in(volume, raw) if finding.kind == "unfinished"]
+    assert (("z", 15),) in [finding.slices for finding in found]
+    assert "--painted-only" in found[0].message
+    volume.image[:, :, 24:] = volume.image[0][volume.dense == 0].mean()  # now there is nothing to go on
+    found = [finding for finding in found_in(volume, raw) if finding.kind == "unfinished"]
+    assert (("z", 15),) not in [finding.slices for finding in found]
+
+
 def test_paint_that_ends_at_the_same_line_everywhere_is_a_region_of_interest(volume):
     raw = volume.raw.copy()
     raw[28:] = 0

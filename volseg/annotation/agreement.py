@@ -111,7 +111,8 @@ def _cut(
             usual = bool(others) and np.mean(np.array(beyond) >= np.array(least)) > 0.7
             if straight and wide and usual:
                 return found
-            if picture is None or goes_on < max(_SHOWN, 0.7 * rows[last]):
+            region = bool(others) and max(beyond) < _MIN_PAINT  # all end here: a region of interest
+            if picture is None or region or goes_on < max(_SHOWN, 0.7 * rows[last]):
                 continue
             shown = np.moveaxis(picture, 1 + side, 1)[:, turn]
             if _no_edge(shown, lines, last):
