@@ -89,3 +89,18 @@ def test_large_tiff_files_are_big_tiff(tmp_path, monkeypatch):
     create_blocks(path, LIKE.array.shape, np.dtype(np.uint8), LIKE)
     assert path.read_bytes()[2:4] == b"+\0"
     assert map_volume(path).shape == (1, *SIZE)
+
+
+@pytest.mark.parametrize("gap", [0, 1 << 16], ids=["row by row", "with all between"])
+@pytest.mark.parametrize("size", [(23, 19), (23, 9, 7)], ids=["2d", "3d"])
+def test_any_block_is_the_one_of_the_whole_array(tmp_path, monkeypatch, gap, size):
+    monkeypatch.setattr("volseg.io.mapped._GAP", gap)
+    random = np.random.default_rng(0)
+    array = random.normal(size=(3, *size)).astype(np.float32)
+    for suffix in (".nii", ".tif", ".nrrd", ".mha"):
+        write_volume(tmp_path / f"a{suffix}", array, Volume(array, np.eye(len(size) + 1), "mm"))
+        volume = open_blocks(tmp_path / f"a{suffix}")
+        for _ in range(20):
+            ends = [sorted(random.integers(0, n + 1, 2)) for n in array.shape]
+            index = tuple(slice(int(a), int(b)) for a, b in ends)
+            np.testing.assert_array_equal(volume[index], array[index])

@@ -31,7 +31,7 @@ __all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]
 
 
 _PAGE = 4096
-_WASTE = 16  # a row of a block is read alone where so many times as much lies between two
+_GAP = 1 << 16  # bytes between two rows of a block that are not read along with them
 _HELD = 4 << 20  # bytes of the file that are mapped in at a time, about
 
 
@@ -94,7 +94,7 @@ class MappedVolume:
         *slow, rows, columns = spans
         block = np.empty([part.stop - part.start for part in spans], self.dtype)
         steps = [prod(self.stored[axis + 1 :]) for axis in range(len(self.stored) - 2)]
-        sparse = width > _WASTE * block.shape[-1]  # then each row is read alone, else what lies between, too
+        sparse = (width - block.shape[-1]) * size > _GAP
         with self.path.open("rb") as file:
 
             def numbers(start: int, count: int) -> NDArray[Any]:
