@@ -103,11 +103,11 @@ def same_size_and_date(path):
 
 @pytest.mark.parametrize("change", [replace, overwrite_in_place, cut, remove, same_size_and_date])
 @pytest.mark.parametrize("suffix", [".nii", ".tif", ".mha", ".ome.zarr"])
-@pytest.mark.parametrize("after", [1, 11])
+@pytest.mark.parametrize("after", [1, 17])
 def test_of_an_image_that_changes_under_the_tiles_there_is_no_result(
     tmp_path, segment, monkeypatch, change, suffix, after
 ):
-    """The last of the 12 tiles have been read ahead by then: that is found out at the end."""
+    """The last of the 18 tiles has been read ahead by then: that is found out at the end."""
     if "zarr" in suffix:
         pytest.importorskip("zarr")
     image = tmp_path / "images" / f"a{suffix}"
@@ -318,6 +318,24 @@ def test_where_tiles_find_no_room_it_is_said_what_is_kept(tmp_path, segment, mon
         ):
             segment(blockwise=True)
     assert names(segment(blockwise=True)) == ["a.nii"]
+
+
+def test_where_the_packed_file_finds_no_room_its_beginning_goes(tmp_path, segment, monkeypatch):
+    put_image(tmp_path / "images" / "a.nii.gz")
+
+    def full(source, into, *_):
+        into.write(source.read(99))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", full)
+        with pytest.raises(
+            ResourceError, match=r"cannot write .*a\.nii\.gz: No space left.*18 tiles are kept"
+        ):
+            segment(blockwise=True)
+    kept = [name for name in names(tmp_path / "out") if not name.startswith(".predict")]
+    assert kept == [".a.nii.gz.journal", ".a.nii.gz.unfinished.nii"]
+    assert names(segment(blockwise=True)) == ["a.nii.gz"]
 
 
 def test_where_nothing_could_be_begun_nothing_is_kept(tmp_path, segment, monkeypatch):

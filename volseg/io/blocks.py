@@ -232,9 +232,15 @@ def finish_blocks(made: Path, target: Path) -> Path:
     if not target.name.lower().endswith(_PACKED):
         return made
     packed = made.with_name(f".{target.name}.packed")
-    with made.open("rb") as source, packed.open("wb") as file:
-        with gzip.GzipFile("", "wb", 4, file, mtime=0) as into:  # no name, no time: same voxels, same bytes
-            shutil.copyfileobj(source, into, 16 << 20)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with made.open("rb") as source, packed.open("wb") as file:
+            with gzip.GzipFile(
+                "", "wb", 4, file, mtime=0
+            ) as into:  # no name, no time: same voxels, same bytes
+                shutil.copyfileobj(source, into, 16 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        packed.unlink(missing_ok=True)
+        raise
     return packed
