@@ -17,6 +17,7 @@ _FOLD = 30.0  # seconds that a fold is worth having with
 _FOLD_PER_VOXEL = 1.5e-5  # the same, where segmenting takes most of it
 _MARGIN = 1.1  # on the time that segmenting took before
 _LATEST = 1.5  # times as long as asked for, at most, is allowed for
+_EARLY = 0.8  # of the time that was asked for, below which learning ended because more is no use
 _LEAST = 1.0  # seconds of learning, however short the time is
 _SLOWEST = 5.0  # times as long as the processor takes, at most, is allowed for
 
@@ -60,6 +61,7 @@ class Timetable:
         self._bank = _BANK_PER_VOXEL * voxels * channels
         self._segmenting = _LOOKING_PER_VOXEL * voxels  # seconds for all voxels
         self._late = 1.0
+        self._early = False  # whether learning ended before its time
         self._for_folds: float | None = None  # until when, by the clock, folds may learn
         self._folds_left = folds
         self._fold_began: float | None = None
@@ -97,12 +99,15 @@ class Timetable:
             return max(self.left, 0.0)
         began, share = self._stage
         gone = time.monotonic() - began
-        this = max(gone / share - gone, 0.0) if share > 0.05 else (self._per_fold or self.left)
+        this = max(gone / share - gone, 0.0) if share > 0.05 else self._per_fold
+        if this is None:
+            return max(self.left, 0.0)
+        rest = self.slowness * self._segmenting + self.for_report
+        if not self._early:
+            return max(self.left, this + rest)
         per_fold = self._per_fold or (gone + this)
-        folds = self._folds_left * per_fold
-        result = per_fold if self._fold_began is not None or self._folds_left else 0.0
-        told = this + folds + result + self.slowness * self._segmenting + self.for_report
-        return max(min(told, self.left), 0.0)
+        models = self._folds_left + (self._fold_began is not None or self._folds_left > 0)
+        return this + models * per_fold + rest
 
     def count_earlier(self, seconds: float) -> None:
         """Time that an earlier, stopped run spent on what need not be done again."""
@@ -140,6 +145,7 @@ class Timetable:
     def learnt(self, asked: float, took: float) -> None:
         """How long learning took instead of what was asked for: the next one may be as late."""
         self._late = min(max(took / asked, 1.0), _LATEST)
+        self._early = took < _EARLY * asked
         self._per_fold = took
 
     def learning(self, share: float) -> None:
