@@ -93,7 +93,7 @@ def main() -> None:
     clean = clean_statistics(network, undeformed_blocks(patches, given.seed))
     if given.test:
         config["dataset_dir"] = given.test
-        config["held_out"] = 1.0
+        config["held_out"] = 0.0
         config.parse()
     cases = config.get_parsed_content("validate#dataset")
     preprocessing = config.get_parsed_content("preprocessing")
@@ -102,9 +102,9 @@ def main() -> None:
     tile = [int(n) for n in np.maximum((size - 2 * np.array(network.context)) // stride, 1) * stride]
     random = np.random.default_rng(given.seed)
     found: dict[str, dict[str, list[float]]] = {mode: {"whole": [], "crops": []} for mode in MODES}
-    used = 0
+    used, kinds = 0, ("truth", "label" if given.test else "held")
     for item in cases:
-        truth = next((item[k] for k in ("truth", "held") if k in item and (item[k] != 255).any()), None)
+        truth = next((item[k] for k in kinds if k in item and (item[k] != 255).any()), None)
         if truth is None or (truth != 255).float().mean() < 0.5 or used == given.images:
             continue
         used += 1
