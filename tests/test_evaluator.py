@@ -14,6 +14,7 @@ from volseg.annotation import hold_out
 from volseg.data import WholeVolumes, find_cases, find_images, load_case
 from volseg.engines import choose_scale, evaluator, place, predictor, scale, use_bf16
 from volseg.engines.checkpoint import save_checkpoint
+from volseg.engines.pages import PAGES, choose_cases
 from volseg.engines.scores import Scores
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
@@ -153,6 +154,10 @@ def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, capl
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
+    assert 'id="scores"' in page
+    assert 'id="again"' in page  # command and versions
+    assert "All cases" in page
+    assert report["held out"]["headline"]["name"].startswith("mean IoU over all classes")
     assert f"{metrics['mean IoU: held out']:.3f}" in page
     assert "Voxels held out (20): mean IoU" in caplog.text
     with pytest.raises(RefusedError, match="metrics.json exists already and is not overwritten"):
@@ -178,7 +183,7 @@ def test_a_case_without_foreground_has_no_score_but_ends_nothing():
     assert found["Dice by case"] == {"a": {"background": 1.0, "cell": None}}
     assert found["precision, recall, F1 within 1 voxel(s)"] == {"a": {"cell": [None, None, None]}}
     (line,) = scores.table()
-    assert "over 1 of 2 classes, the others are nowhere" in line
+    assert "1 of 2 classes are nowhere" in line
 
 
 def test_the_network_is_left_as_it_was(make_dataset):
@@ -310,3 +315,37 @@ def test_the_picture_shows_a_slice_that_nobody_annotated():
     image = np.broadcast_to(np.arange(9.0), (1, 6, 6, 9)) + np.random.default_rng(0).normal(size=(1, 6, 6, 9))
     shown = panel(image, annotation, np.zeros_like(annotation), None, 2)[:, 10:16]
     assert (shown == 235).all()  # the colour of what is not annotated
+
+
+def test_the_worst_the_median_and_the_best_case_have_pages_and_all_are_listed(make_dataset, tmp_path):
+    folder = make_dataset(size=(20, 16), channels=1, cases="abcde", held_out={"y": [5]})
+    out = tmp_path / "out"
+    run(datasets(folder), output_dir=out)
+    cases = json.loads((out / "metrics.json").read_text())["held out"]["Dice by case"]
+    pages = {what: (out / name).read_text(encoding="utf-8") for what, name in PAGES.items()}
+    for what, page in pages.items():
+        assert f"the {what} of 5 cases" in page
+        for case in cases:
+            assert f">{case}<" in page
+        for name in PAGES.values():
+            assert f'href="{name}"' in page
+    run(
+        datasets(make_dataset("one", size=(20, 16), channels=1, held_out={"y": [5]})),
+        output_dir=out,
+        overwrite=True,
+    )
+    assert {path.name for path in out.glob("report*")} == {"report.html"}
+
+
+def test_cases_are_ranked_by_their_headline():
+    scores = Scores(LabelScheme(["background", "cell"], [0, 1], 255))
+    truth = torch.zeros((1, 4, 4), dtype=torch.uint8)
+    truth[0, 0] = 1
+    for name, right in (("poor", 1), ("fine", 4), ("fair", 2)):
+        guess = torch.zeros_like(truth)
+        guess[0, 0, :right] = 1
+        scores.add(name, "held out", guess, truth)
+    assert choose_cases(scores) == {"worst": "poor", "median": "fair", "best": "fine"}
+    assert next(iter(scores.summary())) == "mean foreground IoU: held out"
+    assert "mean IoU over foreground classes (cell): " in next(scores.table())
+    assert choose_cases(Scores(LabelScheme(["a", "b"], [0, 1], 255))) == {}

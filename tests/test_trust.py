@@ -274,8 +274,8 @@ def evaluated(entry, text, entries):
 def test_what_passes_at_random_does_no_harm(seed):
     rng = random.Random(seed)
     entries = {"f": 1, "rf": 1, "a": {"f": 1}, "a::f": 1, "a::x": None, "seed": 0, "labels": [],
-               "output_dir": "a", "resume": False, "plan": {}, "cases": [], "network_def": {}, "network_def::spatial_dims": 3,
-               "network": {}, "train": {}, "train::dataset": {}}  # fmt: skip
+               "output_dir": "a", "resume": False, "plan": {}, "cases": [], "network_def": {},
+               "network_def::spatial_dims": 3, "network": {}, "train": {}, "train::dataset": {}}  # fmt: skip
     passed = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,18 +24,20 @@ from volseg.engines.checkpoint import load_weights
 from volseg.engines.claim import claim, release
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
-from volseg.engines.run_folder import new_file
+from volseg.engines.pages import PAGES, page_of, write_pages
+from volseg.engines.run_folder import library_versions, new_file
 from volseg.engines.scores import Scores
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
-from volseg.report import Report, panel, save_picture, write_report
+from volseg.report import Report, panel, save_picture
 
 __all__ = ["engine_for", "evaluator", "segment"]
 
 logger = logging.getLogger(__name__)
 
+_KEPT = 3  # cases whose pages are kept in memory until it is known which are the worst and the best
 _LOCK = ".evaluate.lock"  # a training may go on in the same folder meanwhile
 
 
@@ -63,8 +64,9 @@ def evaluator(
     Args:
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset, or of
             the trainer that asks for a validation.
-        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go; ``None``
-            for nowhere.
+        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go, which is
+            the page of the worst case, with an index of all; ``report_median.html`` and ``report_best.html``
+            beside it. ``None`` for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
             :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
@@ -75,7 +77,7 @@ def evaluator(
     plain = _without_image(inferer) if folder is not None and statistics_of(network) else None
     plain_scores = Scores(dataset.labels)
     content: dict[str, Any] = {}
-    pages: list[Report] = []
+    pages: dict[str, Report] = {}
 
     def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         item = batch[0]
@@ -99,9 +101,20 @@ def evaluator(
             annotation = torch.where(held == IGNORE_INDEX, train, held)
             picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
             engine.state.pictures[item["name"]] = picture
-            if folder is not None:
-                pages.append(_page(item, logits, annotation, dataset))
+        if folder is not None and len(pages) < _KEPT:
+            annotation = torch.where(held == IGNORE_INDEX, train, held)
+            pages[item["name"]] = page_of(item, logits, annotation, dataset)
         return {}
+
+    def page(engine: Any, name: str) -> Report:
+        """That of a case; where there are many, it is segmented once more."""
+        if name in pages:
+            return pages[name]
+        item = dataset[[case.name for case in dataset.data].index(name)]
+        record = getattr(engine.state, "trained_on", None) if checkpoint is None else content["trained_on"]
+        train, held, _ = _split(item, record)
+        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0].cpu()
+        return page_of(item, logits, torch.where(held == IGNORE_INDEX, train, held), dataset)
 
     # Of several processes each scores a part of the volumes, as far as parts can be put together.
     part = range(len(dataset)) if measures else processes.share(len(dataset))
@@ -111,7 +124,7 @@ def evaluator(
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
         if folder is not None:
-            for name in ("metrics.json", "metrics.csv", "picture.png", "report.html"):
+            for name in ("metrics.json", "metrics.csv", "picture.png", *PAGES.values()):
                 new_file(folder / name, overwrite=overwrite)
         if checkpoint is not None:
             content.update({"trained_on": {}} | load_weights(network, checkpoint))
@@ -150,11 +163,9 @@ def evaluator(
             _write_metrics(folder, report, list(scores.rows()))
             for picture in engine.state.pictures.values():
                 save_picture(folder / "picture.png", picture, dataset.labels)
-            for page in pages:
-                facts = {
-                    name: f"{value:.3f}" for name, value in engine.state.metrics.items() if "mean" in name
-                }
-                write_report(folder / "report.html", replace(page, facts=facts), overwrite=True)
+            weights = f"{checkpoint}, iteration {content.get('iteration')}"
+            told = library_versions()
+            write_pages(folder, scores, partial(page, engine), checkpoint=weights, versions=told)
             release(folder, lock=_LOCK)
             logger.info("Figures, a picture and report.html to look around in are in %s.", folder)
 
@@ -250,23 +261,6 @@ def segment(
         network.train(was_training)
     logits, spread = found if isinstance(found, tuple) else (found, None)
     return logits[0], None if spread is None else spread[0]
-
-
-def _page(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
-    """One case to look around in: image, annotation, result, how sure it is, and the truth if there is."""
-    truth = item.get("truth")
-    return Report(
-        item["name"],
-        item["image"].numpy(),
-        dataset.labels,
-        logits.argmax(0).to(torch.uint8).numpy(),
-        spacing=item["spacing"],
-        unit=item["volume"].unit,
-        paint=annotation[0].numpy(),
-        confidence=logits.softmax(0).amax(0).float().numpy(),
-        truth=None if truth is None else truth[0].numpy(),
-        scores_note="The confidence is the network's own, not calibrated.",
-    )
 
 
 def _split(item: Mapping[str, Any], record: Record | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from volseg.io import atomic_write, digest, output_suffix, read_json
 __all__ = [
     "check_run",
     "differences",
+    "library_versions",
     "new_file",
     "open_run",
     "output_of",
@@ -61,6 +62,12 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def library_versions() -> dict[str, Any]:
+    """Of volseg and what it computes with, of Python, and the kind of machine."""
+    found: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
+    return found | {"python": platform.python_version(), "machine": platform.machine()}
+
+
 def open_run(
     home: Path, folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]
 ) -> Callable[[], None]:
@@ -87,8 +94,7 @@ def open_run(
     open_log(folder / "log.txt")
     if folder != home:
         logger.info("Training in %s; the earlier result in %s stays until it is complete.", folder, home)
-    versions: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
-    versions |= {"python": platform.python_version(), "machine": platform.machine()}
+    versions = library_versions()
     versions |= {"processor": _processor(), "threads": torch.get_num_threads(), **facts}
     description = {"versions.json": versions, "data.json": [_listed(case) for case in data]}
     config = _running_config()

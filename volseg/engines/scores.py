@@ -8,11 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.metrics import boundary_f1, confusion_matrix, dice, iou, mean_score
+from volseg.metrics import Headline, boundary_f1, confusion_matrix, dice, iou, mean_score
 
 __all__ = ["Scores", "plain"]
 
-BACKGROUND = "background"
 _NOT_IN_NAMES = re.compile(r"[^\w\-./ :]")  # of figures: MLflow refuses everything else
 
 
@@ -25,6 +24,7 @@ class Scores:
 
     def __init__(self, labels: LabelScheme, *, tolerance: float | None = None) -> None:
         self.labels = labels
+        self.headline = Headline(labels.names)
         self.tolerance = tolerance
         self.matrices: dict[str, dict[str, np.ndarray[Any, np.dtype[np.int64]]]] = {}
         self.tolerant: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
@@ -50,7 +50,7 @@ class Scores:
                     mask=mask,
                 )
                 for index, name in enumerate(self.labels.names)
-                if name != BACKGROUND
+                if not (self.headline.leaves_out and index == self.headline.background)
             }
 
     def merge(self, matrices: Mapping[str, Mapping[str, Any]], tolerant: Mapping[str, Any]) -> None:
@@ -60,10 +60,12 @@ class Scores:
                 own.setdefault(kind, {}).update(cases)
 
     def summary(self) -> dict[str, float]:
-        """One line of figures: mean IoU by kind, IoU of each class by kind."""
+        """One line of figures, by kind: the headline, the mean over all classes, then each class."""
         figures: dict[str, float] = {}
         for kind, cases in self.matrices.items():
             scores = iou(sum(cases.values()))
+            if self.headline.leaves_out:
+                figures[f"mean foreground IoU: {kind}"] = self.headline.mean(scores)
             figures[f"mean IoU: {kind}"] = mean_score(scores)
             for name, score in zip(self.labels.names, scores, strict=True):
                 if np.isfinite(score):
@@ -78,10 +80,15 @@ class Scores:
         cases = self.matrices[kind]
         pooled: Any = sum(cases.values())
         per_case = {case: dice(matrix) for case, matrix in cases.items()}
-        foreground = [i for i, name in enumerate(self.labels.names) if name != BACKGROUND]
+        foreground = self.headline.classes
         means = [mean_score(scores[foreground]) for scores in per_case.values()]  # NaN: no foreground at all
         found: dict[str, Any] = {
             "voxels": int(pooled.sum()),
+            "headline": {
+                "name": self.headline.title(),
+                "IoU": plain(self.headline.mean(iou(pooled))),
+                "classes": [self.labels.names[i] for i in foreground],
+            },
             "mean IoU": plain(mean_score(iou(pooled))),
             "IoU": self._named(iou(pooled)),
             "Dice": self._named(dice(pooled)),
@@ -109,9 +116,10 @@ class Scores:
         for kind, found in self.report().items():
             scores = {name: value for name, value in found["IoU"].items() if value is not None}
             classes = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            missing = f" over {len(scores)} of {len(found['IoU'])} classes, the others are nowhere"
+            missing = f"; {len(found['IoU']) - len(scores)} of {len(found['IoU'])} classes are nowhere"
             of_some = missing if len(scores) < len(found["IoU"]) else ""
-            yield f"Voxels {kind} ({found['voxels']}): mean IoU {found['mean IoU']:.3f}{of_some} ({classes})."
+            told = self.headline.told(found["headline"]["IoU"], mean_of_all=found["mean IoU"])
+            yield f"Voxels {kind} ({found['voxels']}): {told}{of_some}. By class: {classes}."
             mean = found["mean foreground Dice over cases"]
             if mean is not None:
                 yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."

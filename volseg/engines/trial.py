@@ -37,8 +37,8 @@ _IN_ORDER = (
     "train::preprocessing", "train::dataset", "optimizer", "lr_scheduler", "loss",
     "validate::evaluator", "train::trainer", "scorer", "evaluator",
 )  # fmt: skip
-_LARGEST = 96  # voxels along an axis of the image that is made up
-_CHEAP = 3e11  # multiplications of a forward pass that is computed; a dearer one only shows its sizes
+_LARGEST = 64  # voxels along an axis of the image that is made up
+_CHEAP = 2e10  # multiplications of a forward pass that is computed; a dearer one only shows its sizes
 _SCHEDULED = 200_000  # steps of a schedule that are tried
 
 

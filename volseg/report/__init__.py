@@ -11,6 +11,7 @@ from volseg.report.page import write_report
 from volseg.report.parts import (
     Amount,
     Calibration,
+    CaseRow,
     ClassScore,
     LearningCurve,
     MethodScores,
@@ -19,10 +20,12 @@ from volseg.report.parts import (
     readable,
 )
 from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
+from volseg.report.planes import orientation_of
 
 __all__ = [
     "Amount",
     "Calibration",
+    "CaseRow",
     "ClassScore",
     "LearningCurve",
     "MethodScores",
@@ -31,6 +34,7 @@ __all__ = [
     "class_colours",
     "coloured",
     "grey_or_rgb",
+    "orientation_of",
     "panel",
     "readable",
     "save_picture",

@@ -19,6 +19,7 @@ __all__ = [
     "AXES",
     "Amount",
     "Calibration",
+    "CaseRow",
     "ClassScore",
     "LearningCurve",
     "MethodScores",
@@ -47,6 +48,22 @@ class ClassScore:
     iou: float | None
     dice: float | None = None
     interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One case of several: a row of the index.
+
+    Args:
+        figures: IoU and Dice of the headline, then the IoU of each class; ``None`` where there is none.
+        what: such as ``"worst"``; empty for most.
+        link: the page of the case beside this one; empty if it has none.
+    """
+
+    name: str
+    figures: Sequence[float | None]
+    what: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,7 @@ class Report:
         confidence: probability that ``result`` is right, ``(*spatial)``, 0 to 1.
         scores: the first is that of ``result``, the others are to compare with.
         scores_note: on which voxels the scores were measured, and how far they can be trusted.
+        cases: all cases of an evaluation, the worst first.
         findings: of the audit; ``()`` says that it found nothing, ``None`` that there was none.
         amounts: of each class in ``result``.
         changes: what is new since an earlier result, a sentence each.
@@ -192,6 +210,7 @@ class Report:
     truth: NDArray[Any] | None = None
     scores: Sequence[MethodScores] = ()
     scores_note: str = ""
+    cases: Sequence[CaseRow] = ()
     curves: Sequence[LearningCurve] = ()
     findings: Sequence[Finding] | None = None
     suggestion: Suggestion | None = None

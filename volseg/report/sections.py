@@ -26,7 +26,7 @@ def sections(report: Report) -> dict[str, str]:
             f'<p class="warning"><b>Mind:</b> {escape(text)}</p>' for text in report.warnings
         ),
         "suggestion": _suggestion(report) + _changes(report),
-        "scores": _scores(report) + _amounts(report),
+        "scores": _scores(report) + _amounts(report) + _cases(report),
         "learning": _beside(_curve(report), _calibration(report)),
         "findings": _findings(report),
         "provenance": _provenance(report),
@@ -128,6 +128,34 @@ def _scores(report: Report) -> str:
         "Scores",
         f'{note}<div class="beside"><div class="scroll">{table}</div><div>{chart}</div></div>',
     )
+
+
+def _cases(report: Report) -> str:
+    """The index of all cases, with links to the pages that there are."""
+    if not report.cases:
+        return ""
+    headline = report.headline
+    of = "mean over foreground classes" if headline.leaves_out else "mean over all classes"
+    heads = [
+        "case",
+        "",
+        f"IoU<br>{of}",
+        f"Dice<br>{of}",
+        *(f"IoU<br>{escape(n)}" for n in report.labels.names),
+    ]
+    head = "".join(f'<th scope="col"{" class=number" if i > 1 else ""}>{h}</th>' for i, h in enumerate(heads))
+    rows = []
+    for case in report.cases:
+        name = escape(case.name)
+        name = f'<a href="{escape(case.link, quote=True)}">{name}</a>' if case.link else name
+        figures = "".join(f'<td class="number">{_figure(value)}</td>' for value in case.figures)
+        rows.append(f'<tr><th scope="row">{name}</th><td>{escape(case.what)}</td>{figures}</tr>')
+    body = (
+        "<p>The worst first. A page like this one was made of those that are linked.</p>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    return _section("cases", "All cases", body)
 
 
 def _score_row(name: str, scores: list[ClassScore], with_dice: bool, kind: str = "") -> str:

@@ -1,0 +1,136 @@
+"""The pages of an evaluation: the worst, the median and the best case, each with an index of all."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from volseg.data import WholeVolumes
+from volseg.engines.scores import Scores
+from volseg.metrics import Headline, dice, iou, mean_score
+from volseg.report import CaseRow, ClassScore, MethodScores, Report, orientation_of, write_report
+
+__all__ = ["Chosen", "choose_cases", "page_of", "write_pages"]
+
+PAGES = {"worst": "report.html", "median": "report_median.html", "best": "report_best.html"}
+
+
+class Chosen(dict[str, str]):
+    """Which case is the worst, the median, the best; of one case all are one, of two there is no median."""
+
+
+def choose_cases(scores: Scores) -> Chosen:
+    """By the headline of each case, on the first kind of voxels that was scored; ties by name."""
+    kind = next(iter(scores.matrices), None)
+    if kind is None:
+        return Chosen()
+    headline = Headline(scores.labels.names)
+    ranked = sorted(
+        (headline.mean(iou(matrix)), name)
+        for name, matrix in scores.matrices[kind].items()
+        if np.isfinite(headline.mean(iou(matrix)))
+    )
+    names = [name for _, name in ranked] or list(scores.matrices[kind])
+    if len(names) == 1:
+        return Chosen(worst=names[0])
+    if len(names) == 2:
+        return Chosen(worst=names[0], best=names[1])
+    return Chosen(worst=names[0], median=names[(len(names) - 1) // 2], best=names[-1])
+
+
+def page_of(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
+    """One case to look around in: image, annotation, result, how sure it is, and the truth if there is."""
+    truth = item.get("truth")
+    return Report(
+        item["name"],
+        item["image"].numpy(),
+        dataset.labels,
+        logits.argmax(0).to(torch.uint8).numpy(),
+        spacing=item["spacing"],
+        unit=item["volume"].unit,
+        orientation=orientation_of(item["volume"]),
+        paint=annotation[0].numpy(),
+        confidence=logits.softmax(0).amax(0).float().numpy(),
+        truth=None if truth is None else truth[0].numpy(),
+    )
+
+
+def write_pages(
+    folder: Path,
+    scores: Scores,
+    page: Callable[[str], Report],
+    *,
+    checkpoint: str,
+    versions: Mapping[str, Any],
+) -> list[Path]:
+    """Write the page of each chosen case.
+
+    Args:
+        page: makes that of a case, by its name.
+    """
+    chosen = choose_cases(scores)
+    written = []
+    shared = _shared(scores, chosen, checkpoint, versions)
+    for what, name in chosen.items():
+        found = page(name)
+        title = f"{name}: the {what} of {len(_cases(scores))} cases" if len(chosen) > 1 else name
+        written.append(
+            write_report(folder / PAGES[what], replace(found, title=title, **shared), overwrite=True)
+        )
+    for what in PAGES.keys() - chosen.keys():  # of an evaluation before this one
+        (folder / PAGES[what]).unlink(missing_ok=True)
+    return written
+
+
+def _cases(scores: Scores) -> dict[str, Any]:
+    return next(iter(scores.matrices.values()), {})
+
+
+def _shared(scores: Scores, chosen: Chosen, checkpoint: str, versions: Mapping[str, Any]) -> dict[str, Any]:
+    """What all pages say alike: scores over all cases, the index, the command."""
+    headline, methods, notes = Headline(scores.labels.names), [], []
+    facts: dict[str, str] = {}
+    for kind, cases in scores.matrices.items():
+        pooled: Any = sum(cases.values())
+        overlaps, dices = iou(pooled), dice(pooled)
+        classes = [ClassScore(_known(a), _known(b)) for a, b in zip(overlaps, dices, strict=True)]
+        main = ClassScore(_known(headline.mean(overlaps)), _known(headline.mean(dices)))
+        mean = ClassScore(_known(mean_score(overlaps)), _known(mean_score(dices)))
+        methods.append(MethodScores(f"voxels {kind}", classes, mean, main))
+        notes.append(f"Voxels {kind}: {int(pooled.sum()):,} of {len(cases)} case(s), pooled.")
+        facts[f"{headline.title()}, voxels {kind}"] = "unknown" if main.iou is None else f"{main.iou:.3f}"
+        if beside := headline.beside(mean.iou):
+            facts[f"the same {beside.rpartition(' ')[0]}, voxels {kind}"] = beside.rpartition(" ")[2]
+    facts["cases"] = str(len(_cases(scores)))
+    facts["date"] = time.strftime("%Y-%m-%d %H:%M")
+    notes.append("The confidence is the network's own, not calibrated.")
+    where = {name: (what, PAGES[what]) for what, name in reversed(chosen.items())}
+    rows = []
+    for name, matrix in sorted(_cases(scores).items(), key=lambda case: _rank(headline, case[1])):
+        what, link = where.get(name, ("", ""))
+        figures = [_known(headline.mean(iou(matrix))), _known(headline.mean(dice(matrix)))]
+        rows.append(CaseRow(name, (*figures, *map(_known, iou(matrix))), what, link))
+    return {
+        "facts": facts,
+        "scores": methods,
+        "scores_note": " ".join(notes),
+        "cases": rows,
+        "command": f"{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}\n# weights: {checkpoint}",
+        "versions": {name: str(value) for name, value in versions.items()},
+    }
+
+
+def _rank(headline: Headline, matrix: Any) -> float:
+    value = headline.mean(iou(matrix))
+    return value if np.isfinite(value) else np.inf
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
