@@ -2,11 +2,15 @@
 
 import copy
 import json
+import random
 import re
 
 import pytest
 from monai.bundle import run as run_bundle
 
+from volseg.bundle import check_bundle
+from volseg.bundle.allowed import TARGETS
+from volseg.bundle.names import SEP, walk
 from volseg.cli import main
 from volseg.engines.trial import try_bundle
 from volseg.errors import in_words
@@ -146,3 +150,63 @@ def test_without_a_check_training_blames_the_bundle_not_volseg(mine, name, make_
     said, code = in_words(caught.value)
     assert code == 3, said
     assert "fault of volseg" not in said
+
+
+def mutants(config):
+    """Each entry removed, and set to something of another kind."""
+    for entry, value in walk(config):
+        if entry.split(SEP)[0] in ("_meta_", "bundle_root", "dataset_dir", "output_dir", "images"):
+            continue
+        for other in ("...", None, -1, "nonsense", [], {"a": 1}):
+            if other != value:
+                yield entry, other
+
+
+def mutated(config, entry, other):
+    config = copy.deepcopy(config)
+    *parents, last = entry.split(SEP)
+    place = config
+    for parent in parents:
+        place = place[int(parent) if isinstance(place, list) else parent]
+    key = int(last) if isinstance(place, list) else last
+    if other == "...":
+        del place[key]
+    else:
+        place[key] = other
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_what_passes_the_check_starts_to_train_and_nothing_is_called_a_fault_of_volseg(
+    mine, make_dataset, tmp_path, seed
+):
+    folder = make_dataset(size=(32, 32), channels=1, values=(0, 1), unlabelled=255, cases="ab")
+    whole = mine(dataset_dir=str(folder), epoch_length=1, max_minutes=0.05)
+    tries = random.Random(seed).sample(list(mutants(whole)), 12)
+    for number, (entry, other) in enumerate(tries):
+        config = mutated(whole, entry, other)
+        config["output_dir"] = str(tmp_path / f"run {number}")
+        path = tmp_path / "mutant.json"
+        path.write_text(json.dumps(config))
+        problems = check_bundle([path]) or try_bundle(config)[0]
+        assert not any("fault of volseg" in problem for problem in problems), (entry, other, problems)
+        if problems:
+            continue
+        try:
+            run_bundle(run_id="training", config_file=str(path), logging_file=False)
+        except Exception as error:
+            raise AssertionError((entry, other, in_words(error))) from error
+
+
+def test_the_example_of_the_docs_passes_the_check(root):
+    text = (
+        (root / "docs" / "bundles.md").read_text(encoding="utf-8").partition("## Your own network or loss")[2]
+    )
+    example = json.loads("{" + text.partition("```json")[2].partition("```")[0].strip().rstrip(",") + "}")
+    assert {"network_def", "loss", "patch_size"} == example.keys()
+    bundle = json.loads((root / "bundles" / "hippocampus.json").read_text(encoding="utf-8"))
+    assert try_bundle(bundle | example)[0] == []
+    for name in ("DynUNet", "VNet", "DiceFocalLoss", "GeneralizedDiceFocalLoss"):
+        assert name in text
+        assert name in TARGETS
