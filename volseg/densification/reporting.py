@@ -16,7 +16,7 @@ from volseg.densification.nearness import Support
 from volseg.densification.request import Method
 from volseg.densification.scoring import Measured, lines
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.report import Amount, LearningCurve, Report, Suggestion, orientation_of
+from volseg.report import Amount, LearningCurve, Report, Suggestion
 
 __all__ = ["Densified", "as_json", "note_of", "report_of", "summary_of"]
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from volseg.data import WholeVolumes
+from volseg.data.auditing import orientation_of
 from volseg.engines.scores import Scores
 from volseg.metrics import Headline, dice, iou, mean_score
-from volseg.report import CaseRow, ClassScore, MethodScores, Report, orientation_of, write_report
+from volseg.report import CaseRow, ClassScore, MethodScores, Report, write_report
 
 __all__ = ["Chosen", "choose_cases", "page_of", "write_pages"]
 

@@ -20,7 +20,6 @@ from volseg.report.parts import (
     readable,
 )
 from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
-from volseg.report.planes import orientation_of
 
 __all__ = [
     "Amount",
@@ -34,7 +33,6 @@ __all__ = [
     "class_colours",
     "coloured",
     "grey_or_rgb",
-    "orientation_of",
     "panel",
     "readable",
     "save_picture",

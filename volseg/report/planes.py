@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.io import Volume
 from volseg.report.parts import Report
 
-__all__ = ["Plane", "cut", "orientation_of", "planes_of"]
-
-_WITH_ORIENTATION = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+__all__ = ["Plane", "cut", "planes_of"]
 
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
 
@@ -66,11 +62,3 @@ def cut(array: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
     if plane.across < plane.down:
         cut = cut.T
     return cut[:: -1 if plane.flipped[1] else 1, :: -1 if plane.flipped[0] else 1]
-
-
-def orientation_of(image: Volume) -> str:
-    """Where the axes point to, of a patient; what is measured in micrometres is none."""
-    known = image.path is not None and image.path.name.lower().endswith(_WITH_ORIENTATION)
-    if not known or image.spatial_dims != 3 or image.unit == "um":
-        return ""
-    return "".join(nib.aff2axcodes(image.affine))
