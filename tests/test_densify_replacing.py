@@ -3,13 +3,19 @@
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from volseg.densification import replacing
 from volseg.densification.replacing import install, settle, stage_of
 from volseg.errors import ResourceError
+from volseg.io import Volume, write_volume
 
 OLD = {"model.pt": "old", "report.html": "old", "folds/fold_1.pt": "old", "folds/fold_2.pt": "old"}
 NEW = {"model.pt": "new", "report.html": "new", "folds/fold_1.pt": "new", "figures/scores.png": "new"}
@@ -144,3 +150,41 @@ def test_a_disk_without_room_for_what_is_kept_changes_nothing(result, monkeypatc
     with pytest.raises(ResourceError, match="cannot replace .*No space left.*It is as it was"):
         install(stage_of(result), result, [Path(name) for name in OLD])
     assert found(result) == OLD | MINE
+
+
+@pytest.mark.slow
+def test_a_whole_run_that_is_killed_leaves_the_old_result(tmp_path):
+    """From the command line, at several moments of the run; the next run leaves nothing of it behind."""
+    random = np.random.default_rng(0)
+    truth = (np.add.outer(np.add.outer(np.arange(20), np.arange(18)), np.arange(12)) > 24).astype(
+        np.uint8
+    ) + 1
+    paint = np.zeros_like(truth)
+    paint[..., [2, 6, 9]], paint[10] = truth[..., [2, 6, 9]], truth[10]
+    grey = (truth + random.normal(size=truth.shape)).astype(np.float32)
+    for name, array in (("image", grey), ("paint", paint)):
+        write_volume(tmp_path / f"{name}.nii.gz", array, Volume(array[None], np.eye(4), "mm"))
+    words = ["densify", "image.nii.gz", "paint.nii.gz", "-o", "out", "--unlabelled", "0", "--force"]
+    words += ["--method", "random-walker", "--no-suggest", "--overwrite"]
+    code = f"import sys; from volseg.cli import main; sys.exit(main({words!r}))"
+
+    def start():
+        return subprocess.Popen([sys.executable, "-P", "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+
+    assert start().wait() == 0
+    out = tmp_path / "out"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for appears in ("log.txt", "scores.json", "figures/scores.png"):
+        run = start()
+        while not (stage_of(out) / appears).exists() and run.poll() is None:
+            time.sleep(0.002)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL, "it was over before it could be killed"
+        files = {
+            path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"
+        }
+        assert files == before
+        assert stage_of(out).exists()
+    assert start().wait() == 0
+    assert not stage_of(out).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"image.nii.gz", "paint.nii.gz", "out"}

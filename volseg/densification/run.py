@@ -99,7 +99,8 @@ class Run:
             self.inputs.check_unchanged()
             self.outputs.close(self.place)
         except KeyboardInterrupt:
-            if not self.stopping.asked and self.place is not None:
+            learns = self.choices.method == "network" and not self.alone
+            if learns and not self.stopping.asked and self.place is not None:
                 logger.warning(
                     "Stopped while %s. What was learnt before is kept in %s; repeat the command with "
                     "--resume.",
