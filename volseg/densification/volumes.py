@@ -51,7 +51,7 @@ def write_volumes(
 
 
 def _like(inputs: Inputs, path: Path) -> Volume:
-    """The image; for 3D Slicer with the names and colours of the classes."""
+    """The image; for 3D Slicer with the names and colours of the classes, and where Slicer has the image."""
     if not path.name.lower().endswith(".seg.nrrd"):
         return inputs.image
     known = {segment.value: segment for segment in segments_of(inputs.label)}
@@ -60,4 +60,5 @@ def _like(inputs: Inputs, path: Path) -> Volume:
         red, green, blue = class_colours(len(inputs.scheme))[index] / 255
         if value != 0:  # which is no segment there
             segments.append(known.get(value, Segment(value, name, (float(red), float(green), float(blue)))))
-    return with_segments(inputs.image, segments)
+    painted_there = segments_of(inputs.label) and inputs.label.spatial_shape == inputs.image.spatial_shape
+    return with_segments(inputs.label if painted_there else inputs.image, segments)
