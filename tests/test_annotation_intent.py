@@ -1,5 +1,7 @@
 """What is unlabelled is understood or asked about: no guess turns unlabelled into a class without a word."""
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -304,3 +306,18 @@ def test_finished_contradicts_another_meaning_of_zero(shape):
     for options in ({"painted_only": True}, {"unlabelled": 3}):
         with pytest.raises(ValueError, match=r"finished=True and .* say two different things about 0"):
             understand_paint(dense, finished=True, **options)
+
+
+@pytest.mark.usefixtures("clean_process")
+@pytest.mark.parametrize("options", [[], ["--painted-only"], ["--unlabelled", "7"]], ids=str)
+def test_nan_in_a_file_is_unlabelled_even_if_it_is_little(options, tmp_path, capsys):
+    image, dense = scene(SHAPES["3d"])
+    raw = dense.astype(np.float32)
+    raw[..., :6] = np.nan
+    paths = [str(tmp_path / name) for name in ("image.nii.gz", "paint.nii.gz")]
+    nib.save(nib.Nifti1Image(image[0], np.eye(4)), paths[0])
+    nib.save(nib.Nifti1Image(raw, np.eye(4)), paths[1])
+    main(["audit", *paths, *options])
+    said = capsys.readouterr().out
+    assert "255" not in said.splitlines()[0]
+    assert re.search(r"[1-9][0-9]\.[0-9]% of the voxels", said)

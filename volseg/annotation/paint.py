@@ -141,6 +141,7 @@ def understand_paint(
     unlabelled: int | None = None,
     painted_only: bool = False,
     finished: bool = False,
+    blank: int | None = None,
     source: str = "",
 ) -> Paint:
     """Which voxels of a painted array count, and as what.
@@ -173,9 +174,14 @@ def understand_paint(
             stand in ``Paint.unknown``.
         names: of the classes, by value.
         finished: every slice that carries paint is finished: 0 on it is background, and nothing is asked.
+        blank: a number that stands for NaN, as it was put there on reading: it is unlabelled.
         source: the file to name in messages.
     """
     array = np.asarray(labels)
+    if blank is not None and (painted_only or unlabelled is not None):
+        array = np.where(array == blank, 0 if unlabelled is None else unlabelled, array)
+    elif blank is not None:
+        unlabelled, finished = blank, False
     check_spatial(array)
     if finished and (painted_only or unlabelled is not None):
         other = "painted_only=True" if painted_only else f"unlabelled = {unlabelled}"

@@ -73,6 +73,7 @@ def look_at(
         unlabelled=unlabelled,
         painted_only=painted_only,
         finished=finished,
+        blank=label.blank,
         source=str(labels),
     )
     return Audited(volume, paint, audit_all(volume, paint, names), names)

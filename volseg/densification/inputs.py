@@ -135,6 +135,7 @@ def read_inputs(
         unlabelled=choices.unlabelled,
         painted_only=choices.painted_only,
         finished=choices.finished,
+        blank=label.blank,
         source=label.name,
     )
     logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())

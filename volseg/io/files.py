@@ -9,6 +9,7 @@ import os
 import pkgutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.atomic import atomic_write
 from volseg.io.colours import as_colours, numbers_of
 from volseg.io.spacing import Spacing, say_if_long, with_spacing
-from volseg.io.volume import Volume, as_labels, replace_nonfinite, require_finite
+from volseg.io.volume import Volume, as_labels, number_for_nan, replace_nonfinite, require_finite
 
 __all__ = ["SUFFIXES", "is_volume", "output_suffix", "read_volume", "write_volume"]
 
@@ -122,12 +123,13 @@ def read_volume(
     if labels:
         plain = volume.array if numbers is None else numbers_of(volume.array, numbers, path)
         array = as_labels(plain, str(path))
+        volume = replace(volume, blank=number_for_nan(plain))
     elif nonfinite == "replace":
         array = replace_nonfinite(volume.array, str(path))
     else:
         require_finite(volume.array, str(path))
         array = volume.array
-    return volume if array is volume.array else Volume(array, volume.affine, volume.unit, path, volume.header)
+    return volume if array is volume.array else replace(volume, array=array, path=path)
 
 
 def write_volume(

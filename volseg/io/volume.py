@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io.colours import several_channels
 
-__all__ = ["Volume", "as_labels", "contiguous", "replace_nonfinite", "require_finite"]
+__all__ = ["Volume", "as_labels", "contiguous", "number_for_nan", "replace_nonfinite", "require_finite"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Volume:
         unit: ``"mm"``, ``"um"``, ``"m"``, or ``""`` where the file names none.
         path: the file it came from.
         header: what the format needs to write a file like this one; opaque to everybody else.
+        blank: of a label, the number that stands for NaN in the file, which means unlabelled.
     """
 
     array: NDArray[Any]
@@ -43,6 +44,7 @@ class Volume:
     unit: str = ""
     path: Path | None = None
     header: object = None
+    blank: int | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4):
@@ -145,12 +147,19 @@ def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
     return whole.astype(np.int32 if fits else np.int64)
 
 
+def number_for_nan(array: NDArray[Any]) -> int | None:
+    """What NaN in a label becomes: 255, or -1 where 255 is a class; ``None`` if there is none."""
+    if array.dtype.kind != "f" or not np.isnan(array).any():
+        return None
+    return -1 if (array == UNLABELLED).any() else UNLABELLED
+
+
 def _without_nan(array: NDArray[Any], source: str) -> NDArray[Any]:
     """NaN in a label means unlabelled: it becomes 255, or -1 where 255 is a class."""
     blank = np.isnan(array)
     if not blank.any():
         return array
-    number = -1 if (array == UNLABELLED).any() else UNLABELLED
+    number = number_for_nan(array)
     if (array == number).any():
         raise InputError(
             f"{source} holds {_count(blank, 'NaN label')}, which would be unlabelled, but 255 and -1, the "
