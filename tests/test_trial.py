@@ -106,6 +106,8 @@ SLIPS = {
     "labels": ({"labels__values": [0, 0]}, "labels: values holds 0 more than once", ""),
     "no network": ({"network_def": 3}, "network", ""),
     "epochs": ({"epochs": "many"}, "", "TypeError"),
+    "batch": ({"train__trainer__batch_size": -1}, "train#trainer: batch_size = -1 is too small", ""),
+    "workers": ({"train__trainer__num_workers": -1}, "train#trainer: num_workers = -1 is too small", ""),
 }  # fmt: skip
 
 
@@ -155,7 +157,10 @@ def test_without_a_check_training_blames_the_bundle_not_volseg(mine, name, make_
 def mutants(config):
     """Each entry removed, and set to something of another kind."""
     for entry, value in walk(config):
-        if entry.split(SEP)[0] in ("_meta_", "bundle_root", "dataset_dir", "output_dir", "images"):
+        top, _, below = entry.partition(SEP)
+        if top in ("_meta_", "bundle_root", "dataset_dir", "output_dir", "images") or below.startswith(
+            "values"
+        ):
             continue
         for other in ("...", None, -1, "nonsense", [], {"a": 1}):
             if other != value:

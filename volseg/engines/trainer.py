@@ -116,6 +116,9 @@ def trainer(
         raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
     if statistics not in ("running", "clean"):
         raise ValueError(f'statistics = {statistics!r} is unknown. Use "running" or "clean".')
+    for name, count, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if count < least:
+            raise ValueError(f"{name} = {count} is too small: {least} is the least.")
     if keep_last < 1:
         raise ValueError(f"keep_last = {keep_last} keeps no checkpoint: 1 is the least.")
     validates = evaluator is not None and val_interval > 0
