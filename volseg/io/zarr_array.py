@@ -88,7 +88,7 @@ class ZarrArray:
         count = prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
         if count > _MOST:
             raise InputError(f"{self.folder} has {count} chunks, more than are read. Use larger ones.")
-        missing, first = 0, None
+        missing, first, any_there = 0, None, False
         plain = {self.folder}
         for corner in self._corners():
             path = self._file(corner)
@@ -99,12 +99,13 @@ class ZarrArray:
                     raise RefusedError(f"{place} is a link, so it is not opened. Put the file itself there.")
                 if place != path:
                     plain.add(place)
+            any_there = any_there or path.is_file()
             if not path.is_file() or self._lacks(path, corner):
                 missing, first = missing + 1, first or path
         if first is None:
             return
         name = first.relative_to(self.folder)
-        if self.complete or missing == count:
+        if self.complete or not any_there:
             why = "volseg wrote all of them" if self.complete else "nothing of the image is there"
             raise InputError(
                 f"{self.folder}: {missing} of {count} chunks are missing, such as {name}, but {why}: the "
@@ -112,9 +113,9 @@ class ZarrArray:
                 "zarr: write_empty_chunks=True."
             )
         logger.warning(
-            "%s: %d of %d chunks are absent, such as %s; as the format has it, they are read as the fill "
-            "value %s.",
-            self.folder, missing, count, name, self.fill,
+            "%s: %d of %d %s are absent, such as %s; as the format has it, they are read as the fill value %s.",
+            self.folder, missing, count, "chunks" if self.shard is None else "shards, or chunks in them,", name,
+            self.fill,
         )  # fmt: skip
 
     def _corners(self, index: Sequence[slice] | None = None) -> Iterator[tuple[int, ...]]:
