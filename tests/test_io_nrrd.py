@@ -398,3 +398,22 @@ def test_what_no_memory_can_hold_is_refused_before_it_is_asked_for(tmp_path, mon
     path.write_bytes(NRRD.encode() + bytes(120))
     with pytest.raises(ValueError, match="asks for 1.2e-07 GB of voxels; this machine has 1e-09 GB"):
         read_volume(path)
+
+
+def test_a_missing_spacing_is_that_of_x_and_said(tmp_path, caplog):
+    text = "\n".join(line for line in NRRD.splitlines() if not line.startswith("space")) + "\n\n"
+    for spacings, sizes in (
+        ("0.5 0.5 nan", (0.5, 0.5, 0.5)),
+        ("nan nan 2", (2, 2, 2)),
+        ("nan nan nan", (1,) * 3),
+    ):
+        kinds = f"kinds: domain domain domain\nspacings: {spacings}"
+        path = tmp_path / "a.nrrd"
+        path.write_bytes(text.replace("kinds: domain domain domain", kinds).encode() + bytes(120))
+        caplog.clear()
+        assert read_volume(path).spacing == sizes
+        assert ("(1 : 1)" in caplog.text) == (spacings != "nan nan nan")
+    units = kinds.replace("nan nan nan", "500 500 nan") + '\nunits: "nm" "nm" "nm"'
+    path.write_bytes(text.replace("kinds: domain domain domain", units).encode() + bytes(120))
+    assert (read_volume(path).spacing, read_volume(path).unit) == ((0.5, 0.5, 0.5), "um")
+    assert "that along x, 0.5 um, is taken" in caplog.text

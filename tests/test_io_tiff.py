@@ -104,9 +104,10 @@ def test_a_missing_slice_distance_is_said(path, stack, caplog):
     assert "gives no distance between slices" in caplog.text
 
 
-def test_a_voxel_size_of_zero_is_refused(path, stack):
+@pytest.mark.parametrize("size", [0.0, 1e-300])
+def test_a_voxel_size_of_zero_or_next_to_it_is_refused(path, stack, size):
     with pytest.raises(InputError, match="voxel size .* is not positive"):
-        read_volume(imagej(path, stack, "ZYX", spacing=0.0))
+        read_volume(imagej(path, stack, "ZYX", spacing=size))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io.affines import check_affine, in_plane, plain_grid
 from volseg.io.segments import Segment
+from volseg.io.spacing import filled_in
 from volseg.io.text_header import numbers
 from volseg.io.units import common_unit
 from volseg.io.volume import Volume
@@ -56,7 +57,8 @@ def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]
     if directions is None:
         spacings = header.per_axis.get("spacings", ["1"] * len(header.axes))
         sizes = numbers(path, "spacings", [spacings[i] for i in world], dims)
-        matrix = np.diag(np.where(np.isnan(sizes), 1.0, sizes))
+        known = [None if np.isnan(size) else factor * float(size) for size in sizes]
+        matrix, factor = np.diag(filled_in(known, unit, path)), 1.0
         origin = np.zeros(dims)
         logger.warning("%s stores no orientation: it is taken as a plain voxel grid (axes L, P, S).", path)
     else:

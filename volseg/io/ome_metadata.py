@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, VolsegError
+from volseg.io.spacing import is_size
 from volseg.io.units import NGFF_UNITS, common_unit
 
 __all__ = ["Multiscale", "multiscale_of", "new_multiscale"]
@@ -120,7 +121,7 @@ def _parsed(content: Mapping[str, Any], path: Path) -> Multiscale:
     for dataset in content["datasets"]:
         scale, start = _steps(dataset["coordinateTransformations"], len(axes))
         scale, start = scale * whole[0], start * whole[0] + whole[1]
-        if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(start).all()):
+        if not (all(map(is_size, scale)) and np.isfinite(start).all()):
             raise InputError(f"{path}: the voxel size {scale.tolist()} is not positive. Export it again.")
         levels.append((str(dataset["path"]), tuple(scale.tolist()), tuple(start.tolist())))
     if not levels:

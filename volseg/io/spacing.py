@@ -8,13 +8,14 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from volseg.io.units import METRES, common_unit
 from volseg.io.volume import Volume
 
-__all__ = ["Spacing", "as_spacing", "say_if_long", "with_spacing"]
+__all__ = ["Spacing", "as_spacing", "filled_in", "is_size", "say_if_long", "with_spacing"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def as_spacing(told: "str | Sequence[float] | Spacing") -> Spacing:
         sizes = tuple(float(word) for word in re.split(r"\s*,\s*|\s+", numbers.strip()))
     except ValueError:
         sizes = ()
-    if not 1 <= len(sizes) <= 3 or not all(np.isfinite(size) and size > 0 for size in sizes):
+    if not 1 <= len(sizes) <= 3 or not all(map(is_size, sizes)):
         raise ValueError(
             f"spacing {text!r} is no voxel size: give a positive number for x, y and z, and a unit, such as "
             "0.004,0.004,0.05um, or one number for all axes."
@@ -54,6 +55,30 @@ def as_spacing(told: "str | Sequence[float] | Spacing") -> Spacing:
     if name and not unit:
         raise ValueError(f"spacing {text!r}: {name!r} is no unit of length. Use nm, um, mm or another one.")
     return Spacing(tuple(factor * size for size in sizes), unit)
+
+
+def is_size(size: float) -> bool:
+    """Whether a voxel can be so long: positive, and its square is a number that is neither 0 nor infinite."""
+    return size > 0 and 0 < size * size < np.inf
+
+
+def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[float, ...]:
+    """Sizes along x, y[, z] where some are missing (``None``): that of an axis that has one, which is said.
+
+    A missing distance between slices is not 1 of whatever unit x and y are in. Ones where all are missing.
+    """
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return (1.0,) * len(sizes)
+    missing = [axis for axis, size in zip("xyz", sizes, strict=False) if size is None]
+    if missing:
+        what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
+        logger.warning(
+            "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
+            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
+            path, what, "xyz"[sizes.index(known[0])], known[0], unit or "without a unit",
+        )  # fmt: skip
+    return tuple(known[0] if size is None else size for size in sizes)
 
 
 def with_spacing(volume: Volume, told: "str | Sequence[float] | Spacing") -> Volume:

@@ -1,6 +1,5 @@
 """Voxel sizes in TIFF files: where ImageJ, OME and plain files keep them, and which of them to believe."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.ome_xml import images_of
+from volseg.io.spacing import filled_in, is_size
 from volseg.io.units import common_unit
 
 __all__ = ["affine_of"]
-
-logger = logging.getLogger(__name__)
 
 _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per inch of printers and screens
 _Sizes = tuple[float | None, float | None, float | None]
@@ -22,27 +20,18 @@ _Sizes = tuple[float | None, float | None, float | None]
 def affine_of(tif: Any, spatial_dims: int, path: Path, series: int) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size.
 
-    An axis without a size gets that of an axis that has one, which is said: a missing distance between slices
-    is not 1 of whatever unit x and y are in.
+    An axis without a size gets that of an axis that has one, which is said.
     """
     sizes, unit = _sizes(tif, series, path)
-    known = [s for s in sizes[:spatial_dims] if s is not None]
-    if any(not np.isfinite(s) or s <= 0 for s in known):
+    found = sizes[:spatial_dims]
+    if any(size is not None and not is_size(size) for size in found):
         raise InputError(
-            f"{path}: the voxel size {tuple(sizes[:spatial_dims])} is not positive. "
+            f"{path}: the voxel size {found} is not positive, or no number to calculate with. "
             "Set it in Fiji under Image > Properties and save the file again."
         )
-    if not known:
+    if not any(found):
         return np.eye(spatial_dims + 1), ""
-    missing = [a for a, s in zip("xyz"[:spatial_dims], sizes, strict=False) if s is None]
-    if missing:
-        what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
-        logger.warning(
-            "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
-            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
-            path, what, "xyz"[sizes.index(known[0])], known[0], unit or "without a unit",
-        )  # fmt: skip
-    return np.diag([*(known[0] if s is None else s for s in sizes[:spatial_dims]), 1.0]), unit
+    return np.diag([*filled_in(found, unit, path), 1.0]), unit
 
 
 def _sizes(tif: Any, series: int, path: Path) -> tuple[_Sizes, str]:
