@@ -112,10 +112,11 @@ class ZarrArray:
                 "copy is not whole. Copy it again. If they were left out as empty on purpose, fill them with "
                 "zarr: write_empty_chunks=True."
             )
+        what = "chunks" if self.shard is None else "shards, or chunks in them,"
         logger.warning(
-            "%s: %d of %d %s are absent, such as %s; as the format has it, they are read as the fill value %s.",
-            self.folder, missing, count, "chunks" if self.shard is None else "shards, or chunks in them,", name,
-            self.fill,
+            "%s: %d of %d %s are absent, such as %s; as the format has it, they are read as the fill "
+            "value %s.",
+            self.folder, missing, count, what, name, self.fill,
         )  # fmt: skip
 
     def _corners(self, index: Sequence[slice] | None = None) -> Iterator[tuple[int, ...]]:
