@@ -140,6 +140,7 @@ SAID = {
     "hot": (lambda a: spoilt(a, at(a, "voxel"), 1e6), r"1 voxel\(s\) stand out .* 1e\+06 at voxel 3, 3"),
     "dead": (lambda a: spoilt(a + 1000, at(a, "voxel"), 0), r"1 voxel\(s\) stand out .* 0 at voxel 3, 3"),
     "line": (lambda a: spoilt(a, at(a, "line"), 1e6), r"voxel\(s\) stand out|voxels are 1e\+06, far from"),
+    "one": (lambda a: np.full_like(a, 7), "it is 7 everywhere.*nothing can be learnt"),
     "large": (lambda a: a * 1e250, "too large for 32-bit floating point"),
 }
 
@@ -158,7 +159,7 @@ def test_nothing_is_said_of_ordinary_values(image):
     saturated = np.minimum(counts, 130)
     spots = np.zeros_like(counts)
     spots[(0, *(slice(5, 7),) * (image.ndim - 1))] = 200
-    for each in (image, image * 1e-8, counts, saturated, spots, counts > 110, np.full_like(counts, 3)):
+    for each in (image, image * 1e-8, counts, saturated, spots, counts > 110):
         assert list(odd_values(each)) == []
 
 
@@ -207,3 +208,11 @@ def test_audit_and_report_look_at_the_picture_not_at_the_fill_value(image):
     volume = Volume(filled, np.eye(filled.ndim))
     found = audit_all(volume, understand_paint(labels, classes=[0, 1]), {})
     assert [finding.message for finding in found if finding.kind == "values"]
+
+
+def test_of_an_image_of_one_value_nothing_is_learnt(image, tmp_path):
+    labels = np.zeros(image.shape[1:], np.uint8)
+    labels[(slice(3, 9),) * labels.ndim] = 1
+    flat = (np.clip(image, -3, 3) + 1e9).astype(np.float32)  # which leaves one number
+    with pytest.raises(InputError, match="it is 1e[+]09 everywhere"):
+        densify(flat[0], labels, finished=True, folds=0)

@@ -89,7 +89,7 @@ FAULTS = {
         "images/b",
         lambda p: rewrite(p, np.zeros_like),
         "warning",
-        "channel 0 is 0 every",
+        "channel 0: it is 0 every",
         "Check",
     ),
     "no annotation": (
@@ -187,7 +187,7 @@ def test_a_file_and_any_folder_can_be_verified(tmp_path):
     assert verify(tmp_path / "a.tif") == []
     found = verify(tmp_path)
     assert {one.file for one in found} == {str(tmp_path / "b.nii.gz")}
-    assert {one.what for one in found} >= {"the image is 7 everywhere"}
+    assert {one.what for one in found} >= {"it is 7 everywhere"}
     assert any("stores no orientation" in one.what for one in found)
     with pytest.raises(InputError, match="nowhere does not exist"):
         verify(tmp_path / "nowhere")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 
@@ -84,7 +84,9 @@ def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Fin
     odd = list(odd_values(image.array))
     seen = normalised(image.array).numpy() if odd else image.array  # else they decide what an edge is
     findings = audit(image.spatial_shape, image.spacing, paint, seen, names)
-    return findings + [Finding("values", "warning", f"The image: {what}. {todo}") for what, todo in odd]
+    same = all(channel.min() == channel.max() for channel in image.array)
+    severity: Literal["error", "warning"] = "error" if same else "warning"  # an hour would be for nothing
+    return findings + [Finding("values", severity, f"The image: {what}. {todo}") for what, todo in odd]
 
 
 def understood(paint: Paint, names: Mapping[int, str] | None = None) -> list[str]:

@@ -148,15 +148,6 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
             f"it is {image.spatial_dims}D, the bundle's network is {expected.spatial_dims}D",
             "Use a bundle for such images; a volume of one slice counts as an image.",
         )
-    for number, channel in enumerate(image.array):
-        if channel.min() == channel.max():
-            which = f"channel {number}" if image.channels > 1 else "the image"
-            yield Finding(
-                "warning",
-                str(path),
-                f"{which} is {channel.min():g} everywhere",
-                "Check that the right thing was exported; nothing can be learnt from it.",
-            )
     for what, todo in odd_values(image.array):
         yield Finding("warning", str(path), what, todo)
 

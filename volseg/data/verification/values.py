@@ -1,4 +1,4 @@
-"""Grey values that are none: fill values, hot voxels, numbers too large to compute with."""
+"""Grey values that are none: one for all, fill values, hot voxels, numbers too large to compute with."""
 
 from collections.abc import Iterator
 
@@ -18,6 +18,13 @@ def odd_values(image: npt.NDArray[np.generic]) -> Iterator[tuple[str, str]]:
     """What is odd about the values of an image ``(C, *spatial)``, and what to do, as two texts."""
     for number, channel in enumerate(image):
         which = f"channel {number}: " if len(image) > 1 else ""
+        if channel.min() == channel.max():
+            yield (
+                f"{which}it is {channel.flat[0]:g} everywhere",
+                "Check that the right thing was exported; nothing can be learnt from it. (32-bit floating "
+                "point keeps 7 digits: of large numbers it loses small differences.)",
+            )
+            continue
         if channel.dtype.kind == "b" or not np.isfinite(channel).all():
             continue  # the second is an error of its own
         scale = measure_grey_values(lambda spans, voxels=channel: voxels[spans], channel.shape)  # type: ignore[misc]
