@@ -3,8 +3,10 @@
     python benchmarks/batch_norm.py bundles/isbi2012.json runs/isbi2012/model.pt data/isbi2012 [options]
 
 Scores are IoU, mean over the classes that make up at least 0.2 % of what is scored, over the held-out images
-(``--test DIR``: those of another data set), each as a whole and in six crops: the richest and the poorest in
-foreground of 40, two corners, two at random. A crop is normalised by itself, as a file of a user's would be.
+(``--test DIR``: those of another data set), each as a whole and in four crops: the richest and the poorest in
+foreground of 40, a corner, one at random; ``--crops 6`` adds the opposite corner and another at random. Crops
+are normalised by themselves, as a file of a user's would be. ``--skip`` passes over the first images, so that
+what was chosen on these can be checked on others.
 ``tile``: tiles as large as the output of a training patch. ``frozen``: the last tenth of the same training
 with batch norm in evaluation mode at its averaged running statistics; ``--frozen`` names its weights.
 """
@@ -12,6 +14,7 @@ with batch norm in evaluation mode at its averaged running statistics; ``--froze
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,7 @@ def crops(
     yield "poor", places[int(np.argmin(foreground))]
     corner = tuple(slice(0, s) for s in size)
     far = tuple(slice(n - s, n) for n, s in zip(truth.shape, size, strict=True))
-    for name, place in (("corner", corner), ("corner", far), ("random", places[0]), ("random", places[-1])):
+    for name, place in (("corner", corner), ("random", places[0]), ("corner", far), ("random", places[-1])):
         if (truth[place] != 255).any():
             yield name, place
 
@@ -78,6 +81,8 @@ def main() -> None:
     parser.add_argument("--test")
     parser.add_argument("--frozen", type=Path)
     parser.add_argument("--images", type=int, default=4, help="at most so many are scored")
+    parser.add_argument("--skip", type=int, default=0, help="so many images at the start")
+    parser.add_argument("--crops", type=int, default=4, help="of each image, at most 6")
     parser.add_argument("--output", "-o", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -87,10 +92,11 @@ def main() -> None:
     config.parse()
     network = config.get_parsed_content("network").eval()
     patches = config.get_parsed_content("train#dataset")
-    weights = load_checkpoint(given.checkpoint)["model"]
+    content = load_checkpoint(given.checkpoint)
+    weights, both = content["model"], content.get("statistics", {})
     network.load_state_dict(weights)
-    kept = statistics_of(network)
-    clean = clean_statistics(network, undeformed_blocks(patches, given.seed))
+    kept = both.get("running") or statistics_of(network)
+    clean = both.get("clean") or clean_statistics(network, undeformed_blocks(patches, given.seed))
     if given.test:
         config["dataset_dir"] = given.test
         config["held_out"] = 0.0
@@ -102,15 +108,18 @@ def main() -> None:
     tile = [int(n) for n in np.maximum((size - 2 * np.array(network.context)) // stride, 1) * stride]
     random = np.random.default_rng(given.seed)
     found: dict[str, dict[str, list[float]]] = {mode: {"whole": [], "crops": []} for mode in MODES}
-    used, kinds = 0, ("truth", "label" if given.test else "held")
+    seen, used, kinds = 0, 0, ("truth", "label" if given.test else "held")
     for item in cases:
         truth = next((item[k] for k in kinds if k in item and (item[k] != 255).any()), None)
         if truth is None or (truth != 255).float().mean() < 0.5 or used == given.images:
             continue
+        seen += 1
+        if seen <= given.skip:
+            continue
         used += 1
         truth, image = truth[0].numpy(), item["image"].numpy()
         length = [max(min(160 if truth.ndim == 2 else 64, int(n / 1.6)), 1) for n in truth.shape]
-        places = [("whole", (slice(None),) * truth.ndim), *crops(truth, length, random)]
+        places = [("whole", (slice(None),) * truth.ndim), *islice(crops(truth, length, random), given.crops)]
         for mode in MODES:
             frozen = given.frozen and mode == "frozen"
             if mode == "frozen" and not frozen:
