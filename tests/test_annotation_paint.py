@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from volseg.annotation import even_positions, understand_paint
+from volseg.annotation import audit, even_positions, understand_paint
 from volseg.errors import InputError
 from volseg.io import read_volume
 from volseg.labels import IGNORE_INDEX
@@ -250,3 +250,18 @@ def test_a_real_label_reduced_to_slices_is_understood_exactly(shared_data):
     paint = understand_paint(np.where(on, dense, 0))
     assert paint.slices == slices
     np.testing.assert_array_equal(paint.labels != IGNORE_INDEX, on)
+
+
+def test_slices_that_are_painted_throughout_have_no_class_0_to_complain_of():
+    """Someone gave the background a class of its own and painted every voxel of some slices."""
+    raw = np.zeros((9, 8, 12), np.uint8)
+    raw[..., [2, 6, 9]] = 3
+    raw[2:5, 2:6, [2, 6, 9]] = 1
+    paint = understand_paint(raw)
+    assert paint.explain() == (
+        "These slices are painted throughout; everything without paint is unlabelled, 75.0% of the voxels."
+    )
+    found = [finding.message for finding in audit(raw.shape, (1, 1, 1), paint)]
+    assert not [message for message in found if "class 0" in message]
+    named = [finding.message for finding in audit(raw.shape, (1, 1, 1), paint, names={0: "rest"})]
+    assert [message for message in named if "The class 0 'rest' is painted nowhere" in message]

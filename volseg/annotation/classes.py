@@ -60,7 +60,8 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             "nothing can be learnt. Paint the other classes, too, the background among them.",
         )
         return
-    for value in sorted({*names, *paint.values} - set(present)):
+    nobody_asked = {0} if paint.background is not None and 0 not in names else set()
+    for value in sorted({*names, *paint.values} - set(present) - nobody_asked):
         name = f"{value} {names[value]!r}" if value in names else str(value)
         yield Finding(
             "missing_class",

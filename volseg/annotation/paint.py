@@ -106,6 +106,8 @@ class Paint:
             return f"Only painted voxels count; 0 is unlabelled, {share}."
         if not self.slices:
             return "0 is background, everywhere on the image."
+        if self.background is not None and not np.any(self.labels == self.background):
+            return f"These slices are painted throughout; everything without paint is unlabelled, {share}."
         return f"0 on these slices is background; everything else without paint is unlabelled, {share}."
 
     def scheme(self, names: Mapping[int, str]) -> LabelScheme:
