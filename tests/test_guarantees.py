@@ -52,7 +52,7 @@ def test_a_test_that_is_not_there_is_noticed(root):
 
 def test_every_fault_has_a_row_and_its_tests(root):
     page = (root / "docs" / "faults.md").read_text(encoding="utf-8")
-    rows = FAULT.findall(page)
+    rows = FAULT.findall(page.partition("## Situations")[0])
     assert [int(number) for number, *_ in rows] == list(range(1, 65))
     for number, fault, answer, tests in rows:
         assert fault.strip()
@@ -60,6 +60,20 @@ def test_every_fault_has_a_row_and_its_tests(root):
         named = re.findall(r"`(\w+\.py)::(\w+)`", tests)
         assert len(named) == tests.count("`") // 2, f"row {number}: what is that: {tests}"
         assert missing(root, [(f"tests/{file}", name) for file, name in named]) == [], f"row {number}"
+
+
+def test_every_situation_says_where_it_was_met_and_names_tests_that_are_there(root):
+    page = (root / "docs" / "faults.md").read_text(encoding="utf-8").partition("## Situations")[2]
+    rows = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if row[0].strip() != "situation"]
+    assert len(rows) >= 50
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(cell.strip() for cell in row), row
+        named = re.findall(r"`((?:journeys/)?\w+\.py)(?:::(\w+))?`", row[3])
+        assert len(named) == row[3].count("`") // 2 > 0, row
+        assert all((root / "tests" / file).exists() for file, _ in named), row
+        assert missing(root, [(f"tests/{file}", name) for file, name in named if name]) == [], row
 
 
 def test_the_page_on_security_names_what_exists(root):
