@@ -111,7 +111,7 @@ def test_no_scheduler_is_told(tmp_path, segment, monkeypatch):
     with pytest.raises(InputError, match="No Dask scheduler answers at tcp://nowhere:8786"):
         segment("out", cluster="tcp://nowhere:8786")
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(InputError, match=r"pip install 'volseg\[cluster\]'"):
+    with pytest.raises(InputError, match=r"pip install 'zarr>=3\.1' distributed"):
         segment("out", cluster="tcp://nowhere:8786")
 
 

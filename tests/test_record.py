@@ -220,6 +220,7 @@ def test_labels_that_were_changed_are_told(make_dataset, caplog):
     dataset = patches(folder, size)
     item, record = dataset.cases[0], dataset.trained_on()
     caplog.set_level(logging.INFO)
+    caplog.clear()
     assert held_out_again(item, record, 0.2) == item["held_out"]
     assert caplog.text == ""
     other = item | {"label": torch.where(item["label"] == 0, 1, item["label"])}

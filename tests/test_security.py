@@ -174,7 +174,9 @@ def test_what_the_person_says_counts_instead_of_the_bundle(tmp_path, root):
     config = read_bundle([bundle(tmp_path, root, output_dir="/tmp/elsewhere", device="$torch.load('x')")])
     assert len(beyond_the_list(config)) > 2
     assert beyond_the_list(config, ["output_dir", "device"]) == []
-    assert beyond_the_list(read_bundle([bundle(tmp_path, root, train={"x": "$exit()"})]), ["train"]) == []
+    config = read_bundle([bundle(tmp_path, root, train={"x": "$exit()"})])
+    assert any("exit" in text for text in beyond_the_list(config))
+    assert not any("exit" in text for text in beyond_the_list(config, ["train"]))
 
 
 def test_a_trusted_bundle_is_run_after_a_word(tmp_path, root, caplog):
@@ -215,7 +217,8 @@ def test_a_module_beside_a_bundle_is_not_imported(tmp_path, root, make_dataset):
 def test_this_repositorys_own_files_need_no_trust(root, folder):
     for path in sorted((root / folder).glob("*.json")):
         if path.name != "metadata.json":
-            assert beyond_the_list(json.loads(path.read_text(encoding="utf-8"))) == [], path.name
+            under = [root / "bundles" / "xenopus.json"] if folder == "configs" else []
+            assert beyond_the_list(read_bundle([*under, path])) == [], path.name
 
 
 def test_every_public_name_is_judged():
