@@ -220,7 +220,7 @@ def test_without_itk_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "itk", None)
     labels = np.full((8, 8, 8), IGNORE_INDEX, np.uint8)
     labels[..., 1] = labels[..., 6] = ball((8, 8))
-    with pytest.raises(ResourceError, match=r"pip install 'volseg\[interpolate\]'"):
+    with pytest.raises(ResourceError, match="pip install itk-morphologicalcontourinterpolation"):
         interpolate(labels, 3)
 
 

@@ -690,9 +690,11 @@ def _broken(item):
 @row(61)
 def _(tools):
     folder = tools.dataset(suffix=".nii", size=(12, 12, 12))
-    with pytest.raises(RuntimeError, match="images/a.nii: RuntimeError: applying transform"):
+    with pytest.raises(
+        InputError, match=r"images/a.nii: train#preprocessing: .* failed on a patch \(.*'gone'"
+    ):
         patches(folder, Compose([_broken]))[0]
-    with pytest.raises(RuntimeError, match="images/a.nii: RuntimeError: applying transform"):
+    with pytest.raises(InputError, match=r"images/a.nii: preprocessing: .* failed on an image \(.*'gone'"):
         WholeVolumes(find_cases(folder), labels=SCHEME, in_channels=3, preprocessing=Compose([_broken]))[0]
     (folder / "labels" / "a.nii").write_bytes(b"")
     with pytest.raises(InputError, match="a.nii"):

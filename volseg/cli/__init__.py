@@ -146,16 +146,16 @@ def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     if command == "experiment":
         words, settings = options.set_apart(others)
     else:
+        overlays = _taken_out("--config", others)
         first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
-        words, settings = others[:first], others[first:]
-        words += _taken_out("--config", settings)
+        words, settings = others[:first] + overlays, others[first:]
     flags.sort(key=lambda word: word != "--debug")  # it belongs before the command, the others behind it
     before = flags.count("--debug")
     return [*flags[:before], *words, *flags[before:]], settings
 
 
 def _taken_out(option: str, words: list[str]) -> list[str]:
-    """An option of the command with its value, each time it stands among the settings of the bundle."""
+    """An option of the command with its value, wherever it stands."""
     found: list[str] = []
     names = [word.partition("=")[0] for word in words]
     while option in names:
