@@ -5,6 +5,7 @@ One module per command, which says what the command is for, what it can be told,
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
+        sub._negative_number_matcher = re.compile(r"-\d+(\.\d*)?(=.*)?$")  # --names -1=rest is no option
         sub.set_defaults(function=command.run)
     return parser
 

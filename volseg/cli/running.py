@@ -3,12 +3,14 @@
 import argparse
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from volseg.cli.settings import add_bundle, bundle_paths, entries, typed
 
 __all__ = ["RUN_IDS", "add_arguments", "run"]
 
+_READING = {"spacing": "spacing", "colours": "colours", "colors": "colours"}
 RUN_IDS = {"train": "training", "evaluate": "evaluating", "predict": "predicting"}
 
 
@@ -19,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = f"{parser.prog} [BUNDLE [OVERLAY ...]] [--config OVERLAY] [--ENTRY VALUE ...]"
     parser.description = f"{parser.description} Any entry of the bundle can be set with --ENTRY VALUE."
+    parser.epilog = (
+        f"{parser.epilog}\n--spacing X,Y,Z[UNIT] says the voxel size where files name none or a wrong one,"
+        "\nand, for labels, --colours COLOUR=VALUE,... the number of each colour."
+    )
 
 
 def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -29,7 +35,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     from volseg.bundle import check_overrides, read_bundle, runnable
 
     bundle = read_bundle(paths)
-    overrides = entries(rest, bundle)
+    overrides = _reading(entries(rest, bundle), bundle, given.command)
     with runnable(paths, overrides, trust=given.trust_bundle) as files:
         check_overrides(bundle, overrides)
         settings = {key: typed(bundle, key, text) for key, text in overrides.items()}
@@ -41,3 +47,21 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
             run_bundle(run_id=RUN_IDS[given.command], config_file=[str(path) for path in files], **settings)
+
+
+def _reading(overrides: dict[str, str], bundle: Mapping[str, Any], command: str) -> dict[str, str]:
+    """``--spacing`` and ``--colours``, set where the bundle finds its files."""
+    from volseg.bundle.names import SEP, walk
+
+    reads_labels = command != "predict"
+    finder = "volseg.find_cases" if reads_labels else "volseg.find_images"
+    places = [
+        key for key, value in walk(bundle) if isinstance(value, dict) and value.get("_target_") == finder
+    ]
+    found = {}
+    for key, text in overrides.items():
+        if key in bundle or key not in _READING or not places or not (reads_labels or key == "spacing"):
+            found[key] = text
+        else:
+            found |= {f"{place.replace(SEP, '#')}#{_READING[key]}": repr(text) for place in places}
+    return found

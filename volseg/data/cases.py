@@ -69,6 +69,8 @@ def find_cases(
     phantom_dir: str | Path | None = None,
     phantom: Kind = "kidney",
     held_out_cases: float = 0.0,
+    spacing: str | None = None,
+    colours: str | None = None,
 ) -> list[Case]:
     """The annotated cases of a dataset folder, sorted by name.
 
@@ -77,6 +79,8 @@ def find_cases(
         phantom: which of :data:`~volseg.data.phantoms.KINDS`.
         held_out_cases: fraction of the cases, evenly spread, that are not trained on but scored; for
             images, where slices cannot be held out. Does nothing if dataset.json holds out cases.
+        spacing, colours: how the files are to be read, instead of what dataset.json says of it; see
+            `volseg.io.read_volume`.
 
     Raises:
         InputError: if the folder is missing, has none of the two layouts, or an annotation has no image.
@@ -99,7 +103,8 @@ def find_cases(
         )
     held_out = _held_out(folder, listing, set(names))
     truths = _by_stem(folder / "truth")
-    spacing, colours = (_words(folder, listing, key) for key in ("spacing", "colours"))
+    spacing = spacing or _words(folder, listing, "spacing")
+    colours = colours or _words(folder, listing, "colours")
     cases = [
         Case(
             name, files[0], label, truths.get(name), held_out.get(name), files if len(files) > 1 else (),
@@ -124,20 +129,30 @@ def _hold_out_cases(cases: Sequence[Case], fraction: float) -> list[Case]:
 
 
 def find_images(
-    source: str | Path, *, phantom_dir: str | Path | None = None, phantom: Kind = "kidney"
+    source: str | Path,
+    *,
+    phantom_dir: str | Path | None = None,
+    phantom: Kind = "kidney",
+    spacing: str | None = None,
 ) -> list[Case]:
     """The images to be segmented: one file, a folder of files, or all images of a dataset folder.
+
+    Args:
+        spacing: voxel size of all of them, instead of what dataset.json in the folder says of it; see
+            `volseg.io.read_volume`.
 
     Raises:
         InputError: if there is none.
     """
     path = _as_stored(phantom_or_own(source, phantom_dir, phantom))
     if is_volume(path):
-        return [Case(stem(path), path)]
+        return [Case(stem(path), path, spacing=spacing)]
     if not path.is_dir():
         raise InputError(f"{path} does not exist: name an image, a folder of images, or a dataset folder.")
     inside = [path / name for name in ("imagesTs", "images", "imagesTr") if (path / name).is_dir()]
-    cases = [Case(name, image) for name, image in sorted(_by_stem(inside[0] if inside else path).items())]
+    spacing = spacing or _words(path, _dataset_json(path), "spacing")
+    found = sorted(_by_stem(inside[0] if inside else path).items())
+    cases = [Case(name, image, spacing=spacing) for name, image in found]
     if not cases:
         raise InputError(f"{path} holds no image. Formats that can be read: {', '.join(SUFFIXES)}.")
     return cases
