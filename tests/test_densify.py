@@ -788,6 +788,22 @@ def test_only_the_same_request_is_resumed(case, tmp_path, learnt):
         densify(files.image, files.labels, out, resume=True, **QUICK)
 
 
+def test_a_run_begun_before_there_were_some_options_is_resumed(case, tmp_path, learnt):
+    files, out = case(), tmp_path / "out"
+    learnt.stop_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        densify(files.image, files.labels, out, **QUICK)
+    settings = json.loads((out / "settings.json").read_text())
+    for key in ("spacing", "colours"):
+        del settings["choices"][key]
+    (out / "settings.json").write_text(json.dumps(settings))
+    learnt.stop_at = None
+    with pytest.raises(RefusedError, match="was begun with other choices"):
+        densify(files.image, files.labels, out, resume=True, spacing=",".join("2" * len(SIZE)), **QUICK)
+    densify(files.image, files.labels, out, resume=True, **QUICK)
+    assert (out / "report.html").exists()
+
+
 def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, learnt):
     files = case()
     densify(files.image, files.labels, tmp_path / "first", **QUICK)

@@ -163,10 +163,12 @@ class Outputs:
             )
         before = read_json(self.settings)
         for part in ("image", "labels", "choices", "continued", "applied"):
-            now = json.loads(json.dumps(settings[part]))
-            if before.get(part) != now:
+            now, then = json.loads(json.dumps(settings[part])), before.get(part)
+            if part == "choices" and isinstance(then, dict):
+                then = {**dict.fromkeys(now), **then}  # an earlier volseg had fewer of them
+            if then != now:
                 raise RefusedError(
-                    f"{self.folder} was begun with other {part}: {before.get(part)} then, {now} now. Repeat "
+                    f"{self.folder} was begun with other {part}: {then} then, {now} now. Repeat "
                     "the command as it was, or start anew with --overwrite."
                 )
 
