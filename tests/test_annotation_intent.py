@@ -291,6 +291,7 @@ def test_the_command_line_asks_and_takes_either_answer(tmp_path, capsys):
     assert "--painted-only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_densify_in_python_understands_the_same(shape):
     image, dense = scene(shape)
     raw = np.where(strokes(dense, background=True) == 3, 5, strokes(dense))

@@ -105,6 +105,7 @@ def test_info_names_held_out_slices_both_ways(painted, tmp_path, capsys):
     assert "counted from 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_densify_names_its_folds_and_paint_both_ways(painted, caplog):
     from volseg.densification import densify
 

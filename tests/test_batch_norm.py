@@ -112,6 +112,7 @@ def test_clean_statistics_are_mean_and_total_variance(network):
     torch.testing.assert_close(torch.tensor(variance), together.var(1, correction=0))
 
 
+@pytest.mark.slow
 def test_blocks_are_cut_from_the_image_as_it_is(make_run):
     dataset = make_run().dataset
     blocks = list(undeformed_blocks(dataset))
@@ -122,6 +123,7 @@ def test_blocks_are_cut_from_the_image_as_it_is(make_run):
         assert any((window == block.reshape(-1)).all(1).any() for window in windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["running", "clean"])
 def test_a_finished_training_keeps_what_it_segments_with_and_the_other(make_run, statistics):
     run = make_run(statistics=statistics)
@@ -161,6 +163,7 @@ def test_exported_weights_in_evaluation_mode_compute_what_predict_computes(make_
         torch.testing.assert_close(plain.eval()(x), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_and_export_say_what_plain_evaluation_mode_is_worth(make_run, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO)
     run = make_run()
@@ -202,6 +205,7 @@ def test_evaluate_and_export_say_what_plain_evaluation_mode_is_worth(make_run, t
     assert "WARNING, that is much worse" in exported("warned.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_loads_and_that_is_said(make_run, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run = make_run()

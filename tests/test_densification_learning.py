@@ -140,6 +140,7 @@ def test_a_slice_is_not_told_its_own_labels(scene):
     torch.testing.assert_close(before, after)
 
 
+@pytest.mark.slow
 def test_slices_are_learnt_from_and_the_rest_is_found(scene, clock):
     image, truth = scene
     labels = keep_slices(truth, [3] * truth.ndim)
@@ -175,6 +176,7 @@ def test_a_model_comes_back_from_its_file(learnt, tmp_path):
     np.testing.assert_allclose(again.predict(task), model.predict(task), atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_back", [False, True])
 def test_some_voxels_are_segmented_as_all_of_them_are(learnt, read_back):
     task, labels, model = learnt
@@ -183,6 +185,7 @@ def test_some_voxels_are_segmented_as_all_of_them_are(learnt, read_back):
     np.testing.assert_allclose(model.predict_at(task, where), model.predict(task)[:, where], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
     clock = itertools.count()
     busy = SimpleNamespace(monotonic=lambda: 1000.0 * next(clock))
@@ -196,6 +199,7 @@ def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
     assert max(learn(task, labels, seconds=0.01, fewest=40).curve.iterations) < 50
 
 
+@pytest.mark.slow
 def test_a_model_goes_on_where_it_was(learnt):
     task, labels, model = learnt
     before = [*model.curve.iterations]
@@ -254,6 +258,7 @@ def test_members_learn_what_columns_say(clock):
     assert (members(seen.clone()).argmax(1) == classes).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_learning_ends_when_paint_was_seen_often_enough():
     seen = torch.randn(50, 3)
     members = Members.new(seen, slice(2, 3), 2, blind=(True,), seed=0)

@@ -555,6 +555,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, w
     assert not (out / "ball_segmentation.nii.gz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [{"overwrite": True}, {"resume": True}, {}])
 def test_a_folder_that_another_run_is_at_work_in_is_refused(case, tmp_path, again):
     files, out = case(), tmp_path / "out"

@@ -101,6 +101,7 @@ def same_size_and_date(path):
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [replace, overwrite_in_place, cut, remove, same_size_and_date])
 @pytest.mark.parametrize("suffix", [".nii", ".tif", ".mha", ".ome.zarr"])
 @pytest.mark.parametrize("after", [1, 17])
@@ -125,6 +126,7 @@ def test_of_an_image_that_changes_under_the_tiles_there_is_no_result(
     assert [name for name in names(tmp_path / "out") if not name.startswith(".predict")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [replace, overwrite_in_place, cut, remove])
 def test_nor_of_one_that_changes_while_it_is_in_memory(tmp_path, segment, monkeypatch, change):
     image = tmp_path / "images" / "a.tif"
@@ -167,6 +169,7 @@ def test_a_stamp_changes_with_whatever_is_written(tmp_path):
 # --- one that was stopped --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @WAYS
 def test_the_same_command_goes_on_with_the_images_that_are_left(
     tmp_path, segment, monkeypatch, caplog, blockwise

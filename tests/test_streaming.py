@@ -89,6 +89,7 @@ def test_probabilities_are_written_as_channels_beside_the_classes(tmp_path, suff
     assert (everything(open_blocks(classes))[0] != logits.argmax(0).numpy()).mean() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["running", "mix"])
 @pytest.mark.parametrize("symmetries", ["square", "mirror"])
 def test_turned_versions_are_averaged_tile_by_tile(tmp_path, size, batch_norm, symmetries):
