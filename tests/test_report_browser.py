@@ -312,7 +312,9 @@ def test_a_click_in_one_view_moves_the_others_and_the_address(browser, path):
     state = browser.click(left + width * 2.5 / SIZE[0], top + height * 6.5 / SIZE[2])
     assert state["position"] == [2, 5, 6]
     captions = browser.run("[...document.querySelectorAll('figcaption output')].map((e) => e.textContent)")
-    assert captions == ["z = 6", "y = 5", "x = 2"]
+    assert captions == [
+        f"{axis} = {i} ({i + 1} of {SIZE['xyz'.index(axis)]})" for axis, i in (("z", 6), ("y", 5), ("x", 2))
+    ]
     browser.run("new Promise((r) => setTimeout(r, 400))")
     assert browser.run("location.hash") == "#x=2&y=5&z=6&overlay=result"
 
