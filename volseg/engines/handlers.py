@@ -3,6 +3,7 @@
 import csv
 import logging
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,6 +104,14 @@ class Tracking:
     def _open(self, _: Engine) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed in training only
 
+        others = threading.excepthook
+
+        def heard(failed: threading.ExceptHookArgs) -> None:
+            """Of a full disk the training says so itself: TensorBoard's thread need not show its code."""
+            if not isinstance(failed.exc_value, OSError) or "AsyncWriter" not in type(failed.thread).__name__:
+                others(failed)
+
+        threading.excepthook = heard
         try:
             self.writer = SummaryWriter(self.folder / "tensorboard")
         except UnicodeEncodeError:
