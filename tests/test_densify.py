@@ -219,7 +219,7 @@ def test_numbers_that_were_changed_after_reading_are_not_taken_for_the_file(case
 
     monkeypatch.setattr(run, "comparing", comparing)
     changed = dataclasses.replace(read_volume(files.image), array=np.zeros((1, *SIZE), np.uint8))
-    densify(changed, files.labels, minutes=0.001)
+    densify(changed, files.labels, minutes=0.001, force=True)
     assert seen == [(0, [])]
 
 
