@@ -195,6 +195,16 @@ def test_scaling_magnifies(shape):
     np.testing.assert_allclose(mapping.matrix, np.eye(len(shape)) / 2)
 
 
+def test_what_is_scaled_shrinks_as_often_as_it_grows(shape):
+    """Half and twice are alike: the logarithm of the factor is drawn evenly, not the factor."""
+    data = coordinate_volume(shape)
+    transform = patches(shape, std=0, rotation=0, scaling=(0.25, 4.0))
+    logs = np.log([1 / transform.sample(data).matrix[0, 0] for _ in range(400)])
+    assert abs(np.mean(logs > 0) - 0.5) < 0.1  # 0.8 if the factor were drawn evenly
+    assert abs(logs.mean()) < 0.15
+    assert np.abs(logs).max() <= np.log(4.0) + 1e-9
+
+
 def test_deformation_follows_its_probability(volume, shape):
     transform = patches(shape, prob_deform=0.25)
     deformed = [transform.sample(volume).displacement is not None for _ in range(200)]
