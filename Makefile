@@ -44,7 +44,8 @@ demo: $(STAMP)  ## train, evaluate and segment on the phantom; results in runs/d
 	$(RUN) training --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
 	$(RUN) evaluating --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
 	$(RUN) predicting --config_file bundles/xenopus.json --output_dir runs/demo --overwrite True
-	@echo "Look at runs/demo/picture.png and runs/demo/metrics.json."
+	@echo "Open runs/demo/report.html in a browser: views, scores and all cases. The same as a picture and as"
+	@echo "figures: runs/demo/picture.png, metrics.json. The segmentations: runs/demo/segmentations/."
 
 test: $(STAMP)  ## the quick tests
 	@$(BIN)/python -m pytest -q -m "not slow"

@@ -75,6 +75,21 @@ def clean_process():
 
 
 @pytest.fixture
+def volseg(capfd):
+    """Runs a command in this process; gives its exit code and what it printed."""
+    from volseg.cli import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def make_dataset(tmp_path):
     """Writes a small dataset folder that can be learnt from, and gives its path.
 

@@ -24,21 +24,6 @@ def at_the_root(root, monkeypatch):
 
 
 @pytest.fixture
-def volseg(capfd):
-    """Runs a command; gives its exit code and what it printed."""
-
-    def run(*words):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def train(volseg, tmp_path):
     """Runs the xenopus bundle, made small, on a folder."""
 
@@ -121,10 +106,7 @@ def test_every_trouble_has_its_exit_code_and_a_traceback_with_debug_only(
 ):
     def run(given, rest):
         if wrapped and not isinstance(error, KeyboardInterrupt):  # as MONAI does
-            try:
-                raise error
-            except Exception as cause:
-                raise RuntimeError("Failed to instantiate") from cause
+            raise RuntimeError("Failed to instantiate") from error
         raise error
 
     monkeypatch.setattr(COMMANDS["info"], "run", run)

@@ -12,26 +12,16 @@ import torch
 
 import volseg as package
 from volseg import cli
-from volseg.cli import ending, main
+from volseg.cli import ending
 from volseg.engines.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
 
-@pytest.fixture
-def volseg(capfd, tmp_path, monkeypatch):
-    """Runs a command in an empty folder; gives its exit code and what it printed."""
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands run in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def parsers():
@@ -213,3 +203,14 @@ def test_info_of_weights_says_what_they_are(volseg, tmp_path):
     _, out, _ = volseg("info", "last.pt")
     assert "a network's weights after 7 iterations, written" in out
     assert "classes 0 = a, 1 = b\n  for images of 3 channel(s)" in out
+
+
+def test_a_folder_of_a_run_stands_for_its_model(volseg, tmp_path):
+    """As people type it: `info runs/mine`, `export runs/mine`."""
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "model.pt", {"model": {"a": torch.ones(3)}, "iteration": 7})
+    code, out, _ = volseg("info", "run")
+    assert code == 0
+    assert out.startswith("run/model.pt: a network's weights after 7 iterations")
+    assert volseg("export", "run", "-o", "a.safetensors")[0] == 0
+    assert "3 numbers in 1 tensors" in volseg("info", "a.safetensors")[1]

@@ -8,18 +8,18 @@ import numba
 import pytest
 from numba.core import caching
 
-from volseg import compiled
+from volseg import compiled, user
 
 
 @pytest.fixture(autouse=True)
 def nothing_known_yet(monkeypatch, tmp_path):
     """No folder was found and nothing was said before; temporary files go into a folder of this test."""
-    compiled._temporary.cache_clear()
+    user.own_temporary.cache_clear()
     compiled._say_once.cache_clear()
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     yield
-    compiled._temporary.cache_clear()
+    user.own_temporary.cache_clear()
     compiled._say_once.cache_clear()
 
 

@@ -14,7 +14,6 @@ import pytest
 from monai.bundle import run as run_bundle
 
 from volseg.bundle import check_bundle
-from volseg.cli import main
 from volseg.densification import densify, run
 from volseg.densification.comparison import comparing, work
 from volseg.densification.folds import make_folds
@@ -49,18 +48,6 @@ def files(tmp_path):
     write_volume(tmp_path / "image.nii.gz", like.array[0], like)
     write_volume(tmp_path / "paint.nii.gz", paint, like)
     return tmp_path / "image.nii.gz", tmp_path / "paint.nii.gz", truth
-
-
-@pytest.fixture
-def volseg(capfd):
-    """Runs a command; gives its exit code and what it printed."""
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def given(call):

@@ -12,7 +12,7 @@ from torch import nn
 
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes, find_cases, find_images, load_case
-from volseg.engines import choose_scale, evaluator, place, predictor, scale, use_bf16
+from volseg.engines import choose_scale, evaluator, pages, place, predictor, scale, use_bf16
 from volseg.engines.checkpoint import save_checkpoint
 from volseg.engines.pages import PAGES, choose_cases
 from volseg.engines.scores import Scores
@@ -20,7 +20,7 @@ from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.networks import UNet
-from volseg.report import panel, save_picture
+from volseg.report import class_colours, panel, save_picture
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 SIZES = pytest.mark.parametrize("size", [(20, 16), (20, 16, 12)], ids=["2d", "3d"])
@@ -335,6 +335,20 @@ def test_the_worst_the_median_and_the_best_case_have_pages_and_all_are_listed(ma
         overwrite=True,
     )
     assert {path.name for path in out.glob("report*")} == {"report.html"}
+
+
+def test_the_picture_is_of_the_worst_case_and_says_so(make_dataset, tmp_path, monkeypatch):
+    folder = make_dataset(size=(20, 16), channels=1, cases="abcde", held_out={"y": [5]})
+    last = read_volume(folder / "images" / "e.tif")
+    write_volume(folder / "images" / "e.tif", last.array * 0, last, overwrite=True)
+    shown = []
+    monkeypatch.setattr(pages, "save_picture", lambda *given: shown.append(given))
+    run(datasets(folder), output_dir=tmp_path / "out")
+    ((path, picture, _, title),) = shown
+    assert path == tmp_path / "out" / "picture.png"
+    assert title == "e: the worst of 5 cases"
+    predicted = picture[:, 2 * (20 + 4) :][:, :20]
+    assert (predicted == class_colours(3)[0]).all()  # the class of what is dark
 
 
 def test_cases_are_ranked_by_their_headline():

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("compiled", "errors", "geometry", "installation", "labels"),
+    ("compiled", "errors", "geometry", "installation", "labels", "user"),
     ("annotation", "bspline", "instances", "losses", "metrics", "networks", "phantom", "weightmaps"),
     ("inferers", "io", "transforms"),
     ("bundle", "crossval", "data", "densification", "engines", "experiments", "report"),
@@ -25,6 +25,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # (importer, imported) on one floor, each with its reason.
 SIDEWAYS: dict[tuple[str, str], str] = {
+    ("compiled", "user"): "both find a folder where a user without a home can keep things",
     ("geometry", "errors"): "every floor says what is wrong in the same words",
     ("installation", "errors"): "every floor says what is wrong in the same words",
     ("labels", "errors"): "every floor says what is wrong in the same words",

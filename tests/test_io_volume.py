@@ -1,5 +1,8 @@
 """The one door: what paths, values and arrays it takes, and what it says to the others."""
 
+import re
+import shlex
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -139,8 +142,12 @@ def test_a_missing_file_is_named_with_a_guess(tmp_path):
 
 
 def test_folders_and_unknown_formats_are_named(tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
-        read_volume(tmp_path)
+    for labels, option in ((False, ""), (True, " --labels")):
+        folder = tmp_path / "my slices"
+        folder.mkdir(exist_ok=True)
+        line = shlex.join(["volseg", "convert", str(folder), "-o", "my slices.tif"]) + option
+        with pytest.raises(InputError, match=f"is a folder.*make that first: {re.escape(line)}$"):
+            read_volume(folder, labels=labels)
     (tmp_path / "a.gif").touch()
     with pytest.raises(
         InputError, match="format cannot be told from the name. Known are .nii, .nii.gz, .tif, .tiff"

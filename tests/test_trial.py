@@ -201,7 +201,8 @@ def test_what_passes_the_check_starts_to_train_and_nothing_is_called_a_fault_of_
         try:
             run_bundle(run_id="training", config_file=str(path), logging_file=False)
         except Exception as error:
-            raise AssertionError((entry, other, in_words(error))) from error
+            error.add_note(f"{entry} = {other!r}")
+            raise
 
 
 def test_the_example_of_the_docs_passes_the_check(root):

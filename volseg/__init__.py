@@ -4,7 +4,11 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from volseg.user import make_do
+
 __version__ = "0.1.0"
+
+make_do()  # before anything imports MONAI
 
 if TYPE_CHECKING:
     from volseg.bspline import bspline_displacement as bspline_displacement

@@ -9,14 +9,13 @@ without any in the end.
 
 import logging
 import os
-import stat
-import tempfile
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
+
+from volseg.user import has_home, own_temporary
 
 __all__ = ["njit"]
 
@@ -34,7 +33,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         given = _config.CACHE_DIR
-        for find in (_numbas_own, _temporary):
+        for find in (_numbas_own, own_temporary):
             folder = find()
             if folder is None:
                 continue
@@ -54,21 +53,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _numbas_own() -> str | None:
     """The folder numba is told to use, empty if it shall choose; None if it would choose badly."""
     given: str = _config.CACHE_DIR
-    has_home = "XDG_CACHE_HOME" in os.environ or os.path.isabs(os.path.expanduser("~"))
-    return given if given or has_home else None  # else it makes a folder named "~" in the current one
-
-
-@cache
-def _temporary() -> str | None:
-    """A folder among the temporary files that nobody else can write to: what lies in it is run."""
-    folder = Path(tempfile.gettempdir(), f"volseg-{os.getuid()}")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return None
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return str(folder) if own else None
+    return given if given or "XDG_CACHE_HOME" in os.environ or has_home() else None
 
 
 def _forgiving(function: Any) -> Any:

@@ -16,7 +16,7 @@ from volseg.cli.settings import add_reading
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "tell what painted slices were understood to say, and what looks wrong with them"
+SUMMARY = "report what painted slices were understood to mean, and what looks wrong with them"
 EXAMPLE = "volseg audit image.nii.gz painted.nii.gz --names 1=tubule 2=lumen"
 
 

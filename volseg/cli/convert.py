@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "write an image or label anew: with its axes told, on another's grid, in another format"
+SUMMARY = "write an image or label anew: with its axes named, on another's grid, in another format"
 EXAMPLE = "volseg convert stack.tif --axes ZYX -o stack.nii.gz"
 
 _CHANNELS = 4  # files that are taken for channels without a word

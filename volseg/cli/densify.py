@@ -14,7 +14,7 @@ __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "segment a whole volume from a few painted slices, and tell how good that is"
+SUMMARY = "segment a whole volume from a few painted slices, and report how good the result is"
 EXAMPLE = "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen"
 _METHODS = ("network", "interpolate", "random-walker")
 

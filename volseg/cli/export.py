@@ -14,7 +14,7 @@ _MUCH = 0.02  # of a score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="model.pt or best.pt of a run")
+    parser.add_argument("checkpoint", type=Path, help="model.pt or best.pt of a run, or its folder")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a name that ends in .safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
@@ -23,8 +23,9 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.engines.checkpoint import load_checkpoint
     from volseg.engines.exchange import batch_norm_of, export_weights
 
-    content = load_checkpoint(given.checkpoint)
-    batch_norm = batch_norm_of(given.checkpoint, content.get("iteration"))
+    path = given.checkpoint / "model.pt" if given.checkpoint.is_dir() else given.checkpoint
+    content = load_checkpoint(path)
+    batch_norm = batch_norm_of(path, content.get("iteration"))
     if batch_norm:
         content["batch_norm"] = batch_norm
     told = export_weights(content, given.output, overwrite=given.overwrite)

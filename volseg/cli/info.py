@@ -11,12 +11,14 @@ from volseg.cli.settings import add_reading
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "tell what a volume, a checkpoint, weights or a dataset folder hold"
+SUMMARY = "show what a volume, a model, a result, a run or a dataset folder holds"
 EXAMPLE = "volseg info volume.nii.gz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="an image, model.pt, .safetensors or folder of cases")
+    parser.add_argument(
+        "path", type=Path, help="an image, model.pt, .safetensors, or the folder of a run, a result or cases"
+    )
     add_reading(parser, labels=False)
 
 
@@ -26,6 +28,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import is_volume, read_volume
 
     path: Path = given.path
+    if path.is_dir() and (path / "model.pt").is_file():
+        path = path / "model.pt"
     if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
         written = datetime.fromtimestamp(path.stat().st_mtime)

@@ -8,7 +8,7 @@ from volseg.cli.settings import add_bundle, bundle_paths
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "tell the tiles, memory and time that segmenting a volume will take"
+SUMMARY = "estimate tiles, memory and time that segmenting a volume will take"
 EXAMPLE = "volseg plan volume.nii xenopus --max-memory 2e9"
 
 

@@ -43,7 +43,7 @@ def densify(
     command: str = "",
     began: float | None = None,
 ) -> Densified:
-    """Segment a whole volume from a few painted slices of it, and tell how good that is.
+    """Segment a whole volume from a few painted slices of it, and report how good the result is.
 
     What the paint means is told by :func:`volseg.annotation.understand_paint`; an error that the auditor
     finds stops everything. Slices are held out in turn to score the result, then it is learnt from all of

@@ -31,7 +31,7 @@ from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
-from volseg.report import Report, panel, save_picture
+from volseg.report import Report, panel
 
 __all__ = ["engine_for", "evaluator", "segment"]
 
@@ -64,9 +64,9 @@ def evaluator(
     Args:
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset, or of
             the trainer that asks for a validation.
-        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go, which is
-            the page of the worst case, with an index of all; ``report_median.html`` and ``report_best.html``
-            beside it. ``None`` for nowhere.
+        output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go. The
+            last two show the worst case, the page with an index of all; ``report_median.html`` and
+            ``report_best.html`` beside it. ``None`` for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
             :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
@@ -161,8 +161,6 @@ def evaluator(
             for found in (*reports, scores.report()):
                 report |= found
             _write_metrics(folder, report, list(scores.rows()))
-            for picture in engine.state.pictures.values():
-                save_picture(folder / "picture.png", picture, dataset.labels)
             weights = f"{checkpoint}, iteration {content.get('iteration')}"
             told = library_versions()
             write_pages(folder, scores, partial(page, engine), checkpoint=weights, versions=told)

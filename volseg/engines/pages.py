@@ -16,7 +16,7 @@ from volseg.data import WholeVolumes
 from volseg.data.auditing import orientation_of
 from volseg.engines.scores import Scores
 from volseg.metrics import Headline, dice, iou, mean_score
-from volseg.report import CaseRow, ClassScore, MethodScores, Report, write_report
+from volseg.report import CaseRow, ClassScore, MethodScores, Report, panel, save_picture, write_report
 
 __all__ = ["Chosen", "choose_cases", "page_of", "write_pages"]
 
@@ -71,7 +71,7 @@ def write_pages(
     checkpoint: str,
     versions: Mapping[str, Any],
 ) -> list[Path]:
-    """Write the page of each chosen case.
+    """Write the page of each chosen case, and ``picture.png`` of the worst.
 
     Args:
         page: makes that of a case, by its name.
@@ -82,12 +82,21 @@ def write_pages(
     for what, name in chosen.items():
         found = page(name)
         title = f"{name}: the {what} of {len(_cases(scores))} cases" if len(chosen) > 1 else name
+        if what == "worst":
+            save_picture(folder / "picture.png", _panel(found), scores.labels, title)
         written.append(
             write_report(folder / PAGES[what], replace(found, title=title, **shared), overwrite=True)
         )
     for what in PAGES.keys() - chosen.keys():  # of an evaluation before this one
         (folder / PAGES[what]).unlink(missing_ok=True)
     return written
+
+
+def _panel(report: Report) -> Any:
+    """A slice of a case, its parts side by side."""
+    parts = [report.paint, report.result, report.truth]
+    annotation, prediction, truth = (None if part is None else np.asarray(part)[None] for part in parts)
+    return panel(report.image, annotation, prediction, truth, len(report.labels))
 
 
 def _cases(scores: Scores) -> dict[str, Any]:

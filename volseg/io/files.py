@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import pkgutil
+import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -97,11 +98,11 @@ def read_volume(
         ignore_affine: take a NIfTI, NRRD or MetaImage file as a plain voxel grid, with the voxel size of its
             header where there is one, because its position cannot be used.
         spacing: the voxel size, where the file names none or a wrong one: ``"0.004,0.004,0.05um"``, or
-        numbers in the file's unit.
+            numbers in the file's unit.
         colours: for a label in colours or layers, the number of each: ``"000000=0,ff0000=1"``.
     """
     path = Path(path)
-    format_ = _check_exists(path)
+    format_ = _check_exists(path, labels)
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
     all_told = {"series": series, "ignore_affine": ignore_affine or None}
@@ -232,12 +233,14 @@ def is_volume(path: str | os.PathLike[str]) -> bool:
     return path.is_file() or (path.is_dir() and path.name.lower().endswith(_FOLDERS))
 
 
-def _check_exists(path: Path) -> _Format:
+def _check_exists(path: Path, labels: bool) -> _Format:
     """The format of a path that can be opened."""
     if path.is_dir() and not path.name.lower().endswith(_FOLDERS):
+        stack = ["convert", str(path), "-o", f"{path.resolve().name or 'stack'}.tif"]
+        line = shlex.join(["volseg", *stack, *(["--labels"] if labels else [])])
         raise InputError(
             f"{path} is a folder. Name a file in it; if it holds the slices of one volume, make that first: "
-            f"'volseg convert {path} -o {path.name or 'stack'}.tif'."
+            f"{line}"
         )
     if path.exists() and not path.is_dir() and not path.is_file():
         raise InputError(f"{path} is not a regular file. Name an image file.")

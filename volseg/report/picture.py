@@ -58,13 +58,15 @@ def panel(
     return np.concatenate([p for part in parts for p in (part, gap)][:-1], axis=1)
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme) -> None:
+def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme, title: str = "") -> None:
     """A panel with titles and the colours of the classes, as PNG."""
     height, width = picture.shape[:2]
     figure = Figure(figsize=(12, 12 * height / width + 0.7), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture, interpolation="nearest")
     axes.axis("off")
+    if title:
+        figure.suptitle(title)
     count = _parts_of(picture)
     for index, title in enumerate(TITLES[:count]):
         axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
