@@ -230,3 +230,33 @@ def test_nan_in_a_label_becomes_unlabelled(tmp_path):
         assert main([*words, "--overwrite"]) == 0
         found = read_volume(tmp_path / "b.tif", labels=True).array[0, 0, 0]
         assert found.tolist() == [255, 255, 1, 255]
+
+
+@pytest.mark.parametrize("made", ["a.tif", "link.tif", "hard.tif"])
+def test_what_is_read_is_never_written_over(tmp_path, capsys, made):
+    image, other = tmp_path / "a.tif", tmp_path / "b.tif"
+    volume = Volume(np.zeros((1, 3, 4, 5), np.uint8), np.eye(4))
+    write_volume(image, volume.array, volume)
+    write_volume(other, volume.array + 1, volume)
+    (tmp_path / "link.tif").symlink_to(image)
+    (tmp_path / "hard.tif").hardlink_to(image)
+    before, target = image.read_bytes(), str(tmp_path / made)
+    for words in (
+        ["convert", str(image), "-o", target],
+        ["convert", str(other), "--like", str(image), "-o", target],
+        ["convert", str(other), str(image), "--stack", "c", "-o", target],
+        ["sparsify", str(image), "--unlabelled", "9", "--slices", "1,1,1", "-o", target],
+    ):
+        assert main([*words, "--overwrite"]) == 5
+        assert "is a file that is read here, and would be lost" in capsys.readouterr().err
+        assert image.read_bytes() == before
+
+
+def test_a_name_without_a_known_suffix_is_refused_with_those_that_are_known(tmp_path):
+    volume = Volume(np.zeros((1, 3, 4, 5), np.uint8), np.eye(4))
+    for name in ("a", "a.xyz", "a.tif.gz"):
+        with pytest.raises(InputError, match=r"Known are \.nii.* name the output with one of them"):
+            write_volume(tmp_path / name, volume.array, volume)
+    for name in ("A.TIF", "A.NII.GZ"):
+        write_volume(tmp_path / name, volume.array, volume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["A.NII.GZ", "A.TIF"]

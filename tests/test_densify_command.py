@@ -148,6 +148,15 @@ def test_a_refusal_ends_with_5_and_a_wrong_file_with_3(volseg, files, tmp_path):
     code, _, said = volseg("densify", image, paint, "-o", tmp_path / "image.nii.gz", "--overwrite")
     assert code == 5
     assert "is what the result is made from" in said
+    assert volseg("densify", image, paint, "-o", "/")[0] == 5
+
+
+def test_the_current_folder_is_a_folder(volseg, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.html").touch()
+    code, _, said = volseg("densify", *files[:2], "-o", ".")
+    assert code == 5
+    assert f"{tmp_path / 'report.html'} exists already" in said
 
 
 @pytest.mark.slow

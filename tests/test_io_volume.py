@@ -212,3 +212,10 @@ def test_contiguous_changes_the_layout_and_nothing_else(dtype, shape):
     assert out.flags.writeable
     assert out.dtype.isnative
     assert out.dtype not in (bool, np.float16)
+
+
+def test_a_link_that_leads_nowhere_is_called_that(tmp_path):
+    for name, target in (("a.tif", "gone/a.tif"), ("b.tif", "b.tif"), ("c.ome.zarr", "gone")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(InputError, match=f"{name} is a link to {target}, which is not there"):
+            read_volume(tmp_path / name)

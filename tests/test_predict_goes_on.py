@@ -258,6 +258,46 @@ def test_what_another_command_has_made_is_not_passed_over_and_not_replaced(
     assert names(tmp_path / "out") == ["a.nii", "b.nii"]
 
 
+@WAYS
+@pytest.mark.parametrize("then", ["fewer", "more", "others", "anew"])
+def test_other_images_go_on_with_what_is_finished_and_leave_no_journal(
+    tmp_path, segment, monkeypatch, caplog, then, blockwise
+):
+    caplog.set_level(logging.INFO)
+    for seed, name in enumerate("abc"):
+        put_image(tmp_path / "images" / f"{name}.nii", seed)
+    begin = Batch.begin
+
+    def damaged(self, number):
+        begin(self, number)
+        if number == 1:
+            raise InputError("b.nii is damaged.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "begin", damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            segment(blockwise=blockwise)
+    assert any(name.endswith(".journal") for name in names(tmp_path / "out"))
+    first = (tmp_path / "out" / "a.nii").stat().st_mtime_ns
+    if then == "fewer":
+        (tmp_path / "images" / "b.nii").unlink()  # the one that is damaged
+    if then == "more":
+        put_image(tmp_path / "images" / "d.nii", 3)
+    if then == "others":
+        (tmp_path / "images").rename(tmp_path / "first")
+        (tmp_path / "images").mkdir()
+        put_image(tmp_path / "images" / "d.nii", 3)
+        assert len([name for name in names(segment(blockwise=blockwise)) if "journal" in name]) == 1
+        (tmp_path / "images" / "d.nii").unlink()
+        (tmp_path / "images").rmdir()
+        (tmp_path / "first").rename(tmp_path / "images")
+    out = segment(blockwise=blockwise, overwrite=then == "anew", seed=5 if then == "anew" else 0)
+    assert all(name.endswith(".nii") for name in names(out))
+    if then != "anew":
+        assert "a.nii is finished already: passed over" in caplog.text
+        assert (out / "a.nii").stat().st_mtime_ns == first
+
+
 def _hold(folder, held):
     book = Batch(folder, ["0"], [[folder / "a.nii"]])
     book.start()

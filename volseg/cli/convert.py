@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volseg.cli.settings import add_reading
+from volseg.cli.settings import add_reading, refuse_inputs
 from volseg.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import put_onto, read_volume, segments_of, with_segments, write_volume
 
+    refuse_inputs(given.output, [*given.files, *([given.like] if given.like else [])])
     volume = _read(given)
     if given.channel is not None:
         if not 0 <= given.channel < volume.channels:

@@ -2,14 +2,22 @@
 
 import argparse
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import InputError
+from volseg.errors import InputError, RefusedError
 from volseg.installation import OVERLAYS, find, shipped
 
-__all__ = ["add_reading", "DEFAULT_BUNDLE", "add_bundle", "bundle_paths", "entries", "typed"]
+__all__ = [
+    "DEFAULT_BUNDLE",
+    "add_bundle",
+    "add_reading",
+    "bundle_paths",
+    "entries",
+    "refuse_inputs",
+    "typed",
+]
 
 DEFAULT_BUNDLE = "xenopus"
 BUNDLE_HELP = (
@@ -31,6 +39,19 @@ def add_reading(parser: argparse.ArgumentParser, *, labels: bool) -> None:
             "--colors",
             metavar="COLOUR=VALUE,...",
             help="the number of each colour of a label picture, in hexadecimal: 000000=0,ff0000=1,other=255",
+        )
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """An output never takes the place of what it is made from, with ``--overwrite``, either.
+
+    Raises:
+        RefusedError: if it would.
+    """
+    if any(output.exists() and one.exists() and output.samefile(one) for one in inputs):
+        raise RefusedError(
+            f"-o {output} is a file that is read here, and would be lost: name another output, and rename "
+            "that afterwards if it is the one to keep."
         )
 
 

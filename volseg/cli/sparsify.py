@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from volseg.cli.settings import add_reading
+from volseg.cli.settings import add_reading, refuse_inputs
 from volseg.errors import RefusedError
 
 __all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
@@ -29,6 +29,7 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.io import read_volume, write_volume
     from volseg.labels import LabelScheme
 
+    refuse_inputs(given.output, [given.labels])
     if given.output.exists() and not given.overwrite:
         raise RefusedError(f"{given.output} exists already; add --overwrite to replace it.")
     try:

@@ -190,9 +190,13 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
     A segmentation in a folder is named after the image and has its format; 3D Slicer's own if the paint has.
 
     Raises:
-        RefusedError: if the result would replace what it is made from.
+        RefusedError: if the result would replace what it is made from, or ``output`` is no folder.
     """
     path = Path(output)
+    if path.name in ("", ".."):  # "." and the like have a name only when it is looked up
+        path = path.resolve()
+    if not path.name:
+        raise RefusedError(f"{path} is a whole disk. Name a folder on it with {_OPTION}.")
     image, label = inputs.image, inputs.label
     name = image.path.name if image.path else "image.nii.gz"
     own = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")

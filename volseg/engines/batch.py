@@ -2,13 +2,14 @@
 
 While images are being segmented a hidden journal lies beside the results: a line for each image that is
 begun, and one with the state of its files when all of them are there. It goes when everything is done. The
-same command, given again, passes over what is finished; a file that no line speaks of is somebody else's.
+same command, given again, passes over what is finished, and so does one for fewer or more of these images; a
+file that no line speaks of is somebody else's.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,14 @@ class Batch:
         if not self.folder.is_dir():
             return
         self._claim()
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError, IndexError):  # what a kill has cut off
-                note = json.loads(line)
-                number = int(note["image"])
-                if note["work"] != self.works[number]:
-                    continue
-                self.begun.add(number)
-                if note["files"] is not None and note["files"] == self._state(number):
-                    self.finished.add(number)
+        numbers = {work: number for number, work in enumerate(self.works)}
+        for note in (note for path in self._journals() for note in _notes(path)):
+            number = numbers.get(note["work"])
+            if number is None:
+                continue
+            self.begun.add(number)
+            if note["files"] is not None and note["files"] == self._state(number):
+                self.finished.add(number)
 
     def start(self) -> None:
         """Make the folder, if it is not there yet."""
@@ -79,7 +78,25 @@ class Batch:
         """Give the results back; once all of them are complete, the journal has done its work."""
         if complete:
             self.path.unlink(missing_ok=True)
+            for path in self._journals():
+                self._forget(path)
         release(self.folder, lock=f"{self.name}.lock")
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.folder.glob(".predict-*.journal"))
+
+    def _forget(self, journal: Path) -> None:
+        """Remove the journal of a run that was stopped, if no result of it is there but what is done now."""
+        lock = f"{journal.stem}.lock"
+        try:
+            claim(self.folder, lock=lock)
+        except RefusedError:
+            return  # it is still at work
+        ours = {ascii(path.name) for paths in self.outputs for path in paths}
+        others = {ascii(name) for name in os.listdir(self.folder)} - ours
+        if not any(others.intersection(note.get("names", note["files"] or ())) for note in _notes(journal)):
+            journal.unlink(missing_ok=True)
+        release(self.folder, lock=lock)
 
     def _claim(self) -> None:
         try:
@@ -91,7 +108,8 @@ class Batch:
         return {ascii(path.name): stamp(path) for path in self.outputs[number]}
 
     def _note(self, number: int, files: Mapping[str, str] | None) -> None:
-        line = json.dumps({"image": number, "work": self.works[number], "files": files})
+        names = [ascii(path.name) for path in self.outputs[number]]
+        line = json.dumps({"work": self.works[number], "names": names, "files": files})
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
@@ -103,6 +121,18 @@ class Batch:
             raise ResourceError(
                 f"cannot write {self.path}: {error.strerror}. Free some space or choose another folder."
             ) from error
+
+
+def _notes(journal: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal, but for what a kill has cut off."""
+    lines: list[bytes] = []
+    with suppress(OSError):  # another run has just ended, and taken its journal along
+        lines = journal.read_bytes().splitlines()
+    for line in lines:
+        with suppress(ValueError):
+            note = json.loads(line)
+            if isinstance(note, dict) and {"work", "files"} <= note.keys():
+                yield note
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -116,7 +116,8 @@ def _check_target(target: Path, overwrite: bool, folder: bool) -> None:
         raise RefusedError(f"cannot write {target}: it is a folder. Name a file.")
     if not overwrite and os.path.lexists(target):
         raise RefusedError(
-            f"{target} exists already. Choose another name, or pass overwrite=True to replace it."
+            f"{target} exists already. Choose another name, or add --overwrite (overwrite=True in "
+            "Python) to replace it."
         )
     if not target.parent.is_dir():
         raise ResourceError(

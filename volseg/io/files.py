@@ -106,7 +106,7 @@ def read_volume(
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
     all_told = {"series": series, "ignore_affine": ignore_affine or None}
-    told = {name: value for name, value in all_told.items() if value is not None}
+    told: dict[str, Any] = {name: value for name, value in all_told.items() if value is not None}
     for name in told:
         if name not in format_.told:
             known = ", ".join(s for f in _FORMATS if name in f.told for s in f.suffixes)
@@ -116,6 +116,8 @@ def read_volume(
             f"colours say what a label means, but {path.name} is read as an image. Add labels=True."
         )
     numbers = None if colours is None else as_colours(colours)
+    if spacing is not None and format_.read is tiff.read:
+        told["sized"] = True
     volume = _read(format_, path, labels, axes.upper() if axes else None, **told)
     if spacing is not None:
         volume = with_spacing(volume, spacing)
@@ -151,7 +153,7 @@ def write_volume(
         together: called just before, to write what belongs to it; if that fails, this is not written either.
     """
     path = Path(path)
-    format_ = _format_of(path)
+    format_ = _format_of(path, "name the output with one of them")
     to_file = format_.write
     if to_file is None:
         raise ValueError(
@@ -216,14 +218,13 @@ def _read(format_: _Format, path: Path, labels: bool, axes: str | None, **told: 
         ) from error
 
 
-def _format_of(path: Path) -> _Format:
+def _format_of(path: Path, remedy: str = "convert or rename the file") -> _Format:
     name = path.name.lower()
     for format_ in _FORMATS:
         if name.endswith(format_.suffixes):
             return format_
     raise InputError(
-        f"{path}: the format cannot be told from the name. Known are {', '.join(SUFFIXES)}; "
-        "convert or rename the file."
+        f"{path}: the format cannot be told from the name. Known are {', '.join(SUFFIXES)}; {remedy}."
     )
 
 
@@ -249,6 +250,11 @@ def _check_exists(path: Path, labels: bool) -> _Format:
         if path.is_dir() == format_.folder:
             return format_
         raise InputError(f"{path} is a file, but an image in Zarr is a folder. Fetch or export it again.")
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link to {path.readlink()}, which is not there. Mount the disk that it lies on, "
+            "or make the link anew."
+        )
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=1)
     hint = f"Did you mean {near[0]}?" if near else "Check the spelling and the folder."

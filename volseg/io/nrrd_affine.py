@@ -63,10 +63,12 @@ def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]
         logger.warning("%s stores no orientation: it is taken as a plain voxel grid (axes L, P, S).", path)
     else:
         # ITK writes a series in time into a space of four dimensions, of which three are of length.
-        vectors = [_vector(path, "space directions", directions[i])[:3] for i in world]
+        vectors = [_vector(path, "space directions", directions[i]) for i in world]
         matrix = np.array(vectors).T if len({len(v) for v in vectors}) == 1 else np.empty((0, 0))
         text = header.whole.get("space origin")
-        origin = np.zeros(len(matrix)) if text is None else _vector(path, "space origin", text)[:3]
+        origin = np.zeros(len(matrix)) if text is None else _vector(path, "space origin", text)
+        if len(origin) == len(matrix):  # else they do not fit
+            matrix, origin = matrix[:3], origin[:3]
     if matrix.shape[0] not in (2, 3) or origin.shape != matrix.shape[:1] or matrix.shape[0] < dims:
         raise InputError(f"{path}: space directions and space origin do not fit. The header is damaged.")
     signs = np.array(_SPACES.get(space, (-1, -1, 1))[: len(matrix)], float)

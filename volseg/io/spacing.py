@@ -58,8 +58,8 @@ def as_spacing(told: "str | Sequence[float] | Spacing") -> Spacing:
 
 
 def is_size(size: float) -> bool:
-    """Whether a voxel can be so long: positive, and its square is a number that is neither 0 nor infinite."""
-    return size > 0 and 0 < size * size < np.inf
+    """Whether a voxel can be so long: positive, and such that every format holds it."""
+    return 1e-30 < size < 1e30
 
 
 def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[float, ...]:

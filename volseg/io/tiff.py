@@ -47,18 +47,22 @@ class TiffHeader:
     channels: tuple[str, ...] = ()  # names, of an OME-TIFF
 
 
-def read(path: Path, *, labels: bool, axes: str | None, series: int | None = None) -> Volume:
-    """Read a file; see `volseg.io.read_volume`."""
+def read(
+    path: Path, *, labels: bool, axes: str | None, series: int | None = None, sized: bool = False
+) -> Volume:
+    """Read a file; see `volseg.io.read_volume`. ``sized``: somebody else says how large a voxel is."""
     try:
-        return _read(path, labels, axes, series, described=True)
+        return _read(path, labels, axes, series, sized, described=True)
     except PlanesError as error:
         if axes is None:
             raise
         logger.warning("%s As its axes were given, its description is left aside.", error)
-        return _read(path, labels, axes, series, described=False)
+        return _read(path, labels, axes, series, sized, described=False)
 
 
-def _read(path: Path, labels: bool, axes: str | None, series: int | None, *, described: bool) -> Volume:
+def _read(
+    path: Path, labels: bool, axes: str | None, series: int | None, sized: bool, *, described: bool
+) -> Volume:
     with open_tiff(path, described=described) as opened:
         tif = opened.tif
         found = only_series(tif, path) if series is None else chosen_series(tif, series, path)
@@ -79,7 +83,7 @@ def _read(path: Path, labels: bool, axes: str | None, series: int | None, *, des
         ):  # a stack of one slice that the user wants as a volume
             array, letters = array[None], "Z" + meaning
         dims = 3 if "Z" in letters else 2
-        affine, unit = affine_of(tif, dims, path, tif.series.index(found))
+        affine, unit = affine_of(tif, dims, path, tif.series.index(found), sized)
         header = header_of(tif, stored, meaning) if series is None else None
         turned = orientation_of(found.keyframe)
     if array.dtype.kind not in "biuf":

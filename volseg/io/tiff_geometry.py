@@ -17,17 +17,25 @@ _PRINT = (72, 75, 90, 96, 100, 150, 200, 240, 300, 400, 600, 1200)  # dots per i
 _Sizes = tuple[float | None, float | None, float | None]
 
 
-def affine_of(tif: Any, spatial_dims: int, path: Path, series: int) -> tuple[NDArray[np.float64], str]:
+def affine_of(
+    tif: Any, spatial_dims: int, path: Path, series: int, sized: bool = False
+) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size.
 
     An axis without a size gets that of an axis that has one, which is said.
+
+    Args:
+        sized: somebody else says the voxel size, so that the file's need be none.
     """
     sizes, unit = _sizes(tif, series, path)
     found = sizes[:spatial_dims]
     if any(size is not None and not is_size(size) for size in found):
+        if sized:
+            return np.eye(spatial_dims + 1), ""
         raise InputError(
-            f"{path}: the voxel size {found} is not positive, or no number to calculate with. "
-            "Set it in Fiji under Image > Properties and save the file again."
+            f"{path}: the voxel size {found} is not positive, or no number to calculate with. Say it: "
+            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python; or set it in Fiji under Image > "
+            "Properties and save the file again."
         )
     if not any(found):
         return np.eye(spatial_dims + 1), ""

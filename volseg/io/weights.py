@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from volseg.io.json_text import parse_json
 __all__ = ["read_weights", "write_weights"]
 
 _MAX_HEADER = 100_000_000  # the limit of the format
+_MAX_AXES = 64  # of a tensor, as in numpy
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -106,9 +108,7 @@ def read_weights(
     place = 0
     tensors: dict[str, Tensor] = {}
     for begin, end, kind, shape, name in rows:
-        dtype, count = _TYPES[kind], 1
-        for n in shape:
-            count *= n
+        dtype, count = _TYPES[kind], prod(shape)
         if begin != place or end - begin != count * dtype.itemsize or end > len(body):
             raise InputError(
                 f"{path}: the tensor {name[:60]!r} does not lie where the header says. The file was cut or "
@@ -131,6 +131,12 @@ def _row(value: Mapping[str, Any]) -> tuple[int, int, str, tuple[int, ...]]:
     """Begin, end, type and shape of a tensor, if the header has them."""
     (begin, end), kind, shape = value["data_offsets"], value["dtype"], tuple(value["shape"])
     numbers = (begin, end, *shape)
-    if kind not in _TYPES or not all(type(n) is int and 0 <= n < 2**53 for n in numbers):
-        raise ValueError(f"{kind!r} {numbers}")
+    if (
+        kind not in _TYPES
+        or len(shape) > _MAX_AXES
+        or not all(type(n) is int and 0 <= n < 2**53 for n in numbers)
+    ):
+        raise ValueError(f"{kind!r} {numbers[: 2 + _MAX_AXES]}")
+    if 0 in shape and prod(n or 1 for n in shape) >= 2**53:  # no number, but strides that torch cannot count
+        raise ValueError(f"{kind!r} {shape}")
     return begin, end, kind, shape
