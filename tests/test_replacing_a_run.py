@@ -214,3 +214,47 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_learnt(m
     with pytest.raises(ResourceError, match=r"Choose a folder you may write to \(-o\)"):
         claim(run.folder, "-o")
     assert run.engine.state.iteration == 0
+
+
+def put_figures(folder: Path, iteration: int) -> list[Path]:
+    """What an evaluation leaves, and a segmentation."""
+    (folder / "segmentations").mkdir(parents=True)
+    paths = [folder / name for name in ("metrics.csv", "picture.png", "report.html", "report_best.html")]
+    for path in (*paths, folder / "segmentations" / "a.tif"):
+        path.write_text("of the earlier weights")
+    (folder / "metrics.json").write_text(json.dumps({"iteration": iteration}))
+    return [*paths, folder / "metrics.json"]
+
+
+def test_figures_of_earlier_weights_go_with_them(make_run, caplog):
+    first = make_run(max_epochs=2)
+    first.engine.run()
+    figures = put_figures(first.folder, 4)
+    second = make_run(max_epochs=2, overwrite=True)
+    second.engine.add_event_handler(Events.ITERATION_STARTED, at(3, die))
+    with pytest.raises(RuntimeError, match="killed"):
+        second.engine.run()
+    assert all(path.exists() for path in figures)  # the earlier weights are still there
+    caplog.clear()
+    make_run(max_epochs=2, overwrite=True).engine.run()
+    assert not any(path.exists() for path in figures)
+    assert (first.folder / "segmentations" / "a.tif").exists()
+    assert "segmentations was made with earlier weights. Segment again" in caplog.text
+
+
+def test_a_training_that_goes_on_says_that_the_figures_are_older(make_run, caplog):
+    first = make_run(max_epochs=1)
+    first.engine.run()
+    figures = put_figures(first.folder, 2)
+    make_run(max_epochs=2, resume=True).engine.run()
+    assert all(path.exists() for path in figures)
+    assert "are those of iteration 2, not of these weights. Evaluate again" in caplog.text
+
+
+def test_no_training_begins_beside_figures_of_other_weights(make_run):
+    run = make_run(max_epochs=1)
+    figures = put_figures(run.folder, 7)
+    with pytest.raises(RefusedError, match=r"holds metrics\.json, figures of other weights"):
+        run.engine.run()
+    make_run(max_epochs=1, overwrite=True).engine.run()
+    assert not any(path.exists() for path in figures)

@@ -24,9 +24,10 @@ from volseg.engines.checkpoint import load_weights
 from volseg.engines.claim import claim, release
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.measures import Measure
-from volseg.engines.pages import PAGES, page_of, write_pages
+from volseg.engines.pages import page_of, write_pages
 from volseg.engines.run_folder import library_versions, new_file
 from volseg.engines.scores import Scores
+from volseg.engines.staging import FIGURES
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
@@ -124,7 +125,7 @@ def evaluator(
     @engine.on(Events.STARTED)
     def start(engine: Engine) -> None:
         if folder is not None:
-            for name in ("metrics.json", "metrics.csv", "picture.png", *PAGES.values()):
+            for name in FIGURES:
                 new_file(folder / name, overwrite=overwrite)
         if checkpoint is not None:
             content.update({"trained_on": {}} | load_weights(network, checkpoint))

@@ -17,7 +17,7 @@ from volseg.data import Case, stem
 from volseg.engines.checkpoint import past_checkpoints
 from volseg.engines.claim import claim
 from volseg.engines.run_log import open_log
-from volseg.engines.staging import OWN, STAGE, is_trained, working_folder
+from volseg.engines.staging import FIGURES, OWN, STAGE, is_trained, working_folder
 from volseg.errors import InputError, RefusedError
 from volseg.io import atomic_write, digest, output_suffix, read_json
 
@@ -41,7 +41,8 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Whether a training may run in this folder.
 
     Raises:
-        RefusedError: if it holds a trained model and neither ``resume`` nor ``overwrite`` is given.
+        RefusedError: if it holds a trained model, or figures of one, and neither ``resume`` nor ``overwrite``
+            is given.
         InputError: if there is nothing to resume.
     """
     stage = folder / STAGE
@@ -59,6 +60,11 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise RefusedError(
             f"{folder} holds a trained model already. Go on with it by --resume True, train anew in another "
             "folder by --output_dir NAME, or replace it by --overwrite True."
+        )
+    if (folder / "metrics.json").exists() and not resume and not overwrite:
+        raise RefusedError(
+            f"{folder} holds metrics.json, figures of other weights than those to come. Train in another "
+            "folder by --output_dir NAME, or replace what is there by --overwrite True."
         )
 
 
@@ -88,7 +94,7 @@ def open_run(
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     if not resume:
-        stale = [*(folder / name for name in OWN), *past_checkpoints(folder / "last.pt")]
+        stale = [*(folder / name for name in (*OWN, *FIGURES)), *past_checkpoints(folder / "last.pt")]
         for path in [*stale, *(folder / "tensorboard").glob("events.out.tfevents.*")]:
             path.unlink(missing_ok=True)
     open_log(folder / "log.txt")

@@ -25,7 +25,7 @@ from volseg.engines.run_folder import check_run, open_run
 from volseg.engines.run_log import close_log
 from volseg.engines.run_state import RunState
 from volseg.engines.scale import use_bf16
-from volseg.engines.staging import complete_run, tidy_up, working_folder
+from volseg.engines.staging import complete_run, say_what_is_older, tidy_up, working_folder
 from volseg.engines.step import Step, can_wait, moving_average
 from volseg.errors import theirs
 from volseg.losses import over_annotated
@@ -252,6 +252,8 @@ def trainer(
         close_log()
         if writes and folder != home:
             complete_run(home)
+        if writes:
+            say_what_is_older(home, engine.state.iteration)
 
     for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
         engine.add_event_handler(event, lambda *_: release(home))
