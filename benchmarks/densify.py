@@ -2,14 +2,14 @@
 
     python benchmarks/densify.py run runs/densify --data ../shared/data --peers peers/bin/python
     python benchmarks/densify.py run runs/densify --only medulla --slices 4 --methods volseg forest
-    python benchmarks/densify.py run runs/xy --slices 0,0,4 0,0,8 --folds auto
+    python benchmarks/densify.py run runs/xy --slices 0,0,4 0,0,12 --crop 96
     python benchmarks/densify.py run runs/budget --only phantom1 --slices 1,1,1 2,2,1 3,3,2 5,5,3
     python benchmarks/densify.py table runs/densify
 
 Of each set 2, 4 and 8 evenly spread slices per direction are kept, or so many of each axis: ``0,0,4`` is a
-stack painted in one direction. What a method
-says of all other voxels is compared with the truth: IoU and Dice, mean over the classes; the background is
-left out where there is one. Each run is a process of its own on ``--threads`` cores; its minutes are those
+stack painted in one direction. Of large volumes ``--crop`` takes the middle. What a method says of all other
+voxels is compared with the truth: IoU and Dice, mean over the classes; the background is left out where
+there is one. Each run is a process of its own on ``--threads`` cores; its minutes are those
 of the wall clock, from start to end, and its memory the most that was resident. A finished run is one line
 of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md``
 and ``figure.png``.
@@ -94,6 +94,13 @@ def sets(data: Path) -> dict[str, Callable[[], Set]]:
     }
 
 
+def middle(data: Set, most: int) -> Set:
+    """So many voxels along each axis at most."""
+    starts = [max(0, (n - most) // 2) for n in data.truth.shape]
+    where = tuple(slice(start, start + most) for start in starts)
+    return data._replace(image=data.image[:, *where], truth=data.truth[where])
+
+
 def run(given: argparse.Namespace) -> None:
     """All runs that have not been done yet, in an order that fills the table evenly."""
     given.output.mkdir(parents=True, exist_ok=True)
@@ -112,6 +119,8 @@ def run(given: argparse.Namespace) -> None:
             and (method != "nnunet" or name in NNUNET_ON)
         ]
         data = make() if wanted else None
+        if data is not None and given.crop:
+            data = middle(data, given.crop)
         for _, k, method, seed in wanted:
             line = one(data, k, method, seed, given)
             line = {"set": name, "k": k, "method": method, "seed": seed} | line
@@ -339,6 +348,7 @@ def main() -> None:
     runs.add_argument("--data", type=Path, default=Path("../shared/data"))
     runs.add_argument("--only", nargs="+", choices=tuple(sets(Path())), help="these sets")
     runs.add_argument("--slices", nargs="+", default=SLICES, help="per direction, or 5,5,3")
+    runs.add_argument("--crop", type=int, help="voxels along each axis at most, from the middle")
     runs.add_argument("--methods", nargs="+", choices=(*OWN, *PEERS), default=(*OWN, *PEERS))
     runs.add_argument("--seeds", nargs="+", type=int, default=(0,))
     runs.add_argument("--seconds", type=float, default=300, help="for volseg and nnU-Net (300)")

@@ -2,10 +2,15 @@
 
     python benchmarks/interval_coverage.py -o runs/coverage
     python benchmarks/interval_coverage.py -o runs/coverage_1 --directions 1 --runs 15
+    python benchmarks/interval_coverage.py -o runs/coverage_more --continued --runs 4
 
 Per run: a volume, a few painted slices, one short training per fold, the interval; then the final training
 on all slices and its true IoU on all voxels that nobody painted. Slices are painted in three directions, or
 in one (xy, xz and yz in turn; 3 to 8 slices, two thirds of the stacks evenly spread, the others not).
+
+``--continued`` does all that twice, as ``--continue`` does: one slice more per direction (two where there is
+one direction) is painted only the second time, but for one of these of which a part, a third to two thirds,
+is there from the first; every model goes on from that of its fold. What is scored is the second time.
 
 One JSON line per run, so the same command goes on where it was stopped. What was predicted is kept beside
 it: ``--table`` computes the intervals anew, with the code as it is, and prints the table.
@@ -13,7 +18,7 @@ it: ``--table`` computes the intervals anew, with the code as it is, and prints 
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +27,11 @@ import numpy.typing as npt
 from small_volumes import BACKGROUND, KINDS, make
 from study import study
 
-from volseg.annotation import hold_out, keep_slices
+from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample
-from volseg.densification.folds import make_folds
+from volseg.densification.folds import Fold, make_folds
 from volseg.densification.intervals import Estimate, estimate, slice_confusions
-from volseg.densification.learning import Task, learn
+from volseg.densification.learning import Model, Task, learn
 from volseg.densification.scoring import Tested, Yardstick
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline, confusion_matrix, iou, mean_score
@@ -37,18 +42,19 @@ SLICES = {3: (2, 3, 4), 1: (3, 4, 5, 6, 7, 8)}  # per direction, in turn
 FOLDS = {3: 4, 1: 3}
 STEPS = 40  # of a training at least, also on a busy machine
 APART = 3  # uneven slices lie at least so far from each other
+MORE = {3: 1, 1: 2}  # per direction, painted before it is gone on with
 
 Labels = npt.NDArray[np.uint8]
 
 
-def slices_of(seed: int, directions: int) -> int:
+def slices_of(seed: int, directions: int, *, continued: bool = False) -> int:
     """How many are painted per direction."""
-    return SLICES[directions][seed % len(SLICES[directions])]
+    return SLICES[directions][seed % len(SLICES[directions])] + continued * MORE[directions]
 
 
-def painted(truth: Labels, seed: int, directions: int) -> Labels:
+def painted(truth: Labels, seed: int, directions: int, *, continued: bool = False) -> Labels:
     """What somebody painted of it."""
-    count = slices_of(seed, directions)
+    count = slices_of(seed, directions, continued=continued)
     if directions == 3:
         return keep_slices(truth, (count,) * 3)
     axis = seed // 2 % 3
@@ -61,29 +67,66 @@ def painted(truth: Labels, seed: int, directions: int) -> Labels:
             return hold_out(truth, {"xyz"[axis]: chosen.tolist()})[1]
 
 
+def first_of(labels: Labels, seed: int, directions: int) -> Labels:
+    """What was painted of it the first time: slices are missing, and of one of them a part is there."""
+    rng = np.random.default_rng([9, seed])
+    first = labels.copy()
+    missing = [
+        ("xyz".index(axis), int(index))
+        for axis, slices in find_slices(labels).items()
+        if slices
+        for index in rng.choice(slices, MORE[directions], replace=False)
+    ]
+    partial = int(rng.integers(len(missing)))
+    for number, (axis, index) in enumerate(missing):
+        first = hold_out(first, {"xyz"[axis]: [index]})[0]
+        if number == partial:
+            on: list[Any] = [slice(None)] * 3
+            on[axis] = index
+            on[(axis + 1) % 3] = slice(int(rng.uniform(0.3, 0.7) * SIZE[0]))
+            first[tuple(on)] = labels[tuple(on)]
+    return first
+
+
+def folds_of(kept: Mapping[str, Any], directions: int) -> list[tuple[int, Fold]]:
+    """The numbered folds that are scored: those of the second time where there was a first one."""
+    count = FOLDS[directions]
+    previous = make_folds(kept["first"], count).folds if "first" in kept else ()
+    folds = make_folds(kept["labels"], count, previous=previous).folds
+    return [(number, fold) for number, fold in enumerate(folds) if fold.slices]
+
+
 def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One volume."""
     began = time.time()
     image, truth = make(kind, seed, SIZE)
-    labels = painted(truth, seed, given.directions)
+    labels = painted(truth, seed, given.directions, continued=given.continued)
     task = Task(image, SPACING, int(truth.max()) + 1, seed=seed)
     kept: dict[str, Any] = {"truth": truth, "labels": labels}
+
+    def learnt(paint: Labels, start: Model | None = None) -> Model:
+        return learn(task, paint, seconds=given.seconds, fewest=STEPS, start=start)
+
+    models: list[Model] = []
+    first = None
+    if given.continued:
+        paint = kept["first"] = first_of(labels, seed, given.directions)
+        models = [learnt(fold.split(paint)[0]) for fold in make_folds(paint, FOLDS[given.directions]).folds]
+        first = learnt(paint)
     samples = []
-    for number, fold in enumerate(make_folds(labels, FOLDS[given.directions]).folds):
+    for number, fold in folds_of(kept, given.directions):
         train, test = fold.split(labels)
-        scores = learn(task, train, seconds=given.seconds, fewest=STEPS).predict(task)
+        scores = learnt(train, models[number] if models else None).predict(task)
         samples.append(held_out_sample(scores, test))
         kept[f"fold_{number}"] = np.where(test != IGNORE_INDEX, scores.argmax(0), 0).astype(np.uint8)
-    kept["result"] = (
-        learn(task, labels, seconds=given.seconds, fewest=STEPS).predict(task).argmax(0).astype(np.uint8)
-    )
+    kept["result"] = learnt(labels, first).predict(task).argmax(0).astype(np.uint8)
     np.savez_compressed(given.output / f"{kind}_{seed}.npz", **kept)
     chart = calibrate(samples).chart
     return {
         "kind": kind,
         "seed": seed,
         "directions": given.directions,
-        "slices": slices_of(seed, given.directions),
+        "slices": slices_of(seed, given.directions, continued=given.continued),
         "calibration": [chart.error_before, chart.error_after] if chart else None,
         "seconds": round(time.time() - began, 1),
     }
@@ -102,7 +145,7 @@ def estimated(folder: Path, result: dict[str, Any], plain: bool = False) -> tupl
     classes = int(truth.max()) + 1
     headline = Headline([f"{c}" for c in range(classes)], BACKGROUND[kind])
     parts = []
-    for number, fold in enumerate(make_folds(labels, FOLDS[directions]).folds):
+    for number, fold in folds_of(arrays, directions):
         test = fold.split(labels)[1]
         on = test != IGNORE_INDEX
         parts.append(Tested(fold, test, np.eye(classes, dtype=np.float32)[arrays[f"fold_{number}"][on]].T))
@@ -159,5 +202,10 @@ def table(results: list[dict[str, Any]], given: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
+def options(parser: argparse.ArgumentParser) -> None:
+    """Of this benchmark alone."""
+    parser.add_argument("--continued", action="store_true", help="paint more, and go on, before it is scored")
+
+
 if __name__ == "__main__":
-    study(__doc__, "runs/coverage", run, table)
+    study(__doc__, "runs/coverage", run, table, options)

@@ -29,13 +29,20 @@ HELA_TEST = range(22, 30)  # frames, the last ones: neighbours in time look alik
 EVERY = {"dsb2018": 4, "usiigaci": 3}  # in the order of the names, one image in so many is held out
 
 
-def medulla(source: Path, target: Path, counts: Sequence[int]) -> None:
-    """One volume, so many slices along x, y and z; the dense truth beside it."""
+def medulla(source: Path, target: Path, counts: Sequence[int], crop: int | None = None) -> None:
+    """One volume, or its middle, so many slices along x, y and z; the dense truth beside it."""
     for part in ("images", "labels", "truth"):
         (target / part).mkdir(parents=True)
-    shutil.copyfile(source / "raw.tif", target / "images" / "medulla.tif")
-    shutil.copyfile(source / "labels_boundary.tif", target / "truth" / "medulla.tif")
-    _sparse_copy(source / "labels_boundary.tif", target / "labels" / "medulla.tif", counts)
+    image, truth = target / "images" / "medulla.tif", target / "truth" / "medulla.tif"
+    for here, there in ((source / "raw.tif", image), (source / "labels_boundary.tif", truth)):
+        if crop is None:
+            shutil.copyfile(here, there)
+            continue
+        volume = read_volume(here, labels=there == truth)
+        starts = [max(0, (n - crop) // 2) for n in volume.spatial_shape]
+        array = volume.array[:, *(slice(start, start + crop) for start in starts)]
+        write_volume(there, array, Volume(array, volume.affine, volume.unit))
+    _sparse_copy(truth, target / "labels" / "medulla.tif", counts)
 
 
 def hippocampus(source: Path, target: Path, counts: Sequence[int]) -> None:
@@ -119,7 +126,7 @@ def _hold_out(target: Path, names: Iterable[str]) -> None:
 
 def main() -> None:
     """Read the command line and make the folder."""
-    sparse: dict[str, tuple[Callable[[Path, Path, Sequence[int]], None], int]] = {
+    sparse: dict[str, tuple[Callable[..., None], int]] = {
         "medulla": (medulla, 4),
         "hippocampus": (hippocampus, 2),
     }
@@ -135,13 +142,17 @@ def main() -> None:
         type=lambda text: [int(part) for part in text.split(",")],
         help="annotated slices per direction (4 for medulla, 2 for hippocampus), or 0,0,12 for xy alone",
     )
+    parser.add_argument("--crop", type=int, help="medulla: so many voxels along each axis, from the middle")
     given = parser.parse_args()
     if given.target.exists():
         parser.error(f"{given.target} exists already.")
+    if given.crop and given.which != "medulla":
+        parser.error("--crop is for medulla.")
     if given.which in sparse:
         make, per_direction = sparse[given.which]
         counts = given.slices or [per_direction]
-        make(given.source, given.target, counts * 3 if len(counts) == 1 else counts)
+        options = {"crop": given.crop} if given.crop else {}
+        make(given.source, given.target, counts * 3 if len(counts) == 1 else counts, **options)
     elif given.which in dense:
         dense[given.which](given.source, given.target)
     else:

@@ -16,12 +16,14 @@ def study(
     folder: str,
     run: Callable[[str, int, argparse.Namespace], dict[str, Any]],
     table: Callable[[list[dict[str, Any]], argparse.Namespace], str],
+    options: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> None:
     """A benchmark's command: what is missing of ``run(kind, seed, given)``, a line each, and the table.
 
     Args:
         about: its help.
         folder: where it writes if nothing else is said.
+        options: adds those of its own.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path(folder))
@@ -30,6 +32,8 @@ def study(
     parser.add_argument("--seconds", type=float, default=3.0, help="per training (3)")
     parser.add_argument("--directions", type=int, choices=(1, 3), default=3, help="that are painted (3)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    if options is not None:
+        options(parser)
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "runs.jsonl"

@@ -8,6 +8,8 @@ The same for slices in one direction, as a stack is painted section by section:
     python benchmarks/prepare.py medulla ../shared/data/medulla_fibsem_3d data/medulla_xy --slices 0,0,12
     python benchmarks/time_to_quality.py data/medulla_xy -o runs/quality_xy --peers .venv-peers/bin/python
 
+With ``--crop 128`` of ``prepare.py`` and ``--minutes 0.5 1`` either is a matter of minutes.
+
 Alone on one core (``taskset -c 0``, ``OMP_NUM_THREADS=1``), one hour and a half. Each figure is a run of its
 own, whose learning rate comes to its end with its minutes. Those of ``volseg train`` (the U-Net of
 ``bundles/medulla.json``) and of nnU-Net are minutes of training, planning and segmenting on top; those of
