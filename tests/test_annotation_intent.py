@@ -182,11 +182,60 @@ def test_strokes_of_several_classes_are_asked_about_with_both_options(shape, bac
         assert not of_kind(found(strokes(dense, background=background), image, **options)[1], "scribbles")
 
 
-def test_strokes_of_one_class_are_warned_of(shape):
-    image, dense = scene(shape)
-    raw = np.minimum(strokes(np.minimum(dense, 1)), 1)
-    (warned,) = of_kind(found(raw, image)[1], "scribbles")
-    assert warned.severity == "warning"
+def inside(dense, how, slices=(6, 14, 22, 30), seed=0):
+    """Paint in the middle of some objects only, as people draw it who think that the rest is left open."""
+    out = np.zeros_like(dense)
+    random = np.random.default_rng(seed)
+    for labels, drawn in (
+        [(dense, out)] if dense.ndim == 2 else [(dense[..., z], out[..., z]) for z in slices]
+    ):
+        deep = ndimage.binary_erosion(labels > 0, iterations=4)
+        if how == "polygons":
+            drawn[deep] = 1
+        places = np.argwhere(deep)
+        for _ in range(3 if len(places) and how != "polygons" else 0):
+            x, y = places[random.integers(len(places))]
+            if how == "dots":
+                far = sum((i - j) ** 2 for i, j in zip(np.indices(deep.shape), (x, y), strict=True))
+                drawn[far <= 5] = 1
+            else:
+                drawn[x : x + 2, max(0, y - 4) : y + 5] = 1
+    return out
+
+
+@pytest.mark.parametrize("how", ["lines", "dots", "polygons"])
+@pytest.mark.parametrize("seed", range(3))
+def test_paint_in_the_middle_of_objects_only_is_asked_about(shape, how, seed):
+    """One class, no background stroke, no names: 0 would become background on all of these slices."""
+    image, dense = scene(shape, seed)
+    (asked,) = of_kind(found(inside(dense, how, seed=seed), image)[1], "scribbles")
+    assert asked.severity == "error"
+    assert "--painted-only (painted_only=True in Python)" in asked.message
+    assert "--finished (finished=True)" in asked.message
+
+
+def small_objects(shape):
+    """Spots of few voxels, far apart: finished slices are nearly empty."""
+    label = np.zeros(shape, np.uint8)
+    for place in np.argwhere(np.ones([n // 12 for n in shape])) * 12 + 6:
+        label[tuple(slice(i - 1, i + 2) for i in place)] = 1
+    random = np.random.default_rng(0)
+    return (ndimage.gaussian_filter(70.0 * label, 0.6) + random.normal(0, 6, shape))[None], label
+
+
+@pytest.mark.parametrize("objects", ["many", "small", "one"])
+def test_finished_slices_of_one_class_are_not_asked_about(shape, objects):
+    if objects == "small":
+        image, dense = small_objects(shape)
+    else:
+        image, dense = scene(shape)
+        regions, _ = ndimage.label(dense > 0)
+        largest = 1 + np.argmax(np.bincount(regions.ravel())[1:])
+        dense = (dense > 0 if objects == "many" else regions == largest).astype(np.uint8)
+        image = ndimage.gaussian_filter(60.0 * dense + 40, 0.7)[None] + (image - image.mean()) * 0.1
+    for counts in ((0, 0, 1), (0, 0, 4), (2, 2, 2)) if dense.ndim == 3 else ((),):
+        raw = dense if dense.ndim == 2 else sparse_label(dense, 0, counts)
+        assert not of_kind(found(raw, image)[1], "scribbles")
 
 
 def thin_structures(shape, seed):

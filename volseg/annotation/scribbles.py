@@ -3,7 +3,7 @@
 ilastik, Labkit and others teach people to draw a few lines of each class, the background among them. Read as
 finished slices, everything between the lines becomes a class that nobody painted. A finished slice of thin
 structures, vessels or membranes, can look the same, but its borders lie on edges of the image, and those of
-a stroke lie anywhere.
+a stroke lie anywhere: see :mod:`volseg.annotation.surroundings`.
 """
 
 from collections.abc import Iterator
@@ -17,23 +17,34 @@ from volseg.annotation.findings import Finding, Mask, Names, Plane, class_name, 
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import project
+from volseg.annotation.surroundings import Surroundings, surroundings_of
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_scribbles"]
 
-_SPARSE = 0.15  # of a slice, strokes cover no more
+_SPARSE = 0.5  # of a slice, strokes cover no more
 _LONG = 3.0  # times the area of the largest disc that fits into it, a stroke has at least
 _WIDE = 0.04  # of a slice's shorter side, half of a brush's width at most
-_THIN = 0.4  # of the paint is long and thin, or it may be regions whose borders the image does not show
-_ALL_THIN = 0.9  # without an image, nothing but the shape tells
-_BY_CHANCE = 1.2  # times as strong as on average, the image's edges at borders that lie anywhere
-_AVOIDED = 0.9  # weaker than that, where a brush kept away from them
+_ALL_THIN = 0.9  # of the paint is long and thin; without an image, nothing but the shape tells
 _FEW = 0.5  # of all planes of a direction, those that carry paint if it was painted in that direction
 _LEAST = 20  # voxels of paint without which nothing can be told
 
+# Chosen on finished slices and on strokes of ten kinds over five phantoms and twelve data sets of microscopy,
+# CT and MRI: of 121 finished annotations, four are asked about, three of them of lesions on a T1 image that
+# does not show them.
+_DISTINCT = 0.03  # of what lies beside a finished region looks like it; less: nothing goes on there
+_NO_EDGE = 1.2  # times as strong as a few voxels beside, edges at borders of strokes are not
+_NO_RIM = 1.8  # nor as strong as that, in terms of those inside; or else
+_LESS, _USUAL = 0.9, 1.05  # so strong, in terms of those beside and on average
+_NOWHERE = 2.0  # nor as that of the average, for paint that has no inside
+_GOES_ON = 0.2  # of what lies beside strokes looks as below them, and far more than elsewhere
+_WEAK = 1.4  # edges at their borders, then
+_EVERYWHERE = 0.7  # of all voxels look as below strokes of several classes, background among them
+_FAINT, _THINLY = 1.5, 0.3  # edges at their borders, then, and the share of a slice they cover
+
 
 def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) -> Iterator[Finding]:
-    """Paint that was read as finished slices and looks like strokes: asked about, or warned of.
+    """Paint that was read as finished slices and looks like strokes: asked about.
 
     Args:
         image: ``(C, *spatial)``; without it, only the shape of the paint tells.
@@ -42,26 +53,29 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
         return
     drawn = _planes(paint)
     painted = sum(np.count_nonzero(mask) for _, mask in drawn)
-    if painted < _LEAST or np.median([mask.mean() for _, mask in drawn]) > _SPARSE:
+    if painted < _LEAST:
         return
+    covered = float(np.median([mask.mean() for _, mask in drawn]))
     classes = [i for i in range(len(paint.values)) if np.any(paint.labels == i) and i != paint.background]
     several = len(classes) > 1
-    strokes = [_strokes(plane.labels == i) for plane, _ in drawn for i in classes]
-    thin = sum(map(np.count_nonzero, strokes)) / painted
     if image is None:
-        if thin < _ALL_THIN or not several:
+        strokes = [_strokes(plane.labels == i) for plane, _ in drawn for i in classes]
+        thin = sum(map(np.count_nonzero, strokes)) / painted
+        if covered > _SPARSE or thin < _ALL_THIN or not several:
             return
-    elif (edges := _edges_at_borders(drawn, image)) > _BY_CHANCE or (edges > _AVOIDED and thin < _THIN):
+    elif covered > _SPARSE or not _are_strokes(surroundings_of(drawn, image), covered, several):
         return
     slices = [(plane.axis, plane.index) for plane, _ in drawn]
     named = ", ".join(class_name(paint, index, names) for index in classes)
+    why = "" if image is None else ": the image goes on beside it as below it"
     yield Finding(
         "scribbles",
-        "error" if several else "warning",
+        "error",
         f"The paint on {summarise(slices)} looks like strokes (class{'es' * several} {named}), not like "
-        "finished slices. Was all the rest left out on purpose, as background? If 0 means not painted, say "
-        "--painted-only (painted_only=True in Python), and paint some background as a class. If these "
-        "slices are finished and 0 on them is background, say --finished (finished=True).",
+        f"finished slices{why}. Taken as finished, all the rest of these slices would be learnt as "
+        "background. If 0 means not painted, say --painted-only (painted_only=True in Python), and paint "
+        "some background as a class. If these slices are finished and 0 on them is background, say "
+        "--finished (finished=True).",
         tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
         drawn[0][0].voxel(np.argwhere(drawn[0][1])[0]),
     )
@@ -101,14 +115,15 @@ def _strokes(mask: Mask) -> Mask:
     return np.asarray(stroke[regions], bool)
 
 
-def _edges_at_borders(planes: list[tuple[Plane, Mask]], image: npt.NDArray[Any]) -> float:
-    """How strong the image's edges are at borders of the paint, in terms of those on all of the planes."""
-    at, everywhere, count, n = 0.0, 0.0, 0, 0
-    for plane, mask in planes:
-        border = mask ^ ndimage.binary_dilation(mask) | mask ^ ndimage.binary_erosion(mask)
-        cut = image if plane.axis < 0 else np.take(image, plane.index, axis=1 + plane.axis)
-        for channel in cut:
-            edges = ndimage.gaussian_gradient_magnitude(channel.astype(np.float32), 1.0)
-            at, count = at + float(edges[border].sum()), count + int(np.count_nonzero(border))
-            everywhere, n = everywhere + float(edges.sum()), n + edges.size
-    return (at / max(1, count)) / (everywhere / max(1, n) or 1.0)
+def _are_strokes(seen: Surroundings, covered: float, several: bool) -> bool:
+    """Whether the image goes on beside the paint as below it."""
+    if not seen.alike_near >= _DISTINCT:
+        return False
+    rimless = seen.on_average < _NOWHERE if np.isnan(seen.inside) else seen.inside < _NO_RIM
+    if (seen.beside < _NO_EDGE and rimless) or (seen.beside < _LESS and seen.on_average < _USUAL):
+        return True
+    elsewhere = np.nan_to_num(seen.alike_far)
+    if seen.beside < _WEAK and seen.alike_near > max(_GOES_ON, 2 * elsewhere + 0.05):
+        return True
+    like_all = min(seen.alike_near, elsewhere) > _EVERYWHERE
+    return several and like_all and seen.beside < _FAINT and covered < _THINLY
