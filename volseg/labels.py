@@ -24,6 +24,7 @@ _BACKGROUND = ("background", "bg")
 _UNKNOWN = 254  # free for internal use: at most 254 classes take the indices 0 .. 253
 _MAX_CLASSES = 254
 _LOOKUP_SPAN = 2**20  # value ranges up to this go through one table, wider ones class by class
+_GREY = 20  # values that no scheme knows are hardly classes somebody forgot
 _ROUNDING = 1e-3  # a float this close to an integer was meant as that integer
 _DTYPES = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
 
@@ -167,6 +168,12 @@ class LabelScheme:
         known = ", ".join(f"{value} = {name}" for name, value in zip(self.names, self.values, strict=True))
         if self.unlabelled is not None:
             known += f", {self.unlabelled} = unlabelled"
+        if len(found) > _GREY:
+            remedy = (
+                "Labels have one value for each class: if this is an image, or a map of distances or "
+                "probabilities, put the label in its place."
+            )
+        elif self.unlabelled is not None:
             remedy = "Correct the file, or add a class with that value to the label scheme."
         else:
             remedy = (
@@ -213,7 +220,8 @@ def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
         first = tuple(int(axis[0]) for axis in np.nonzero(fraction))
         raise InputError(
             f"{_named(source)} holds {array[first]} at voxel {first} ({int(fraction.sum())} not integers): "
-            "it is an image, or a label that was interpolated or rescaled. Save the labels as integers."
+            "it is an image, or a label that was interpolated or rescaled. Save the labels as integers, and "
+            "if image and label were exchanged, put each in the other's place."
         )
     if array.size and float(np.abs(rounded).max()) >= 2.0**53:
         raise InputError(

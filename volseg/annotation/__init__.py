@@ -2,8 +2,10 @@
 
 from volseg.annotation.audit import audit
 from volseg.annotation.findings import Finding
+from volseg.annotation.intent import intent_of, looks_grey
 from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint
+from volseg.annotation.scribbles import check_scribbles
 from volseg.annotation.slices import (
     annotated_slices,
     annotation_counts,
@@ -22,12 +24,15 @@ __all__ = [
     "annotated_slices",
     "annotation_counts",
     "audit",
+    "check_scribbles",
     "choose_held_out",
     "choose_more_held_out",
     "even_positions",
     "find_slices",
     "hold_out",
+    "intent_of",
     "keep_slices",
+    "looks_grey",
     "numbered",
     "numbered_slices",
     "ordinal",

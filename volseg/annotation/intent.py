@@ -22,7 +22,8 @@ _MARKS = (-1, 255, 254, 65535, 2**31 - 1, 2**32 - 1)  # usual values for unlabel
 _MOST = 0.5  # of the voxels, what is unlabelled fills at least
 _FULL = 0.9  # of a slice that was labelled and not scribbled on
 _STRAY = 0.01  # of the labelled voxels may lie beside full slices
-_GREY_VALUES = 20  # fewer values are no grey image
+_GREY_VALUES = 6  # fewer are no grey values, and no distances either
+_GREY_PAIRS = 20  # of neighbouring voxels, without which nothing can be told
 _GREY_STEPS = 0.3  # of neighbouring voxels differ in an image; in labels those at borders do
 _SOME = 2**22  # voxels that are looked at
 
@@ -36,11 +37,15 @@ class Doubt(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """How to read an array: the value for unlabelled, or that 0 is unlabelled everywhere; and why."""
+    """How to read an array: the value for unlabelled, or that 0 is unlabelled everywhere; and why.
+
+    ``mark`` is the value in doubt, whether it was taken for unlabelled or has to be asked about.
+    """
 
     unlabelled: int | None = None
     painted_only: bool = False
     doubt: Doubt | None = None
+    mark: int | None = None
 
 
 def intent_of(
@@ -64,23 +69,23 @@ def intent_of(
     marks = [value for value in counts if value in _MARKS or value < 0]
     for mark in sorted(marks, key=lambda value: -counts[value]):
         others = [value for value in counts if value != mark]
-        if mark in known or not others:
+        if mark in known:
             continue
         share = counts[mark] / max(1, array.size)
-        if share >= _MOST and (mark < 0 or known or _beside_full_slices(array, mark)):
-            return Intent(mark, doubt=_taken(mark, share))
+        if not others or (share >= _MOST and (mark < 0 or known or _beside_full_slices(array, mark))):
+            return Intent(mark, doubt=_taken(mark, share), mark=mark)
         if mark < 0 or (share >= _MOST and others != [0]):
-            return Intent(doubt=_asked(mark, share))
+            return Intent(doubt=_asked(mark, share), mark=mark)
     return Intent()
 
 
 def looks_grey(array: npt.NDArray[Any]) -> bool:
-    """Whether values are those of a grey image and not of labels: many, and hardly two neighbours alike."""
+    """Whether values are those of an image, or of a map of distances, and not labels: neighbours differ."""
     step = max(1, array.size // _SOME)
     part = array if step == 1 or array.ndim < 3 else array[..., ::step]
     pairs = (part[1:] != 0) & (part[:-1] != 0)  # small objects on nothing are labels all the same
     n = int(np.count_nonzero(pairs))
-    if n < _GREY_VALUES or np.count_nonzero(pairs & (part[1:] != part[:-1])) < _GREY_STEPS * n:
+    if n < _GREY_PAIRS or np.count_nonzero(pairs & (part[1:] != part[:-1])) < _GREY_STEPS * n:
         return False
     return len(np.unique(part)) >= _GREY_VALUES
 

@@ -75,7 +75,7 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
         f"finished slices{why}. Taken as finished, all the rest of these slices would be learnt as "
         "background. If 0 means not painted, say --painted-only (painted_only=True in Python), and paint "
         "some background as a class. If these slices are finished and 0 on them is background, say "
-        "--finished (finished=True).",
+        "--finished (finished=True). Or do they belong to another image?",
         tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
         drawn[0][0].voxel(np.argwhere(drawn[0][1])[0]),
     )

@@ -17,7 +17,7 @@ from volseg.instances import InstanceScheme
 from volseg.io import Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["load_case", "read_image"]
+__all__ = ["classes_of", "load_case", "read_image"]
 
 Preprocessing: TypeAlias = Callable[[dict[str, Any]], Mapping[Any, Any]]
 Classes: TypeAlias = npt.NDArray[np.uint8]
@@ -82,16 +82,34 @@ def load_case(
     item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
-        array = _read_labels(case, case.label, source, labels)
-        annotation = labels.encode(array, source=str(case.label))
+        label = _read_labels(case, case.label, source, labels)
+        annotation = classes_of(label, labels, str(case.label))
         if isinstance(labels, InstanceScheme):
-            item["instances"] = torch.from_numpy(labels.instances(array, source=str(case.label)))[None]
+            ids = labels.instances(_without_blank(label, 0), source=str(case.label))
+            ids[_is_blank(label)] = -1
+            item["instances"] = torch.from_numpy(ids)[None]
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
     if case.truth is not None:
-        truth = labels.encode(_read_labels(case, case.truth, source, labels), source=str(case.truth))
+        truth = classes_of(_read_labels(case, case.truth, source, labels), labels, str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
     return item
+
+
+def classes_of(label: Volume, labels: LabelScheme, source: str) -> Classes:
+    """Class indices of a label file; what was NaN in it is unlabelled, whatever the scheme says."""
+    encoded = labels.encode(_without_blank(label, labels.values[0]), source=source)
+    encoded[_is_blank(label)] = IGNORE_INDEX
+    return encoded
+
+
+def _is_blank(label: Volume) -> npt.NDArray[np.bool_]:
+    return label.array[0] == (label.blank if label.blank is not None else np.nan)
+
+
+def _without_blank(label: Volume, instead: int) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = label.array[0]
+    return array if label.blank is None else np.where(array == label.blank, instead, array)
 
 
 def _tensor(volume: Volume) -> torch.Tensor:
@@ -116,11 +134,9 @@ def _split(case: Case, annotation: Classes, fraction: float) -> tuple[Classes, C
     return train, held, {axis: [int(i) for i in indices] for axis, indices in slices.items()}
 
 
-def _read_labels(case: Case, path: Path, image: Volume, labels: LabelScheme) -> npt.NDArray[Any]:
+def _read_labels(case: Case, path: Path, image: Volume, labels: LabelScheme) -> Volume:
     read = read_volume(path, labels=True, spacing=case.spacing, colours=case.colours)
-    label = check_alignment(image, read, fill=labels.unlabelled or 0)
-    array: npt.NDArray[Any] = label.array[0]
-    return array
+    return check_alignment(image, read, fill=labels.unlabelled or 0)
 
 
 def _geometry(volume: Volume) -> Volume:

@@ -133,8 +133,10 @@ def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
     if wrong.any():
         value = array[wrong][0]
         raise InputError(
-            f"{source} holds {_count(wrong, 'fractional label')}, such as {value:g}. The label was probably "
-            "resampled with linear interpolation; export it again with nearest neighbour, as integers."
+            f"{source} holds {_count(wrong, 'fractional label')}, such as {value:g}. If this is an image, or "
+            "a map of probabilities or distances, give the painted file in its place: are image and label "
+            "exchanged? If it is a label, it was resampled with linear interpolation: export it again with "
+            "nearest neighbour, as integers."
         )
     if np.abs(whole).max(initial=0) > 2**53:
         raise InputError(

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from volseg.annotation import hold_out
 from volseg.data.cases import Case
+from volseg.data.loading import classes_of
 from volseg.data.verification.expectations import Expectations
 from volseg.data.verification.findings import Finding, finding
+from volseg.data.verification.labels import odd_labels, values_of
 from volseg.data.verification.values import odd_values
 from volseg.errors import InputError, VolsegError
 from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
@@ -30,6 +32,7 @@ class Facts(TypedDict, total=False):
     spacing: list[float]
     unit: str
     shape: list[int]
+    values: list[int]
 
 
 class _Listener(logging.Handler):
@@ -76,16 +79,17 @@ def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts
                 _read_labels(case, path, found)
         return found, {}
     found += _image_findings(image, case.image, expected)
-    for path in (case.label, case.truth):
-        if path is not None:
-            found += _label_findings(path, image, case, expected)
     facts: Facts = {
         "channels": image.channels,
         "spatial_dims": image.spatial_dims,
         "spacing": list(image.spacing),
         "unit": image.unit,
         "shape": list(image.spatial_shape),
+        "values": [],
     }
+    for path in (case.label, case.truth):
+        if path is not None:
+            found += _label_findings(path, image, case, expected, facts)
     return found, facts
 
 
@@ -152,7 +156,10 @@ def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterat
         yield Finding("warning", str(path), what, todo)
 
 
-def _label_findings(path: Path, image: Volume, case: Case, expected: Expectations) -> list[Finding]:
+def _label_findings(
+    path: Path, image: Volume, case: Case, expected: Expectations, facts: Facts
+) -> list[Finding]:
+    """What is wrong with a label; the values of the one to learn from go to ``facts``."""
     found: list[Finding] = []
     label = _read_labels(case, path, found)
     if label is None:
@@ -161,9 +168,13 @@ def _label_findings(path: Path, image: Volume, case: Case, expected: Expectation
     try:
         label = check_alignment(image, label, fill=(expected.labels and expected.labels.unlabelled) or 0)
         found += [finding("warning", path, message) for message in _LISTENER.heard()]
-        if expected.labels is None:
+        odd = list(odd_labels(label, image, expected.labels, str(path)))
+        found += odd
+        if path == case.label and not odd:
+            facts["values"] = [value for value in values_of(label.array[0]) if value != label.blank]
+        if expected.labels is None or any(one.level == "error" for one in odd):
             return found
-        classes = expected.labels.encode(label.array[0], source=str(path))
+        classes = classes_of(label, expected.labels, str(path))
         if path == case.label and case.held_out is not None and case.held_out != "all":
             _require_slices(classes, case.held_out)
     except ValueError as error:

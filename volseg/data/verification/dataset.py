@@ -18,13 +18,14 @@ from volseg.data.verification.cases import Facts, check_case, files_of, listenin
 from volseg.data.verification.expectations import Expectations
 from volseg.data.verification.findings import Finding, finding, table
 from volseg.errors import InputError, VolsegError
+from volseg.instances import InstanceScheme
 from volseg.io import SUFFIXES, atomic_write, is_volume, read_json
 
 __all__ = ["default_cache", "require_sound", "verify"]
 
 logger = logging.getLogger(__name__)
 
-RULES = 4  # goes up when the checks change, so that what was remembered is forgotten
+RULES = 5  # goes up when the checks change, so that what was remembered is forgotten
 _IMAGES = ("images", "imagesTr", "imagesTs")
 _LABELS = ("labels", "labelsTr", "truth")
 _BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")
@@ -66,7 +67,7 @@ def verify(
     cases = [
         replace(case, spacing=spacing or case.spacing, colours=colours or case.colours) for case in cases
     ]
-    return sorted(found + _check(cases, expected, jobs, cache, progress))
+    return sorted(found + _check(cases, expected, jobs, cache, progress, together=True))
 
 
 def require_sound(
@@ -104,8 +105,10 @@ def _check(
     jobs: int | None,
     cache: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
+    *,
+    together: bool = False,
 ) -> list[Finding]:
-    """The findings of all cases, and of their comparison."""
+    """The findings of all cases and of their comparison, ``together`` of the classes of all of them, too."""
     found: list[Finding] = []
     results: list[tuple[list[Finding], Facts, str]] = []
     keep = None if cache is None else Path(cache)
@@ -120,8 +123,37 @@ def _check(
         _forget(keep)
     told = {"channels": expected.in_channels, "spatial_dims": expected.spatial_dims, "unit": None}
     unsaid = [key for key, value in told.items() if value is None]
-    found += _compare(cases, [facts for _, facts, _ in results], [key for _, _, key in results], unsaid)
+    facts = [facts for _, facts, _ in results]
+    found += _compare(cases, facts, [key for _, _, key in results], unsaid)
+    if together and not any(one.level == "error" for one in found):
+        found += _never_painted(cases, facts, expected)
     return found
+
+
+def _never_painted(
+    cases: Sequence[Case], facts: Sequence[Facts], expected: Expectations
+) -> Iterator[Finding]:
+    """Classes that no label of the data set holds."""
+    found = {value for fact in facts if fact for value in fact["values"]}
+    where = str(next((case.label for case in cases if case.label), ""))
+    labels = expected.labels
+    if not found or isinstance(labels, InstanceScheme):
+        return
+    if labels is None and len(found) == 1:
+        yield Finding(
+            "warning",
+            where,
+            f"it and all other labels hold {found.pop()} only",
+            "With nothing to tell it from, nothing can be learnt: paint the other classes, too.",
+        )
+    for name, value in zip(labels.names, labels.values, strict=True) if labels else ():
+        if value not in found:
+            yield Finding(
+                "warning",
+                where,
+                f"neither it nor another label holds the class {name!r} ({value})",
+                "It cannot be learnt: paint it, or take it out of the bundle's labels.",
+            )
 
 
 def _forget(cache: Path) -> None:
