@@ -68,7 +68,7 @@ def test_an_image_or_a_map_in_the_place_of_a_label_is_an_error(shape, dataset, l
     for name, array in maps(image, label):
         ((level, what),) = found_in(dataset(image, array), labels)
         assert level == "error", name
-        assert "it looks like an image, or a map of distances or probabilities" in what, name
+        assert "it looks like an image, a map of distances or probabilities" in what, name
 
 
 def test_training_stops_at_an_image_in_the_place_of_a_label(shape, dataset):

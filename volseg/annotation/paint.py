@@ -38,10 +38,10 @@ _FEW_SLICES = 0.5  # of the slices of one direction; more of them are no few tha
 _GREY = Doubt(
     "grey_values",
     "error",
-    "The labels look like an image, or a map of distances or probabilities: neighbours hardly ever have the "
-    "same of its many values. Learnt from them, every value would be a class. Give a file in which each "
-    "class has one value; if image and label were exchanged, give the image first and the painted file "
-    "second.",
+    "The labels look like an image, a map of distances or probabilities, or labels that were interpolated: "
+    "neighbours hardly ever have the same of the many values. Learnt from them, every value would be a class. "
+    "If image and label were exchanged, give the image first and the painted file second. If labels were "
+    "resampled or rotated, export them again with nearest neighbours.",
 )
 
 

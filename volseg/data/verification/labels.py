@@ -31,10 +31,10 @@ def odd_labels(label: Volume, image: Volume, labels: LabelScheme | None, file: s
         yield Finding(
             "error",
             file,
-            "it looks like an image, or a map of distances or probabilities: neighbours hardly ever have the "
-            "same of its many values",
-            "If image and label were exchanged, put each in the other's place; a label has one value for "
-            "each class, or object.",
+            "it looks like an image, a map of distances or probabilities, or a label that was interpolated: "
+            "neighbours hardly ever have the same of its many values",
+            "If image and label were exchanged, put each in the other's place; if a label was resampled or "
+            "rotated, export it again with nearest neighbours.",
         )
         return
     known = array != (labels.unlabelled if labels else None)
