@@ -39,8 +39,8 @@ _GREY = Doubt(
     "grey_values",
     "error",
     "The labels look like an image, a map of distances or probabilities, or labels that were interpolated: "
-    "neighbours hardly ever have the same of the many values. Learnt from them, every value would be a class. "
-    "If image and label were exchanged, give the image first and the painted file second. If labels were "
+    "neighbours hardly ever have the same of the many values, and each would be a class. If image "
+    "and label were exchanged, give the image first and the painted file second. If labels were "
     "resampled or rotated, export them again with nearest neighbours.",
 )
 
