@@ -297,3 +297,69 @@ def test_deep_brackets_and_long_numbers_are_refused_in_a_sentence(tmp_path):
         )
         assert done.returncode == 3, done.stderr
         assert "Traceback" not in done.stderr
+
+
+SAID = {
+    "results into the folder of images": (
+        "output_dir",
+        "$@dataset_dir + '/x'",
+        "dataset_dir",
+        "/data/shared",
+    ),
+    "results where the images are": ("output_dir", "@dataset_dir", "dataset_dir", "/data/shared"),
+    "results beside the weights": ("output_dir", "@checkpoint", "checkpoint", "/data/model.pt"),
+    "old results replaced by --resume": ("overwrite", "@resume", "resume", "True"),
+    "old results replaced by a folder": ("overwrite", "@output_dir", "output_dir", "runs/a"),
+    "a scheduler by the weights": ("cluster", "@checkpoint", "checkpoint", "tcp://10.0.0.1:8786"),
+    "a scheduler by a folder": ("cluster", "@output_dir", "output_dir", "tcp"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_is_said_of_one_thing_is_not_said_of_another(root, name):
+    argument, value, said, _ = SAID[name]
+    config = json.loads((root / "bundles" / "xenopus.json").read_text(encoding="utf-8"))
+    writer = {"_target_": "volseg.predictor", "output_dir": "runs/b"} | {argument: value}
+    found = beyond_the_list(config | {"w": writer, "checkpoint": "model.pt"}, [said])
+    assert any(text.startswith(f"w#{argument} ") for text in found)
+
+
+def test_what_is_said_of_the_same_thing_is_taken(root):
+    config = json.loads((root / "bundles" / "xenopus.json").read_text(encoding="utf-8"))
+    assert beyond_the_list(config, ["output_dir", "overwrite", "dataset_dir", "resume", "checkpoint"]) == []
+    writer = {"_target_": "volseg.predictor", "output_dir": "$@output_dir + '/x'", "cluster": "@cluster"}
+    more = {"w": writer, "cluster": "tcp://10.0.0.1:1"}
+    assert beyond_the_list(config | more, ["output_dir", "cluster"]) == []
+    assert beyond_the_list(config | more, ["output_dir"])
+
+
+FOLDERS = [
+    "runs/a", ".", "..", "/tmp", "~", "a", "./b", "", None, "C:/", "@p", "@q#r", "@l#0", "$@p + '/c'",
+    "$@q#r + @p", "$'.' + '.'", "$@l#1 + '/d'", "$@p if 1 else 'x'", "$@n + 'x'", "@n", "$'a' + '..' + @p",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_folder_that_passes_lies_below_the_current_one(seed):
+    rng = random.Random(seed)
+    passed = 0
+    for _ in range(400):
+        values = {key: rng.choice(FOLDERS) for key in ("p", "r", "0", "1", "n", "w")}
+        config = {
+            "p": values["p"],
+            "q": {"r": values["r"]},
+            "l": [values["0"], values["1"]],
+            "n": values["n"],
+        }
+        config["w"] = {"_target_": "volseg.predictor", "output_dir": values["w"]}
+        if beyond_the_list(config):
+            continue
+        try:
+            parser = ConfigParser(config | {"w": {"output_dir": values["w"]}})
+            found = parser.get_parsed_content("w::output_dir")
+        except Exception as error:  # nothing is written
+            logging.debug(error)
+            continue
+        passed += 1
+        assert found is None or not (found.startswith(("/", "~")) or ".." in found or ":" in found), config
+    assert passed > 20

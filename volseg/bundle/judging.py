@@ -32,7 +32,7 @@ UNKNOWN = _Unknown()
 
 
 class Said(str):
-    """What the person at the command line says, whatever it is."""
+    """What the person at the command line says of this very thing, whatever it is."""
 
     __slots__ = ()
 
@@ -62,15 +62,25 @@ def is_plain(entry: str, value: str, entries: Mapping[str, Any]) -> bool:
     return tree is not None and all(_is_plain(node, entries) for node in _reached(tree))
 
 
-def constant(entry: str, value: Any, entries: Mapping[str, Any], moot: Collection[str]) -> Any:
+def constant(
+    entry: str, value: Any, entries: Mapping[str, Any], moot: Collection[str], names: Collection[str]
+) -> Any:
     """What an entry will be, as far as that can be told: constants, references, texts joined by ``+``.
 
-    :class:`Said` for what the person at the command line sets (``moot``), :data:`UNKNOWN` for anything else.
+    :class:`Said` for what the person at the command line sets (``moot``) under one of ``names``: who says
+    where the images lie has not said that results go there. :data:`UNKNOWN` for anything else.
     """
-    return _constant(entry, value, entries, moot, depth=0)
+    return _constant(entry, value, entries, moot, names, depth=0)
 
 
-def _constant(entry: str, value: Any, entries: Mapping[str, Any], moot: Collection[str], depth: int) -> Any:
+def _constant(
+    entry: str,
+    value: Any,
+    entries: Mapping[str, Any],
+    moot: Collection[str],
+    names: Collection[str],
+    depth: int,
+) -> Any:
     if not isinstance(value, str):
         return UNKNOWN if isinstance(value, dict | list) else value
     text = as_evaluated(entry, value, entries)
@@ -79,10 +89,10 @@ def _constant(entry: str, value: Any, entries: Mapping[str, Any], moot: Collecti
 
     def follow(reference: str) -> Any:
         if any(reference == key or reference.startswith(key + "::") for key in moot):
-            return Said(".")
+            return Said(".") if reference.rpartition("::")[2] in names else UNKNOWN
         if reference not in entries:
             return UNKNOWN
-        return _constant(reference, entries[reference], entries, moot, depth + 1)
+        return _constant(reference, entries[reference], entries, moot, names, depth + 1)
 
     def of(node: ast.AST) -> Any:
         if isinstance(node, ast.Constant):

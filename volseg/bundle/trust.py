@@ -124,10 +124,15 @@ def _misled(
     folder = WRITES.get(target) if isinstance(target, str) else None
     if folder is None:
         return
-    for name, judge in ((folder, _leaves), ("overwrite", _replaces), ("cluster", _asks)):
+    folders = frozenset(WRITES.values())
+    for name, judge, names in (
+        (folder, _leaves, folders),
+        ("overwrite", _replaces, {"overwrite"}),
+        ("cluster", _asks, {"cluster"}),
+    ):
         argument = f"{entry}{SEP}{name}"
         if name in component and argument not in moot:
-            problem = judge(constant(argument, component[name], entries, moot), component[name])
+            problem = judge(constant(argument, component[name], entries, moot, names), component[name])
             if problem is not None:
                 yield argument, problem
 
