@@ -9,6 +9,9 @@ PIP_ARGS ?=
 # the CPU build is asked for first. By hand: pip install torch --index-url https://download.pytorch.org/whl/cpu
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 
+# Processes for the quick tests; 0 for none but pytest's own.
+JOBS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -47,8 +50,10 @@ demo: $(STAMP)  ## train, evaluate and segment on the phantom; results in runs/d
 	@echo "Open runs/demo/report.html in a browser: views, scores and all cases. The same as a picture and as"
 	@echo "figures: runs/demo/picture.png, metrics.json. The segmentations: runs/demo/segmentations/."
 
-test: $(STAMP)  ## the quick tests
-	@$(BIN)/python -m pytest -q -m "not slow"
+# Their arrays are small: two processes of one thread are faster than one of two threads.
+test: export OMP_NUM_THREADS := 1
+test: $(STAMP)  ## the quick tests, in JOBS processes (2)
+	@$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist worksteal
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	@$(BIN)/python -m pytest -q

@@ -24,7 +24,7 @@ COMES_WITH = {
 }  # asked for by the other, and used together with it only
 # Imported by others on our behalf, which pyproject.toml explains.
 UNSEEN = {"fire", "tensorboard"}
-TOOLS = {"pytest", "ruff", "mypy"}  # run, not imported
+TOOLS = {"pytest", "pytest-xdist", "ruff", "mypy"}  # run, not imported
 
 
 @pytest.fixture(scope="module")

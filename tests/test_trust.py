@@ -11,6 +11,7 @@ import string
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 
 import pytest
 from monai.bundle import ConfigParser
@@ -169,12 +170,9 @@ def test_a_trick_is_refused(foreign, name):
 def test_the_tricks_work_on_who_does_not_judge(foreign, name, tmp_path):
     parser = ConfigParser(read_bundle([foreign(TRICKS[name])]))
     key = next(key for key in TRICKS[name] if key in ("device", "x"))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(RuntimeError):  # of MONAI, once the harm is done
         warnings.simplefilter("ignore")
-        try:
-            parser.get_parsed_content(key)
-        except Exception as error:  # a step of the wrong kind, once the harm is done
-            logging.info(error)
+        parser.get_parsed_content(key)
     (tmp_path / "canary").unlink()
 
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, help="for everything (default 15, with a GPU 10; with --continue a third)"
     )
     parser.add_argument(
-        "--unlabelled", type=int, metavar="VALUE", help="what nobody looked at (default: found)"
+        "--unlabelled", type=int, metavar="VALUE", help="the value of what is unlabelled (default: found)"
     )
     parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
     parser.add_argument(
@@ -53,7 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
     )
     add_reading(parser, labels=True)
-    parser.add_argument("--method", choices=_METHODS, default="network", help="how (default network)")
+    parser.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="network",
+        help="learn from the paint (network, the default), interpolate between painted slices, or let "
+        "random walkers go out from the paint",
+    )
     parser.add_argument(
         "--folds",
         type=int,
