@@ -21,7 +21,7 @@ from volseg.densification.progress import Progress
 from volseg.densification.random_walker import random_walk
 from volseg.densification.scoring import Yardstick
 from volseg.densification.stopping import Stopping
-from volseg.densification.timing import Timetable
+from volseg.densification.timing import Forecast, Timetable
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
@@ -391,13 +391,16 @@ def test_everything_is_done_when_the_minutes_are(clock, folds, segmenting, late,
         learnt.append(table.of_fold(0.1))
         clock(late * learnt[-1])
         table.learnt(learnt[-1], late * learnt[-1])
-        with table.segmenting(0.1):
-            clock(0.1 * segmenting)
+        with table.testing(0.1):  # voxel by voxel, which takes longer
+            clock(0.2 * segmenting)
+    table.now("scoring")
+    clock(folds * 0.3)
     result = table.of_result()
     clock((late if folds else 1.0) * result + segmenting)
-    assert -1e-6 <= table.left <= 0.1 * segmenting + table.for_report + 1e-6
+    assert -1e-6 <= table.left - table.for_ending <= 0.1 * segmenting + 1e-6
     free = 900 - started
-    assert 0.4 * free <= late * sum(learnt) <= 0.55 * free or not folds
+    spent = late * sum(learnt) + folds * (0.2 * segmenting + 0.3)
+    assert 0.4 * free <= spent <= 0.55 * free or not folds
 
 
 def test_time_of_a_stopped_run_counts(clock):
@@ -430,24 +433,72 @@ def test_a_fold_that_is_late_shortens_the_others_and_not_the_result(clock):
 def test_time_left_is_told_from_what_was_measured(clock, speed):
     """Where painted voxels have been seen often enough, learning ends before its time; that is foreseen."""
     table = Timetable(900, 3, voxels=1000)
-    assert table.expected() == 900
+    assert table.expected() == Forecast(900, is_most=True)
     table.prepared(0.0)
-    for _ in range(3):
+    for number in range(3):
         slot = table.of_fold(0.1)
-        table.learning(0.0)
+        assert table.expected().is_most == (number == 0)
         clock(speed * slot / 2)
         table.learning(0.5)
+        left = (3.5 - number) * speed * slot + table.for_ending
+        assert table.expected().seconds == pytest.approx(left if speed < 1 else table.left, rel=0.05)
         clock(speed * slot / 2)
         table.learning(1.0)
         table.learnt(slot, speed * slot)
     slot = table.of_result()
-    table.learning(0.0)
     clock(speed * slot / 4)
     table.learning(0.25)
-    left = 0.75 * speed * slot + table.for_report
-    assert table.expected() == pytest.approx(left if speed < 1 else table.left, rel=0.05)
+    left = 0.75 * speed * slot + table.for_ending
+    assert table.expected() == Forecast(pytest.approx(left if speed < 1 else table.left, rel=0.05))
     clock(2000)  # late
-    assert table.expected() >= table.for_report
+    assert table.expected().seconds >= table.for_ending
+
+
+def test_what_cannot_be_cut_short_is_in_the_time_left_from_the_first_second(clock):
+    """30 s for what takes much longer, and 37 s went to reading: never is the time left said to be 0."""
+    began = time.monotonic()
+    clock(37)
+    table = Timetable(30, 3, voxels=10**7, painted=10**5, began=began)
+    least = table.least
+    assert least > 40
+    assert table.expected() == Forecast(least)
+    table.now("looking")
+    clock(3)
+    assert table.expected().seconds == pytest.approx(least - 3)
+    table.prepared(12.0)
+    for _ in range(3):
+        asked = table.of_fold(0.1)
+        assert asked == 1.0  # as short as it can be
+        before = table.expected().seconds
+        clock(1.5)
+        assert table.expected().seconds == pytest.approx(before - 1.5)
+        table.learnt(asked, 1.5)
+    asked = table.of_result()
+    clock(1.5)
+    table.learnt(asked, 1.5)
+    table.now("segmenting")
+    assert table.expected().seconds == pytest.approx(1.1 * 12 + table.for_ending)
+    clock(5)
+    assert table.expected().seconds == pytest.approx(1.1 * 12 - 5 + table.for_ending)
+    table.now("ending")
+    clock(1)
+    assert table.expected().seconds == pytest.approx(table.for_ending - 1)
+
+
+def test_no_time_is_kept_for_a_page_that_is_not_written(clock):
+    """Without an output, and where segmenting all is quicker than voxel by voxel, learning has that time."""
+    learnt = []
+    for page in (True, False):
+        table = Timetable(60, 2, voxels=10**6, page=page)
+        table.prepared(1.0)
+        table.of_fold(0.1)
+        with table.testing(0.1):
+            clock(1)  # at this rate all would take 10 s
+        table.now("scoring")
+        learnt.append(table.of_result())
+        clock(1e4)
+    assert learnt[1] == pytest.approx(60 - 1 - 1.1 - 0.2)
+    assert learnt[0] == pytest.approx(learnt[1] - 3)
 
 
 def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, caplog, monkeypatch):
@@ -455,7 +506,11 @@ def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, capl
     monkeypatch.setattr("volseg.densification.network.Networks.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=0.05, compare=False)
-    assert "0:03 minutes are too few: looking at the image, 3 folds of a hundred steps" in caplog.text
+    assert re.search(
+        r"0:03 minutes are too few: reading took 0:0\d of them, and looking at the image, 3 folds of a "
+        r"hundred steps, segmenting it, and the page take about 0:1\d more",
+        caplog.text,
+    )
     assert "--folds 0 leaves out the score" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
@@ -476,10 +531,13 @@ def test_progress_says_what_is_done_and_how_long_it_takes(clock):
     progress.now("learning, fold 2 of 4")
     progress(0.35)
     assert progress.told() == "3:12 of 15:00 minutes, about 11:48 left: learning, fold 2 of 4 (35% of it)"
-    progress.expected = lambda: 61.0
-    assert "about 1:01 left" in progress.told()
+    progress.expected = lambda: Forecast(61.0, is_most=True)
+    assert "of 15:00 minutes, at most 1:01 left" in progress.told()
+    progress.expected = lambda: Forecast(61.0)
     clock(900)
-    assert "18:12 of 15:00 minutes" in progress.told()
+    assert progress.told().startswith("18:12 minutes, about 1:01 left, 15:00 were asked for: learning")
+    progress.expected = None  # still reading
+    assert progress.told().startswith("18:12 minutes, 15:00 were asked for: learning")
     assert Progress(None).told() == "0:00 minutes: starting"
 
 

@@ -250,10 +250,12 @@ def seconds_to_look(task: Task, paint: Paint | None = None) -> float:
     bank = task.bank
     if paint is None:
         paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
-    began = time.monotonic()
     first, last = next(_slabs(bank.size))
-    seen = _everything([bank], paint, first, last)
-    Members.new(seen, slice(0), task.classes, blind=_BLIND, seed=0)(seen)
+    members = Members.new(
+        _everything([bank], paint, first, last), slice(0), task.classes, blind=_BLIND, seed=0
+    )
+    began = time.monotonic()
+    members(_everything([bank], paint, first, last))
     return (time.monotonic() - began) * bank.size[0] / (last - first)
 
 

@@ -74,6 +74,7 @@ class Networks:
         """See the image once for all."""
         logger.info("Looking at the image.")
         self.progress.now("looking at the image")
+        self.timetable.now("looking")
         self.task.bank  # noqa: B018 - computed when it is first asked for
         self.timetable.prepared(_LOOKS * seconds_to_look(self.task))
 
@@ -105,7 +106,7 @@ class Networks:
         if self.stopping.asked:
             self._leave("before fold %d was done", number + 1)
         self.progress.now(f"scoring, fold {number + 1} of {self.timetable.folds}")
-        with self.timetable.segmenting(share):
+        with self.timetable.testing(share):
             found = Tested(fold, test, model.predict_at(self.task, where))
         if path is not None:
             path.parent.mkdir(exist_ok=True)
@@ -136,6 +137,7 @@ class Networks:
         if self.outputs is not None:
             save_checkpoint(self.outputs.model, self._content(self.earlier.model, self.earlier.images))
         self.progress.now("segmenting")
+        self.timetable.now("segmenting")
         return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
 
     def _content(self, model: Model, images: Sequence[Seen]) -> dict[str, Any]:
@@ -168,6 +170,7 @@ class Networks:
             self.outputs.partial.unlink(missing_ok=True)
         self.curves += _curve(model, "result")
         self.progress.now("segmenting")
+        self.timetable.now("segmenting")
         return model.predict(self.task, progress=self.progress)
 
     def _learn(
@@ -175,7 +178,6 @@ class Networks:
     ) -> Model:
         began = time.monotonic()
         self.progress.now(f"learning, {what}")
-        self.timetable.learning(0.0)
         with self.stopping.patient():
             model = learn(
                 self.task,

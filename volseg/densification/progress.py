@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from volseg.densification.timing import Forecast
+
 __all__ = ["Progress", "clock"]
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 _BAR = 0.5  # seconds between two looks at the bar
 _LINES = 20  # about as many, in all, where there is no terminal
 _SOONEST = 30.0  # seconds between two lines
+_LATE = 1.05  # times as long as asked for, from which on that is said
 
 
 class Progress:
@@ -33,7 +36,7 @@ class Progress:
     def __init__(self, seconds: float | None, began: float | None = None) -> None:
         self.seconds = seconds
         self.began = time.monotonic() if began is None else began
-        self.expected: Callable[[], float] | None = None
+        self.expected: Callable[[], Forecast] | None = None
         self.stage = "starting"
         self._share: float | None = None
         self._over = threading.Event()
@@ -68,13 +71,16 @@ class Progress:
         self._share = share
 
     @property
-    def left(self) -> float | None:
-        """Seconds until all is done, as far as that can be told."""
+    def left(self) -> Forecast | None:
+        """Until all is done, as far as that can be told: nothing can while the image is still being read and
+        the time is over."""
         if self.seconds is None:
             return None
         if self.expected is not None:
             return self.expected()
-        return max(self.seconds - self.gone, 0.0)
+        if self.gone > self.seconds:
+            return None
+        return Forecast(self.seconds - self.gone)
 
     @property
     def gone(self) -> float:
@@ -82,15 +88,17 @@ class Progress:
         return time.monotonic() - self.began
 
     def told(self) -> str:
-        """``3:12 of 15:00 minutes, about 4:20 left: learning, fold 2 of 4 (35 %)``."""
-        share = "" if self._share is None else f" ({self._share:.0%} of it)"
-        left = self.left
-        if left is None or self.seconds is None:
-            return f"{clock(self.gone)} minutes: {self.stage}{share}"
-        return (
-            f"{clock(self.gone)} of {clock(self.seconds)} minutes, about {clock(left)} left: "
-            f"{self.stage}{share}"
-        )
+        """``3:12 of 15:00 minutes, about 4:20 left: learning, fold 2 of 4 (35 % of it)``."""
+        stage = self.stage if self._share is None else f"{self.stage} ({self._share:.0%} of it)"
+        left, gone = self.left, clock(self.gone)
+        if self.seconds is None:
+            return f"{gone} minutes: {stage}"
+        if left is None:
+            return f"{gone} minutes, {clock(self.seconds)} were asked for: {stage}"
+        until = f"{'at most' if left.is_most else 'about'} {clock(left.seconds)} left"
+        if self.gone + left.seconds > _LATE * self.seconds:
+            return f"{gone} minutes, {until}, {clock(self.seconds)} were asked for: {stage}"
+        return f"{gone} of {clock(self.seconds)} minutes, {until}: {stage}"
 
     def _go_on(self, bar: "tqdm[None] | None") -> None:
         every = _SOONEST if self.seconds is None else max(_SOONEST, self.seconds / _LINES)
@@ -104,7 +112,7 @@ class Progress:
     def _draw(self, bar: "tqdm[None]") -> None:
         left = self.left
         if left is not None:
-            bar.n = 100 * self.gone / max(self.gone + left, 1e-9)
+            bar.n = 100 * self.gone / max(self.gone + left.seconds, 1e-9)
         times, _, stage = self.told().partition(": ")
         bar.set_description_str(stage, refresh=False)
         bar.set_postfix_str(times, refresh=False)

@@ -37,6 +37,7 @@ from volseg.densification.telling import (
 from volseg.densification.timing import Timetable, affordable_folds
 from volseg.densification.volumes import classes_of, values_of, write_volumes
 from volseg.engines.run_log import open_log
+from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
 from volseg.report import LearningCurve, Suggestion, write_figures, write_report
 
@@ -128,11 +129,12 @@ class Run:
             if not measured and self.earlier is not None:
                 calibrator = Calibrator(self.earlier.temperature)
             keep = self.choices.keep_painted
-            self.progress.now("scoring")
+            self.progress.now("writing")
+            if self.timetable is not None:
+                self.timetable.now("ending")
             inputs.check_unchanged()
             classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
             values = values_of(inputs, classes, keep_painted=keep)
-            self.progress.now("writing")
             written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
             suggestion = self._suggestion(calibrator, scores)
             del scores
@@ -224,7 +226,15 @@ class Run:
         seconds = self.choices.seconds(continued=self.earlier is not None)
         image = self.inputs.image
         voxels, began = math.prod(image.spatial_shape), self.progress.began
-        timetable = self.timetable = Timetable(seconds, len(folds), voxels, image.channels, began=began)
+        timetable = self.timetable = Timetable(
+            seconds,
+            len(folds),
+            voxels,
+            image.channels,
+            painted=int(np.count_nonzero(labels != IGNORE_INDEX)),
+            page=self.place is not None,
+            began=began,
+        )
         self.progress.expected = timetable.expected
         device = self.choices.torch_device
         task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
@@ -253,6 +263,8 @@ class Run:
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), numbered_slices(fold.slices))
             parts.append(networks.of_fold(number, fold, labels))
+        self.progress.now("scoring")
+        timetable.now("scoring")
         measured = [yardstick.measure("volseg", parts)] if parts else []
         del parts
         logger.info("The result: learning from all slices.")
@@ -283,16 +295,20 @@ class Run:
 
     def _warn_of_too_little(self, timetable: Timetable) -> None:
         """Before it begins: some things cannot be cut short."""
-        total = timetable.seconds - timetable.left + timetable.least
-        if total <= timetable.seconds:
+        gone, least = timetable.seconds - timetable.left, timetable.least
+        if gone + least <= timetable.seconds:
             return
+        steps = f"{timetable.folds} folds of a hundred steps, " if timetable.folds else ""
+        page = ", and the page" if self.place is not None else ""
         fewer = ", --folds 0 leaves out the score" if timetable.folds else ""
         logger.warning(
-            "%s minutes are too few: looking at the image, %ssegmenting it, and the page take %s minutes at "
-            "least on a machine like this. It is not cut short for that%s.",
+            "%s minutes are too few: reading took %s of them, and looking at the image, %ssegmenting it%s "
+            "take about %s more on a machine like this. It is not cut short for that%s.",
             clock(timetable.seconds),
-            f"{timetable.folds} folds of a hundred steps, " if timetable.folds else "",
-            clock(total),
+            clock(gone),
+            steps,
+            page,
+            clock(least),
             fewer,
         )
 
@@ -325,7 +341,7 @@ class Run:
         """Seconds of the time that are left for what is not the result."""
         if self.timetable is None:
             return 0.0
-        return min(self.timetable.left - self.timetable.for_report, _PATIENCE * self.progress.gone)
+        return min(self.timetable.left - self.timetable.for_ending, _PATIENCE * self.progress.gone)
 
     def _suggestion(self, calibrator: Calibrator, scores: Floats) -> Suggestion | None:
         wanted = SUGGESTION_DEFAULT if self.choices.suggest is None else self.choices.suggest

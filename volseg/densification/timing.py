@@ -1,15 +1,16 @@
 """How the minutes are spent: about half on the score, the rest on the result, and all of it in time.
 
-What cannot be cut short (looking at the image, segmenting all of it, writing, the page) is measured or
-forecast from what was measured, and kept free; learning gets what is left. A fold that was late shortens
-those behind it, not the result.
+What cannot be cut short (looking at the image, comparing held-out slices, segmenting all of the image,
+writing, the page) is measured or forecast from what was measured, and kept free; learning gets what is left.
+A fold that was late shortens those behind it, not the result.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-__all__ = ["Timetable", "affordable_folds"]
+__all__ = ["Forecast", "Timetable", "affordable_folds"]
 
 _FOLDS = 0.5  # share of the time that all folds take together
 _FEWEST_FOLDS, _MOST_FOLDS = 3, 8
@@ -20,13 +21,17 @@ _LATEST = 1.5  # times as long as asked for, at most, is allowed for
 _EARLY = 0.8  # of the time that was asked for, below which learning ended because more is no use
 _LEAST = 1.0  # seconds of learning, however short the time is
 _SLOWEST = 5.0  # times as long as the processor takes, at most, is allowed for
+_TOLD = 0.05  # share of learning from which on the rest of it is forecast
 
-# Seconds that one processor core took, with a margin; what a machine takes is measured where it matters.
-_BANK_PER_VOXEL = 7e-7  # and channel
-_LOOKING_PER_VOXEL = 1.7e-6  # and stage
+# Seconds that one processor core takes, measured on volumes of 64³, 128³ and 192³ voxels, with a margin.
+_BANK_PER_VOXEL = 8e-7  # and channel
+_LOOKING_PER_VOXEL = 1.8e-6  # and stage
+_SCORING_PER_VOXEL = 3.5e-7  # and fold
 _FEWEST_STEPS = 2.0  # for the fewest steps that a model is trained for
-_REPORT = 2.0
-_REPORT_PER_VOXEL = 1.2e-6
+_FEWEST_PER_PAINTED = 2e-6  # the same, for each painted voxel: they are gathered first
+_RESULT_PER_VOXEL = 2e-7  # from scores to classes, and the slice to paint next
+_PAGE = 2.4  # writing, pictures and page
+_PAGE_PER_VOXEL = 6e-7
 
 
 def affordable_folds(seconds: float, voxels: int) -> int:
@@ -39,6 +44,13 @@ def affordable_folds(seconds: float, voxels: int) -> int:
     return min(max(int(_FOLDS * seconds / worth), _FEWEST_FOLDS), _MOST_FOLDS)
 
 
+class Forecast(NamedTuple):
+    """Seconds until all is done; whether it may well be less, as nothing of the learning was measured."""
+
+    seconds: float
+    is_most: bool = False
+
+
 class Timetable:
     """When what has to be done.
 
@@ -47,26 +59,42 @@ class Timetable:
         folds: how many models are scored; 0 leaves all of the time to the result.
         voxels: of the volume.
         channels: of the image.
+        painted: how many of the voxels are.
+        page: whether files and a page are written.
         began: when the time began to count, by ``time.monotonic()``; now if None.
     """
 
     def __init__(
-        self, seconds: float, folds: int, voxels: int, channels: int = 1, *, began: float | None = None
+        self,
+        seconds: float,
+        folds: int,
+        voxels: int,
+        channels: int = 1,
+        *,
+        painted: int = 0,
+        page: bool = True,
+        began: float | None = None,
     ) -> None:
         now = time.monotonic()
         self.seconds = seconds
         self.folds = folds
         self.began = now if began is None else began
-        self._voxels = voxels
-        self._bank = _BANK_PER_VOXEL * voxels * channels
-        self._segmenting = _LOOKING_PER_VOXEL * voxels  # seconds for all voxels
-        self._late = 1.0
-        self._early = False  # whether learning ended before its time
+        self._ahead = {  # what cannot be cut short and is not begun, in seconds of a processor
+            "looking": _BANK_PER_VOXEL * voxels * channels,
+            "scoring": _SCORING_PER_VOXEL * voxels * folds,
+            "segmenting": _LOOKING_PER_VOXEL * voxels,
+            "ending": _RESULT_PER_VOXEL * voxels + page * (_PAGE + _PAGE_PER_VOXEL * voxels),
+        }
+        self._ending = self._ahead["ending"]
+        self._at_hand = (0.0, now)  # how long it takes, the same, and when it was begun
+        self._fewest = _FEWEST_STEPS + _FEWEST_PER_PAINTED * painted
+        self._testing = self._ahead["segmenting"]  # seconds for all voxels, at the rate of those held out
         self._for_folds: float | None = None  # until when, by the clock, folds may learn
-        self._folds_left = folds
-        self._fold_began: float | None = None
-        self._per_fold: float | None = None  # seconds that the last one took
-        self._stage: tuple[float, float] | None = None  # when learning began, and its share that is done
+        self._models_left = folds + 1
+        self._learning: tuple[float, float, float] | None = None  # asked for, when it began, share done
+        self._per_model: float | None = None  # seconds that learning takes, as measured
+        self._late = 1.0
+        self._early = False  # whether learning ends before its time
         self._wall, self._cpu = now, time.thread_time()
 
     @property
@@ -82,39 +110,38 @@ class Timetable:
         return min(max(wall / used, 1.0), _SLOWEST) if used > 1 else 1.0
 
     @property
-    def for_report(self) -> float:
+    def for_ending(self) -> float:
         """Seconds at the end for what comes behind the result."""
-        return min(self.slowness * (_REPORT + _REPORT_PER_VOXEL * self._voxels), self.seconds / 3)
+        return self.slowness * self._ending
 
     @property
     def least(self) -> float:
         """Seconds that all of it takes from now on, although every model be trained as briefly as can be."""
-        learning = (self.folds + 1) * _FEWEST_STEPS
-        report = _REPORT + _REPORT_PER_VOXEL * self._voxels
-        return self.slowness * (self._bank + learning + self._segmenting + report)
+        return self._uncut() + self.slowness * self._fewest * self._models_left
 
-    def expected(self) -> float:
-        """Seconds until all is done, as far as that can be told: learning may end before its time."""
-        if self._stage is None:
-            return max(self.left, 0.0)
-        began, share = self._stage
-        gone = time.monotonic() - began
-        this = max(gone / share - gone, 0.0) if share > 0.05 else self._per_fold
-        if this is None:
-            return max(self.left, 0.0)
-        rest = self.slowness * self._segmenting + self.for_report
-        if not self._early:
-            return max(self.left, this + rest)
-        per_fold = self._per_fold or (gone + this)
-        models = self._folds_left + (self._fold_began is not None or self._folds_left > 0)
-        return this + models * per_fold + rest
+    def expected(self) -> Forecast:
+        """How long it takes until all is done, as far as that can be told."""
+        now = time.monotonic()
+        asked, began, share = self._learning or (0.0, now, 1.0)
+        gone = now - began
+        takes = gone / share if self._learning and share > _TOLD else self._per_model
+        at_hand = max((takes or self._fewest) - gone, 0.0) if self._learning else 0.0
+        if takes is not None and (self._early or takes < _EARLY * asked):
+            return Forecast(at_hand + self._models_left * takes + self._uncut())
+        rest = at_hand + self.least
+        return Forecast(max(self.left, rest), takes is None and self.left > rest)
 
     def count_earlier(self, seconds: float) -> None:
-        """Time that an earlier, stopped run spent on what need not be done again."""
+        """Time that an earlier, stopped run spent on a fold that need not be repeated."""
         self.began -= seconds
-        self._folds_left = max(self._folds_left - 1, 0)
+        self._models_left = max(self._models_left - 1, 1)
         if self._for_folds is not None:
             self._for_folds -= seconds
+
+    def now(self, what: str) -> None:
+        """What is being done from now on: looking, scoring, segmenting or ending."""
+        self._at_hand = (self._ahead.pop(what, 0.0), time.monotonic())
+        self._learning = None
 
     def prepared(self, segmenting: float | None = None) -> None:
         """What all of them need is there: the time for it is no fold's.
@@ -122,40 +149,54 @@ class Timetable:
         Args:
             segmenting: seconds that it takes to segment all voxels, as measured on some of them.
         """
+        self.now("looking")
         if segmenting is not None:
-            self._segmenting = segmenting
-        free = max(self.left - self.for_report, 0.0)
-        self._for_folds = time.monotonic() + _FOLDS * free
+            self._ahead["segmenting"] = _MARGIN * segmenting / self.slowness
+            self._testing = segmenting
+        free = max(self.left - self.for_ending, 0.0)
+        self._for_folds = time.monotonic() + _FOLDS * free - self.slowness * self._ahead["scoring"]
 
     def of_fold(self, share: float) -> float:
         """Seconds to learn for in a fold, of which this share of all voxels is segmented."""
         now = time.monotonic()
         until = self._for_folds if self._for_folds is not None else now + _FOLDS * self.left
-        slot = (until - now) / max(self._folds_left, 1)
-        self._folds_left = max(self._folds_left - 1, 0)
-        self._fold_began = now
-        return max((slot - _MARGIN * share * self._segmenting) / self._late, _LEAST)
+        slot = (until - now) / max(self._models_left - 1, 1)
+        return self._learn(slot - _MARGIN * share * self._testing)
 
     def of_result(self) -> float:
         """Seconds to learn for the result, from now on."""
-        self._fold_began = None
-        left = self.left - self.for_report - _MARGIN * self._segmenting
-        return max(left / self._late, _LEAST)
+        self.now("scoring")
+        self._models_left = 1
+        return self._learn(self.left - self._uncut())
+
+    def learning(self, share: float) -> None:
+        """How much of the learning at hand is done."""
+        if self._learning is not None:
+            self._learning = (*self._learning[:2], share)
 
     def learnt(self, asked: float, took: float) -> None:
         """How long learning took instead of what was asked for: the next one may be as late."""
         self._late = min(max(took / asked, 1.0), _LATEST)
         self._early = took < _EARLY * asked
-        self._per_fold = took
-
-    def learning(self, share: float) -> None:
-        """How much of the learning at hand is done; 0 when it begins."""
-        began = time.monotonic() if self._stage is None or not share else self._stage[0]
-        self._stage = (began, share)
+        self._per_model = took
+        self.now("")
 
     @contextmanager
-    def segmenting(self, share: float) -> Iterator[None]:
-        """Measures how long it takes to segment this share of all voxels."""
+    def testing(self, share: float) -> Iterator[None]:
+        """Measures how long it takes to segment what is held out, this share of all voxels."""
         began = time.monotonic()
         yield
-        self._segmenting = (time.monotonic() - began) / share
+        self._testing = (time.monotonic() - began) / share
+
+    def _learn(self, free: float) -> float:
+        asked = max(free / self._late, _LEAST)
+        self.now("")
+        self._models_left = max(self._models_left - 1, 0)
+        self._learning = (asked, time.monotonic(), 0.0)
+        return asked
+
+    def _uncut(self) -> float:
+        """Seconds for what cannot be cut short: the rest of what is at hand, and what is ahead."""
+        takes, began = self._at_hand
+        at_hand = max(self.slowness * takes - (time.monotonic() - began), 0.0)
+        return at_hand + self.slowness * sum(self._ahead.values())
