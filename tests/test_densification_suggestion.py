@@ -26,6 +26,11 @@ def test_the_slice_in_the_middle_of_what_is_unsure_is_suggested(case):
     assert 0 < found.gain < 0.5
 
 
+def test_no_more_is_promised_than_is_missing(case):
+    assert suggest(*case, missing=0.01).gain == 0.01
+    assert suggest(*case, missing=0.9).gain == suggest(*case).gain < 0.9
+
+
 def test_no_slice_is_suggested_that_is_painted_or_beside_one(case):
     probabilities, labels = case
     candidates = expected_gains(probabilities, labels)

@@ -393,7 +393,7 @@ def test_how_much_of_each_class_there_is_is_told_in_voxels_and_in_units(case, tm
     amounts = {each["name"]: each for each in json.loads((out / "scores.json").read_text())["amounts"]}
     assert amounts["core"] == {"name": "core", "voxels": n, "size": n * 0.25, "unit": "mm^3"}
     assert sum(each["voxels"] for each in amounts.values()) == done.labels.size
-    assert f"core {n:,} voxels ({n * 0.25:,.6g} mm^3)" in caplog.text
+    assert f"core {n:,} voxels ({n * 0.25:,.6g} mm³)" in caplog.text
     page = (out / "report.html").read_text()
     assert f'<td class="number">{n:,}</td>' in page
     assert f'<td class="number">{n * 0.25:,.6g}</td>' in page

@@ -16,6 +16,7 @@ from volseg.annotation import Finding
 from volseg.errors import RefusedError
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.report import (
+    Amount,
     Calibration,
     ClassScore,
     LearningCurve,
@@ -442,3 +443,25 @@ def test_figures_are_written_and_kept(size, tmp_path):
     assert not paths[0].exists()
     bare = Report("bare", report.image, report.labels, report.result)
     assert [path.name for path in write_figures(tmp_path / "figures", bare)] == ["overview.png"]
+
+
+def test_a_class_that_was_never_painted_has_no_row_of_scores(tmp_path):
+    """Of finished slices without any background there is nothing to say of it. What was painted has a row."""
+    score = ClassScore(0.75, 0.857, (0.7, 0.8))
+    scores = [MethodScores("network", [score, ClassScore(None), ClassScore(None)], score)]
+    painted = report_of((7, 6, 5)).paint % 2 + 254 * (report_of((7, 6, 5)).paint == IGNORE_INDEX)
+    assert set(np.unique(painted)) == {0, 1, IGNORE_INDEX}
+    report = report_of((7, 6, 5), scores=scores, paint=painted.astype(np.uint8))
+    assert report.score_rows()[0] == ["lumen", "wall"]
+    assert [len(method.classes) for method in report.score_rows()[1]] == [2]
+    rows = page_of(report, tmp_path).texts["th"]
+    assert "wall" in rows
+    assert "background" not in rows
+
+
+def test_units_are_written_as_people_do(tmp_path):
+    report = report_of((7, 6, 5), amounts=[Amount("wall", 3, 1.5, "um^3"), Amount("lumen", 2, 1.0, "um^3")])
+    heads = page_of(report, tmp_path).texts["th"]
+    assert "µm³" in heads
+    assert "um^3" not in heads
+    assert Amount("wall", 3, 1.5, "mm^2").told_unit == "mm²"

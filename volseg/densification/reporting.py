@@ -130,7 +130,7 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
     found.append(done.note)
     if done.suggestion is not None:
         next_one = done.suggestion
-        gain = "" if next_one.gain is None else f" ({100 * next_one.gain:+.1f} points of mean IoU)"
+        gain = "" if next_one.gain is None else f" (at most {100 * next_one.gain:+.1f} points of mean IoU)"
         size = done.labels.shape["xyz".index(next_one.axis)]
         where = numbered(next_one.axis, next_one.index, size)
         found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())

@@ -136,7 +136,7 @@ class Run:
             classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
             values = values_of(inputs, classes, keep_painted=keep)
             written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
-            suggestion = self._suggestion(calibrator, scores)
+            suggestion = self._suggestion(calibrator, scores, measured)
             del scores
             reasons: list[str] = []
             if others is not None:
@@ -343,10 +343,16 @@ class Run:
             return 0.0
         return min(self.timetable.left - self.timetable.for_ending, _PATIENCE * self.progress.gone)
 
-    def _suggestion(self, calibrator: Calibrator, scores: Floats) -> Suggestion | None:
+    def _suggestion(
+        self, calibrator: Calibrator, scores: Floats, measured: Sequence[Measured]
+    ) -> Suggestion | None:
         wanted = SUGGESTION_DEFAULT if self.choices.suggest is None else self.choices.suggest
         if not wanted or self.inputs.image.spatial_dims == 2:
             return None
         spacing = self.inputs.image.spacing
-        found = suggest(calibrator.probabilities(scores), self.inputs.paint.labels, spacing=spacing)
+        missing = 1.0
+        if measured and (mean := measured[0].estimate.mean_iou.value) is not None:
+            missing = 1 - mean
+        paint = self.inputs.paint.labels
+        found = suggest(calibrator.probabilities(scores), paint, spacing=spacing, missing=missing)
         return None if found is None else going_on(found, self.inputs, self.choices, self.outputs)

@@ -152,7 +152,11 @@ def _on_slices(
 def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
     """A table for a person."""
     estimated = measured.estimate
-    rows = [*zip(scheme.names, estimated.iou, estimated.dice, strict=True)]
+    rows = [
+        row
+        for index, row in enumerate(zip(scheme.names, estimated.iou, estimated.dice, strict=True))
+        if index != measured.headline.background or row[1].value is not None  # finished slices without any
+    ]
     main = (estimated.foreground_iou, estimated.foreground_dice)
     means = [("mean", *main)]
     if measured.headline.leaves_out:

@@ -22,14 +22,18 @@ __all__ = ["amounts_in_words", "amounts_of", "changes_since", "going_on", "paint
 
 
 def amounts_of(inputs: Inputs, classes: npt.NDArray[np.uint8]) -> list[Amount]:
-    """Voxels of each class of the result, and their volume (of an image, area) where a unit is known."""
+    """Voxels of each class of the result, and their volume (of an image, area) where a unit is known.
+
+    A class that is neither painted nor in the result is left out.
+    """
     image = inputs.image
     counts = np.bincount(classes.reshape(-1), minlength=len(inputs.scheme))
     one = math.prod(float(s) for s in image.spacing)
     unit = f"{image.unit}^{image.spatial_dims}" if image.unit else ""
     return [
         Amount(name, int(n), float(n) * one if unit else None, unit)
-        for name, n in zip(inputs.scheme.names, counts, strict=False)
+        for name, value, n in zip(inputs.scheme.names, inputs.scheme.values, counts, strict=True)
+        if n or inputs.paint.counts.get(value)
     ]
 
 
@@ -37,7 +41,7 @@ def amounts_in_words(amounts: Sequence[Amount]) -> str:
     """One line for a terminal."""
     parts = []
     for amount in amounts:
-        size = "" if amount.size is None else f" ({amount.size:,.6g} {amount.unit.replace('um', 'µm')})"
+        size = "" if amount.size is None else f" ({amount.size:,.6g} {amount.told_unit})"
         parts.append(f"{amount.name} {amount.voxels:,} voxels{size}")
     return f"In the result: {'; '.join(parts)}."
 

@@ -125,10 +125,10 @@ def _telling(report: Report, plane: Plane) -> int:
 
 
 def _scores(report: Report) -> Figure:
-    names = report.labels.names
-    figure, axes = _figure("IoU", (5.6, 0.9 + (0.16 * len(report.scores) + 0.22) * len(names)))
-    for j, method in enumerate(report.scores):
-        rows = np.arange(len(names)) + 0.16 * (j - (len(report.scores) - 1) / 2)
+    names, methods = report.score_rows()
+    figure, axes = _figure("IoU", (5.6, 0.9 + (0.16 * len(methods) + 0.22) * len(names)))
+    for j, method in enumerate(methods):
+        rows = np.arange(len(names)) + 0.16 * (j - (len(methods) - 1) / 2)
         colour = _SERIES[j % len(_SERIES)]
         axes.plot(
             [np.nan if score.iou is None else score.iou for score in method.classes],
@@ -143,7 +143,7 @@ def _scores(report: Report) -> Figure:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    if len(report.scores) > 1:
+    if len(methods) > 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 

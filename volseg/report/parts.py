@@ -5,7 +5,7 @@ unlabelled, axes x, y, z. A slice is named by the axis it is perpendicular to an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class Suggestion:
     """The slice to paint next.
 
     Args:
-        gain: expected rise of the mean IoU; ``None`` where nobody knows.
+        gain: most that the mean IoU of all classes is expected to rise; ``None`` where nobody knows.
         todo: in which file to paint it, and what to do then.
         command: to go on with.
     """
@@ -158,13 +158,18 @@ class Amount:
 
     Args:
         size: its volume, or the area in an image, in ``unit``; ``None`` where the voxel size is unknown.
-        unit: such as ``"um^3"``.
+        unit: such as ``"um^3"``, as files have it.
     """
 
     name: str
     voxels: int
     size: float | None = None
     unit: str = ""
+
+    @property
+    def told_unit(self) -> str:
+        """The unit as people write it: ``µm³``."""
+        return self.unit.replace("um", "µm").replace("^2", "²").replace("^3", "³")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +242,19 @@ class Report:
                     f"scores of {scores.method!r} are for {len(scores.classes)} classes, "
                     f"but there are {len(self.labels)}."
                 )
+
+    def score_rows(self) -> tuple[list[str], list[MethodScores]]:
+        """Names and scores of the classes, without one that has no score because it was never painted."""
+        known = (
+            set(np.unique(self.paint).tolist()) if self.paint is not None else set(range(len(self.labels)))
+        )
+        rows = [
+            i
+            for i in range(len(self.labels))
+            if i in known or any(m.classes[i].iou is not None for m in self.scores)
+        ]
+        names = [self.labels.names[i] for i in rows]
+        return names, [replace(method, classes=[method.classes[i] for i in rows]) for method in self.scores]
 
     def _check_arrays(self) -> None:
         for name in ("result", "paint", "truth", "confidence"):

@@ -72,7 +72,11 @@ def _suggestion(report: Report) -> str:
     suggestion = report.suggestion
     if suggestion is None:
         return ""
-    gain = "" if suggestion.gain is None else f" Expected gain: {100 * suggestion.gain:+.1f} points of IoU."
+    gain = (
+        ""
+        if suggestion.gain is None
+        else (f" Expected gain: at most {100 * suggestion.gain:+.1f} points of mean IoU.")
+    )
     where = numbered(suggestion.axis, suggestion.index, report.size[AXES.index(suggestion.axis)])
     body = (
         f'<div class="suggestion"><span class="what">slice {where}</span>'
@@ -95,7 +99,7 @@ def _scores(report: Report) -> str:
     note = f"<p>{escape(report.scores_note)}</p>" if report.scores_note else ""
     if not report.scores:
         return _section("scores", "Scores", note) if note else ""
-    names, methods = report.labels.names, report.scores
+    names, methods = report.score_rows()
     with_dice = any(score.dice is not None for score in methods[0].classes)
     heads = "".join(
         f'<th scope="col" class="number">IoU<br>{escape(method.method)}</th>' for method in methods
@@ -287,10 +291,9 @@ def _amounts(report: Report) -> str:
         return ""
     total = sum(amount.voxels for amount in report.amounts) or 1
     what = "voxels" if len(report.size) == 3 else "pixels"
-    units = {amount.unit for amount in report.amounts if amount.size is not None}
+    units = {amount.told_unit for amount in report.amounts if amount.size is not None}
     heads = "".join(
-        f'<th scope="col" class="number">{head}</th>'
-        for head in (what, "share", *(escape(unit.replace("um", "µm")) for unit in units))
+        f'<th scope="col" class="number">{head}</th>' for head in (what, "share", *map(escape, units))
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(amount.name)}</th><td class="number">{amount.voxels:,}</td>'
