@@ -124,7 +124,10 @@ class Undecided(nn.Module):
         (nn.CrossEntropyLoss(reduction="none"), "set it to 'mean'"),
         (nn.TripletMarginLoss(), r"takes anchor, positive, negative; it has to take \(input, target\)"),
         (Undecided(), "takes everything"),
-        (monai_losses.MaskedDiceLoss(softmax=True), "takes input, target, mask; it has to take"),
+        (monai_losses.MaskedDiceLoss(softmax=True), "takes a mask, of which there is no need"),
+        (nn.KLDivLoss(), "wants probabilities, but the network gives logits: take torch.nn.CrossEntropyLoss"),
+        (monai_losses.AUCMLoss(), "more than a segmentation"),
+        (monai_losses.ContrastiveLoss(), "more than a segmentation"),
     ],
 )
 def test_what_cannot_be_computed_voxel_by_voxel_is_refused(loss, message):
@@ -144,3 +147,29 @@ def test_weights_need_a_loss_that_takes_them(case):
 def test_a_map_instead_of_a_number_is_refused(case):
     with pytest.raises(InputError, match=r"<lambda> returned \(1, 3, \d+\) instead of one number"):
         over_annotated(lambda found, wanted: found)(*case)
+
+
+def test_the_unified_focal_loss_gets_probabilities_of_the_annotated_voxels():
+    """MONAI's own word is that it takes logits, but it cuts them to 0..1; and it wants two axes or three."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 6, 5, generator=generator, requires_grad=True)
+    target = torch.randint(0, 2, (2, 1, 6, 5), generator=generator)
+    target[:, :, ::2] = IGNORE
+    loss = monai_losses.AsymmetricUnifiedFocalLoss(to_onehot_y=True)
+    known = target[:, 0] != IGNORE
+    row = logits.softmax(1).movedim(1, -1)[known].T[None, :, :, None]
+    expected = loss(row, target[:, 0][known][None, None, :, None])
+    found = over_annotated(loss)(logits, target)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert bool((logits.grad.movedim(1, -1)[known] != 0).all())
+    with pytest.raises(
+        InputError, match="AsymmetricUnifiedFocalLoss is for two classes, but the network gives 3"
+    ):
+        over_annotated(loss)(torch.randn(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.long))
+
+
+def test_the_margin_loss_of_torch_gets_one_row_per_voxel():
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 1, 4, 4))
+    expected = nn.functional.multi_margin_loss(logits[0].flatten(1).T, target.flatten())
+    torch.testing.assert_close(over_annotated(nn.MultiMarginLoss())(logits, target), expected)

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import re
+from importlib.util import find_spec
 
 import pytest
 from monai.bundle import run as run_bundle
@@ -103,6 +104,28 @@ SLIPS = {
          "inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": [44, 44]}},
         "inferer: ", "take volseg.OverlapTileInferer",
     ),
+    "a rate that is far too high": (
+        {"optimizer__lr": 1e30}, "optimizer: after 1 step(s) the loss is not finite any more", "lower lr",
+    ),
+    "a resumed run that is not there": (
+        {"resume": True, "output_dir": "nowhere"},
+        "train#trainer#resume: is set, but nowhere holds no last.pt", "nothing to resume",
+    ),
+    "one voxel at the coarsest level": (
+        {"network_def": UNET | {"channels": [4, 4, 4, 4, 4, 4], "strides": [2] * 5}, "patch_size": [32, 32],
+         "train__trainer__batch_size": 1},
+        "patch_size: of [32, 32] UNet leaves one voxel at its coarsest level", "batch_size of 2",
+    ),
+    "a network that does not segment": (
+        {"network_def": {"_target_": "monai.networks.nets.DenseNet121", "spatial_dims": 2, "in_channels": 1,
+                         "out_channels": 2}},
+        "network_def: DenseNet121 took no input", r"returned shape \(1, 2\) where logits",
+    ),
+    "a list for a tensor": (
+        {"loss": {"_target_": "monai.losses.GeneralizedWassersteinDiceLoss",
+                  "dist_matrix": [[0.0, 1.0], [1.0, 0.0]]}},
+        "loss: AttributeError", r'write "\$torch.tensor\(\[...\]\)"',
+    ),
     "labels": ({"labels__values": [0, 0]}, "labels: values holds 0 more than once", ""),
     "no network": ({"network_def": 3}, "network", ""),
     "epochs": ({"epochs": "many"}, "", "TypeError"),
@@ -118,6 +141,42 @@ def test_a_slip_is_told_with_the_entry_to_change(mine, name):
     assert len(problems) == 1, problems
     assert problems[0].startswith(start)
     assert re.search(rest, problems[0])
+
+
+@pytest.mark.skipif(find_spec("einops") is not None, reason="einops is installed")
+@pytest.mark.parametrize("name", ["UNETR", "SwinUNETR"])
+def test_a_package_that_a_network_needs_is_named_with_the_line_that_installs_it(mine, name):
+    """Some of MONAI's networks import einops when they are built, some when they run."""
+    network = {
+        "_target_": f"monai.networks.nets.{name}",
+        "in_channels": 1,
+        "out_channels": 2,
+        "spatial_dims": 2,
+    }
+    problems, _ = try_bundle(mine(network_def=network | ({"img_size": [32, 32]} if name == "UNETR" else {})))
+    assert len(problems) == 1
+    assert problems[0].startswith("network_def: ")
+    assert "it needs the package einops: pip install einops" in problems[0]
+
+
+@pytest.mark.slow
+def test_a_trained_folder_is_noted_and_a_patch_too_large_for_a_trial_is_cut(mine, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    wide = UNET | {"channels": [512, 512, 512]}
+    problems, notes = try_bundle(mine(output_dir=str(tmp_path), network_def=wide, patch_size=[512, 512]))
+    assert problems == []
+    assert any("holds a trained model already" in note for note in notes)
+    (dear,) = [note for note in notes if "large for a trial" in note]
+    assert re.search(r"patches of \[512, 512\]: steps were taken on patches of \[\d+, \d+\]", dear)
+
+
+def test_a_network_with_linear_layers_trains_in_either_dimension(mine):
+    """MONAI's SegResNetVAE lays voxels in a row by ``view``, which channels-last memory does not allow."""
+    network = {
+        "_target_": "monai.networks.nets.SegResNetVAE", "spatial_dims": 2, "in_channels": 1,
+        "out_channels": 2, "init_filters": 8, "input_image_size": [32, 32],
+    }  # fmt: skip
+    assert try_bundle(mine(network_def=network))[0] == []
 
 
 def test_check_says_it_in_a_line_and_ends_with_3(mine, tmp_path, capsys, monkeypatch):

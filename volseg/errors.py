@@ -29,6 +29,12 @@ __all__ = [
 _OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory")  # torch's words, on a GPU and on a CPU
 # MONAI's words about an entry, and the modules in which a bundle has begun to run.
 _IN_A_BUNDLE = re.compile(r"Failed to (?:instantiate component ('[^']*')|evaluate \w+:\s*(.{1,120}))")
+# What MONAI's networks and losses can do without until they are used.
+_INSTALLED_BY = {name: f"pip install {name}" for name in ("einops", "scipy", "transformers")} | {
+    "skimage": "pip install scikit-image",
+    "torchvision": "install the build that fits your torch, from where torch came",
+}
+_MISSING = re.compile(r"No module named '([\w.]+)'")
 _RUNNING = ("ignite.", "volseg.densification")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """The error numbers of a disk that is full, may not be written to, or fails."""
@@ -117,7 +123,12 @@ def theirs(entry: str, thing: object, deed: str) -> Iterator[None]:
 
 
 def brief(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The kind of an error and the first line of what it says; of a package that is missing, which it is."""
+    missing = _MISSING.search(str(error)) if isinstance(error, ImportError) else None
+    if missing:
+        package = missing[1].partition(".")[0]
+        how = _INSTALLED_BY.get(package, "it is not installed, or lies in another folder")
+        return f"it needs the package {package}: {how}"
     lines = (str(error).strip() or "no message").splitlines()
     return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}"
 

@@ -44,9 +44,12 @@ def place(network: nn.Module, device: torch.device | str) -> nn.Module:
     """The network on its device, in the memory layout that convolutions run fastest in.
 
     On a CPU, networks with flat kernels such as (1, 3, 3) keep torch's ordinary layout: in channels-last
-    memory bfloat16 was seen to crash or to return NaN with them (torch 2.13).
+    memory bfloat16 was seen to crash or to return NaN with them (torch 2.13). So do networks with linear
+    layers, anywhere: they may lay voxels in a row by ``view``, which that memory does not allow, as MONAI's
+    SegResNetVAE does.
     """
-    if torch.device(device).type == "cpu" and _has_flat_kernels(network):
+    is_flat = torch.device(device).type == "cpu" and _has_flat_kernels(network)
+    if is_flat or any(isinstance(part, nn.Linear) for part in network.modules()):
         return network.to(device)
     dims = 2 if any(isinstance(part, nn.Conv2d) for part in network.modules()) else 3
     return network.to(device).to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]

@@ -1,10 +1,11 @@
-"""A bundle tried on data made up for it: everything built, one patch drawn, one step taken, nothing written.
+"""A bundle tried on data made up for it: everything built, patches drawn, steps taken, nothing written.
 
 What a training would fail at is found in seconds, and told with the entry to change. The bundle's own data
 is not touched; whether it fits is what ``volseg verify`` says.
 """
 
 import copy
+import json
 import logging
 import tempfile
 import warnings
@@ -12,21 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from volseg.data import find_cases
-from volseg.data import find_images as images_of
+from volseg.engines.made_up import MadeUp, replace_function
+from volseg.engines.run_folder import check_run
 from volseg.engines.watched import HINT, Blamed, WatchedParser, told
-from volseg.errors import InputError, brief
-from volseg.io import Volume, write_volume
+from volseg.errors import InputError, RefusedError, brief
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss, over_annotated
-from volseg.networks.measuring import copy_of, first_output, nearest_sizes, sizes_of
+from volseg.networks.measuring import context_of, copy_of, first_output, nearest_sizes, sizes_of
 
 __all__ = ["try_bundle"]
 
@@ -37,8 +36,9 @@ _IN_ORDER = (
     "train::preprocessing", "train::dataset", "optimizer", "lr_scheduler", "loss",
     "validate::evaluator", "train::trainer", "scorer", "evaluator",
 )  # fmt: skip
-_LARGEST = 64  # voxels along an axis of the image that is made up
-_CHEAP = 2e10  # multiplications of a forward pass that is computed; a dearer one only shows its sizes
+_CHEAP = 1e10  # multiplications of a forward pass that is computed; a dearer one only shows its sizes
+_MOST_PATCHES = 2  # in the batch that is tried
+_STEPS = 2  # of training; a learning rate far too high shows from the second on
 _SCHEDULED = 200_000  # steps of a schedule that are tried
 
 
@@ -69,6 +69,8 @@ def try_bundle(
             trial = _Trial(config, settings or {}, Path(folder), problems, notes)
             trial.build()
             if not problems:
+                trial.folder_of_the_run()
+            if not problems:
                 trial.step()
     finally:
         logging.getLogger("volseg").setLevel(level)
@@ -90,12 +92,15 @@ class _Trial:
         parser.update(dict(settings))
         self.config: Any = parser.get()
         self.folder, self.problems, self.notes = folder, problems, notes
-        _replace(self.config, "find_cases", self._cases)
-        _replace(self.config, "find_images", self._images)
+        self.data = MadeUp(folder, notes)
+        replace_function(self.config, "find_cases", self.data.cases)
+        replace_function(self.config, "find_images", self.data.images)
         trainer = self.config["train"]["trainer"]
+        self.resumes: Any = False
         if isinstance(trainer, dict):
-            trainer |= {"resume": False}
-        self.parser = WatchedParser(self.config)
+            self.resumes = trainer.get("resume", False)
+            trainer["resume"] = False
+        self.parser = self.data.parser = WatchedParser(self.config)
         self.built: dict[str, Any] = {}
 
     def build(self) -> None:
@@ -105,6 +110,8 @@ class _Trial:
                 continue
             try:
                 self.built[entry] = self.parser.get_parsed_content(entry)
+                if entry == "network_def":
+                    self._measure()
                 if entry == "loss":
                     self._guarded(entry, lambda: over_annotated(self.built["loss"]))
             except Blamed as blamed:
@@ -115,10 +122,39 @@ class _Trial:
             if entry in self.built and not isinstance(self.built[entry], kind):
                 self.problems[entry] = f"gives {type(self.built[entry]).__name__}, not {kind.__name__}."
 
+    def _measure(self) -> None:
+        """What is known of a network's sizes, before another entry asks for it and is blamed."""
+        network = self.built["network_def"]
+        asked = "context_of(@network_def)" in json.dumps(self.config, default=str)
+        if asked and isinstance(network, nn.Module):
+            self._guarded("network_def", lambda: context_of(network))
+
+    def folder_of_the_run(self) -> None:
+        """Whether a training could begin in its folder as it is now."""
+        trainer = self.config["train"]["trainer"]
+        if not isinstance(trainer, dict) or "output_dir" not in trainer:
+            return
+        home = self.parser.get_parsed_content("train::trainer::output_dir")
+        resume = self._guarded("train::trainer::resume", lambda: self._of("resume", self.resumes))
+        overwrite = bool(self.parser.get_parsed_content("train::trainer::overwrite", default=False))
+        try:
+            check_run(Path(home), resume=bool(resume), overwrite=overwrite)
+        except InputError as error:
+            self.problems["train::trainer::resume"] = f"is set, but {error}"
+        except RefusedError as error:
+            self.notes.append(str(error))
+
+    def _of(self, name: str, value: Any) -> Any:
+        """What an argument of the trainer is that was taken out of its place."""
+        return self.parser.get_parsed_content(value[1:]) if str(value).startswith("@") else value
+
     def step(self) -> None:
-        """One patch, one pass forward, the loss, the schedule."""
+        """A few patches, a pass forward, the loss, steps, the schedule."""
         trainer, dataset = self.built["train::trainer"], self.built["train::dataset"]
-        batch = self._guarded("train::preprocessing", lambda: default_collate([dataset[0]]))
+        size = min(_MOST_PATCHES, self.parser.get_parsed_content("train::trainer::batch_size", default=1))
+        batch = self._guarded(
+            "train::preprocessing", lambda: default_collate([dataset[n] for n in range(size)])
+        )
         if batch is None or not self._is_patch(batch, dataset):
             return
         network = trainer.network
@@ -142,11 +178,61 @@ class _Trial:
         if self._guarded("loss", lose) is None:
             return
         if is_cheap:
-            trainer.state.iteration = 1
-            if self._guarded("train::trainer", lambda: trainer._process_function(trainer, batch)) is None:
-                return
-            self._infer(network, image, logits)
-        self._schedule()
+            if self._steps(trainer, batch):
+                self._infer(network, image, logits)
+        else:
+            smaller = self._smaller(network, batch)
+            self._say_dear(image, smaller)
+            if smaller is not None:
+                self._steps(trainer, smaller)
+        if not self.problems:
+            self._schedule()
+
+    def _steps(self, trainer: Any, batch: Mapping[str, Any]) -> bool:
+        """Whether a few steps of training go well; their numbers stay finite."""
+        step = trainer._process_function
+        for iteration in range(1, _STEPS + 1):
+            trainer.state.iteration = iteration
+            if self._guarded("train::trainer", lambda: step(trainer, batch)) is None:
+                return False
+            if step.bad and iteration == 1:
+                self.problems["loss"] = "is not finite, or its gradient, at the first step of a training."
+            elif step.bad:
+                self.problems["optimizer"] = (
+                    f"after {iteration - 1} step(s) the loss is not finite any more: lower lr, which is "
+                    f"{self.built['optimizer'].param_groups[0].get('lr')}."
+                )
+            if step.bad:
+                return False
+        return True
+
+    def _smaller(self, network: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The batch cut to a size that the network takes and that costs little."""
+        sizes = sizes_of(network)
+        full = tuple(batch["image"].shape[2:])
+        for part in (2, 3, 4, 6, 8):
+            size = nearest_sizes(sizes, [n // part for n in full])[-1]
+            if any(n > m for n, m in zip(size, full, strict=True)):
+                continue
+            spans = [slice(0, n) for n in size]
+            inner = [slice(0, n - 2 * c) for n, c in zip(size, sizes.context, strict=True)]
+            image = batch["image"][(..., *spans)]
+            logits, is_cheap = self._forward(network, image)
+            if self.problems:
+                self.problems.clear()
+            elif logits is not None and is_cheap:
+                rest = {key: batch[key][(..., *inner)] for key in ("label", "weight") if key in batch}
+                return {**batch, "image": image, **rest}
+        return None
+
+    def _say_dear(self, image: Tensor, smaller: Mapping[str, Any] | None) -> None:
+        tried = "only the sizes were tried, and no step was taken"
+        if smaller is not None:
+            tried = f"steps were taken on patches of {list(smaller['image'].shape[2:])}"
+        self.notes.append(
+            f"The network is large for a trial with patches of {list(image.shape[2:])}: {tried}. Whether "
+            "memory suffices, the first steps of a training show."
+        )
 
     def _forward(self, network: nn.Module, image: Tensor) -> tuple[Tensor | None, bool]:
         """Logits of a patch, or what is known of them, and whether computing them costs little."""
@@ -168,6 +254,13 @@ class _Trial:
     def _say_sizes(self, network: nn.Module, image: Tensor, error: Exception) -> None:
         """Why a network does not take a patch."""
         size = tuple(image.shape[2:])
+        if "Expected more than 1 value per channel" in str(error):
+            self.problems["patch_size"] = (
+                f"of {list(size)} {type(network).__name__} leaves one voxel at its coarsest level, of which "
+                "batch normalisation can take no statistics: take larger patches, or a batch_size of 2 or "
+                "more."
+            )
+            return
         try:
             sizes = sizes_of(network)
         except InputError:
@@ -277,51 +370,3 @@ class _Trial:
         except Exception as error:  # objects of anybody raise anything
             self.problems[entry] = told(error)
             return None
-
-    def _cases(self, dataset_dir: str = "", **kwargs: Any) -> Any:
-        """Instead of :func:`volseg.find_cases`: the case made up, after a look whether there is another."""
-        self._look(dataset_dir, kwargs.get("phantom_dir"), lambda: find_cases(dataset_dir, **kwargs))
-        return find_cases(self._made_up())
-
-    def _images(self, source: str = "", **kwargs: Any) -> Any:
-        self._look(source, kwargs.get("phantom_dir"), lambda: images_of(source, **kwargs))
-        return images_of(self._made_up())
-
-    def _look(self, path: str, phantom: Any, find: Any) -> None:
-        if phantom is not None and Path(path) == Path(phantom):
-            return
-        if Path(path).exists():
-            find()
-            return
-        note = f"{path} is not there: name your data with --dataset_dir (or --images)."
-        if note not in self.notes:
-            self.notes.append(note)
-
-    def _made_up(self) -> Path:
-        """A folder with one image and its labels, of as many axes as the patches have."""
-        if (self.folder / "images").is_dir():
-            return self.folder
-        labels = self.parser.get_parsed_content("train::dataset::labels")
-        channels = self.parser.get_parsed_content("train::dataset::in_channels")
-        transform = self.parser.get_parsed_content("train::dataset::transform")
-        parts = [transform, *getattr(transform, "transforms", ())]
-        sizes = [part.patch_size for part in parts if hasattr(part, "patch_size")]
-        dims = len(sizes[0]) if sizes else 3
-        size = [max(16, min(_LARGEST, n)) for n in (sizes[0] if sizes else (_LARGEST,) * dims)]
-        random = np.random.default_rng(0)
-        image = random.normal(100, 20, (channels, *size)).astype(np.float32)
-        classes = random.integers(0, len(labels), size).astype(np.uint8)
-        ids = hasattr(labels, "instances")
-        values = (classes > 0).astype(np.uint16) if ids else labels.decode(classes)
-        for name, array in (("images", image), ("labels", values[None])):
-            (self.folder / name).mkdir()
-            write_volume(self.folder / name / "trial.tif", array, Volume(array, np.eye(dims + 1)))
-        return self.folder
-
-
-def _replace(config: Any, name: str, other: Any) -> None:
-    """Put another function in the place of one of volseg's."""
-    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        if isinstance(value, dict) and value.get("_target_") == f"volseg.{name}":
-            value["_target_"] = other
-        _replace(value, name, other)

@@ -64,6 +64,8 @@ def told(error: BaseException) -> str:
         return str(mendable)
     *_, error = _chain(error)
     hint = f". {HINT}" if "no attribute 'context'" in str(error) else ""
+    if "'list' object has no attribute" in str(error):
+        hint = '. If it wants a tensor, write "$torch.tensor([...])" instead of the list'
     return f"{brief(error)}{hint}."
 
 

@@ -21,11 +21,13 @@ __all__ = ["AnnotatedLoss", "over_annotated"]
 
 # What these compute of a voxel depends on where it lies, or they are no losses of a segmentation at all.
 _NEIGHBOURS = frozenset({
-    "BendingEnergyLoss", "BoundaryLoss", "DiffusionLoss", "GlobalMutualInformationLoss", "HausdorffDTLoss",
-    "JukeboxLoss", "LocalNormalizedCrossCorrelationLoss", "LogHausdorffDTLoss", "MultiScaleLoss", "NACLLoss",
+    "AUCMLoss", "BarlowTwinsLoss", "BendingEnergyLoss", "BoundaryLoss", "BoxGIoULoss", "ContrastiveLoss",
+    "DiffusionLoss", "GlobalMutualInformationLoss", "HausdorffDTLoss", "JukeboxLoss",
+    "LocalNormalizedCrossCorrelationLoss", "LogHausdorffDTLoss", "MultiScaleLoss", "NACLLoss",
     "PatchAdversarialLoss", "PerceptualLoss", "SSIMLoss", "SURELoss", "SoftDiceclDiceLoss", "SoftclDiceLoss",
 })  # fmt: skip
-_TARGETS_OF_TORCH = (nn.CrossEntropyLoss, nn.MultiMarginLoss)  # class indices (1, N)
+_TARGETS_OF_TORCH = (nn.CrossEntropyLoss, nn.MultiMarginLoss)  # class indices
+_TWO_CLASSES = "AsymmetricUnifiedFocalLoss"  # MONAI's: of probabilities, and of two axes or three
 _USE_INSTEAD = "Take volseg.SparseDiceCE, monai.losses.DiceCELoss or torch.nn.CrossEntropyLoss instead."
 
 
@@ -52,6 +54,7 @@ class AnnotatedLoss(nn.Module):
 
     MONAI's losses get the target in the form that their ``to_onehot_y`` asks for; torch's
     ``CrossEntropyLoss`` class indices ``(1, N)``; a loss of somebody else's class indices ``(1, 1, N)``.
+    MONAI's ``AsymmetricUnifiedFocalLoss`` cuts its input to 0..1 and so gets probabilities, ``(1, 2, N, 1)``.
     A loss with ``batch=False`` is computed for each sample and averaged over those that have annotation.
 
     Shape:
@@ -87,7 +90,16 @@ class AnnotatedLoss(nn.Module):
     def _of(self, logits: Tensor, target: Tensor, where: Tensor, dtype: torch.dtype) -> Tensor:
         row = logits.movedim(1, -1)[where].T[None].to(dtype)  # (1, C, N)
         classes = target[:, 0][where].long()[None]  # (1, N)
-        value: Tensor = self.loss(row, self._target(row, classes))
+        target = self._target(row, classes)
+        if isinstance(self.loss, nn.MultiMarginLoss):
+            row, target = row[0].T, classes[0]
+        if self._is_of_two_classes:
+            if row.shape[1] != 2:
+                raise InputError(
+                    f"{self.name} is for two classes, but the network gives {row.shape[1]}. {_USE_INSTEAD}"
+                )
+            row, target = row.softmax(1)[..., None], target[..., None]
+        value: Tensor = self.loss(row, target)
         if not isinstance(value, Tensor) or value.numel() != 1:
             what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(
@@ -105,6 +117,10 @@ class AnnotatedLoss(nn.Module):
         if one_hot is False:
             return F.one_hot(classes, row.shape[1]).movedim(-1, 1).to(row)
         return classes[:, None]
+
+    @property
+    def _is_of_two_classes(self) -> bool:
+        return any(type(part).__name__ == _TWO_CLASSES for part in self.loss.modules())
 
     @property
     def _is_pooled(self) -> bool:
@@ -136,13 +152,18 @@ def _unfit(loss: nn.Module, name: str, arguments: list[str]) -> str | None:
             f"{name} looks at the neighbours of a voxel, or at more than a segmentation; where only some "
             f"voxels are annotated it cannot be computed. {_USE_INSTEAD}"
         )
+    if "mask" in arguments:
+        return (
+            f"{name} takes a mask, of which there is no need: a loss is given the annotated voxels alone. "
+            "Take the one that it masks, such as monai.losses.DiceLoss."
+        )
     if len(arguments) != 2:
         told = ", ".join(arguments) or "nothing that is named"
         return (
             f"{name} takes {told}; it has to take (input, target) or (logits, target, weight). {_USE_INSTEAD}"
         )
-    if isinstance(loss, nn.NLLLoss | nn.BCELoss):
-        fit = "CrossEntropyLoss" if isinstance(loss, nn.NLLLoss) else "BCEWithLogitsLoss"
+    if isinstance(loss, nn.NLLLoss | nn.BCELoss | nn.KLDivLoss):
+        fit = "BCEWithLogitsLoss" if isinstance(loss, nn.BCELoss) else "CrossEntropyLoss"
         return f"{name} wants probabilities, but the network gives logits: take torch.nn.{fit}."
     if type(loss).__module__.startswith("monai."):
         ways = [value for way in ("softmax", "sigmoid", "other_act") for value in _told(loss, way)]

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
-from volseg.errors import InputError
+from volseg.errors import InputError, brief
 
 __all__ = ["Sizes", "context_of", "copy_of", "first_output", "looks_how_far", "nearest_sizes", "sizes_of"]
 
@@ -170,10 +170,12 @@ def _measure(network: nn.Module) -> Sizes:
         probe = _Probe(network, dims, "cpu")
         found = _first_taken(network, probe, [(n,) * dims for n in (64, 32)])
     if found is None:
-        reason = f" The last it said: {_short(probe.trouble)}." if probe.trouble else ""
+        if isinstance(probe.trouble, ImportError):
+            raise InputError(f"{type(network).__name__} cannot be run: {brief(probe.trouble)}.")
+        reason = f" The last it said: {_short(probe.trouble)}" if probe.trouble else ""
         raise InputError(
             f"{type(network).__name__} took no input of the sizes tried, so its context is not "
-            f"known.{reason} If it returns what it is given, write 0 for context."
+            f"known.{reason} If it returns as many voxels as it is given, write 0 for context."
         )
     channels, size = found
     classes, *out = probe(channels, size) or ()
@@ -195,6 +197,8 @@ def _first_taken(
         for channels in _channels(network):
             if probe(channels, size) is not None:
                 return channels, size
+            if isinstance(probe.trouble, ImportError):  # no other size brings what is not installed
+                return None
     return None
 
 
@@ -326,7 +330,7 @@ def _spatial_dims(network: nn.Module) -> int:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
+    return str(error) if isinstance(error, InputError) else f"{brief(error)}."
 
 
 def _times(size: Sequence[int]) -> str:
