@@ -53,7 +53,7 @@ def test_files_in_a_row_are_asked_about(folder, tmp_path, capsys):
 
 
 def test_other_commands_say_how_to_make_a_volume_of_a_folder(folder):
-    with pytest.raises(InputError, match=rf"'volseg convert {folder} -o slices.tif'"):
+    with pytest.raises(InputError, match=rf"volseg convert {folder} -o slices\.tif$"):
         read_volume(folder)
 
 
