@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from volseg.cli import main
 from volseg.io import Volume, read_volume, write_volume
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals and pipes")
@@ -73,6 +74,18 @@ def test_monais_own_run_ends_with_130_too(tmp_path):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("moment", ["_parser", "_set_apart"])
+def test_a_signal_outside_of_the_work_shows_no_traceback(monkeypatch, capsys, moment):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"volseg.cli.{moment}", interrupted)
+    assert main(["info", "none.tif"]) == 130
+    assert capsys.readouterr().err.endswith("volseg: interrupted.\n")
+    with pytest.raises(KeyboardInterrupt):
+        main(["--debug", "info", "none.tif"])
 
 
 @pytest.mark.slow

@@ -8,13 +8,16 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
 from volseg.cli import main
+from volseg.cli.settings import as_typed
 from volseg.data import find_cases, find_images
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, digest, read_volume, write_volume
 from volseg.labels import LabelScheme
 from volseg.report import Report, write_figures, write_report
+from volseg.report.picture import save_picture
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems compose names themselves")
 
@@ -141,3 +144,19 @@ def test_a_byte_order_mark_changes_nothing(make_dataset):
     (folder / "dataset.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
     (case,) = find_cases(folder)
     assert case.held_out == {"y": [1]}
+
+
+@pytest.mark.parametrize("title", ["a\udcffb", "a$x_$b", "$\\frac$"])
+def test_the_picture_of_an_evaluation_bears_any_name(tmp_path, title):
+    save_picture(tmp_path / "a.png", np.zeros((8, 44, 3), np.uint8), LabelScheme(["a"], [0], 255), title)
+    assert read_volume(tmp_path / "a.png").spatial_dims == 2
+
+
+@pytest.mark.parametrize("text", ["a#b.tif", 'im#port/@seed\'s "import" #1', "a\\#x23", "plain", "$1 # one"])
+def test_a_path_with_a_number_sign_reaches_the_bundle(text):
+    """MONAI turns each '#' into '::'."""
+    parser = ConfigParser({"seed": 0, "path": as_typed(text)})
+    if not text.startswith("$"):
+        assert parser.get_parsed_content("path") == text
+    else:
+        assert as_typed(text) == text  # an expression is one

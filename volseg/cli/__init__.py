@@ -58,11 +58,23 @@ COMMANDS: tuple[ModuleType, ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give the exit code, which `volseg.errors` lists. A traceback only with ``--debug``."""
-    return ending.to_the_end(lambda: _run(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def work() -> int:
+        try:
+            return _run(words)
+        except (OSError, KeyboardInterrupt) as error:  # before it is at work: a signal, nowhere to print to
+            if "--debug" in words:
+                raise
+            told, code = in_words(error)
+            print(f"volseg: {told}", file=sys.stderr)
+            return code
+
+    return ending.to_the_end(work)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    words, rest = _set_apart(list(sys.argv[1:] if arguments is None else arguments))
+def _run(arguments: list[str]) -> int:
+    words, rest = _set_apart(arguments)
     parser = _parser()
     if not [word for word in words if word != "--debug"]:
         parser.print_help()

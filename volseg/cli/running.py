@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from volseg.cli.settings import add_bundle, bundle_paths, entries, typed
+from volseg.cli.settings import add_bundle, as_typed, bundle_paths, entries, typed
 
 __all__ = ["RUN_IDS", "add_arguments", "run"]
 
@@ -40,7 +40,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         check_overrides(bundle, overrides)
         settings = {key: typed(bundle, key, text) for key, text in overrides.items()}
         settings = {
-            key: "$None" if value is None else value for key, value in settings.items()
+            key: "$None" if value is None else as_typed(value) for key, value in settings.items()
         }  # run drops None
         for name in ("scripts", "workflows"):
             logging.getLogger(f"monai.bundle.{name}").setLevel(logging.CRITICAL)  # they repeat what was typed

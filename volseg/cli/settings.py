@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT_BUNDLE",
     "add_bundle",
     "add_reading",
+    "as_typed",
     "bundle_paths",
     "entries",
     "refuse_inputs",
@@ -100,6 +101,16 @@ def entries(rest: Sequence[str], bundle: Mapping[str, Any]) -> dict[str, str]:
 def typed(bundle: Mapping[str, Any], key: str, text: str) -> Any:
     """What the text of a setting stands for, given the entry it is for."""
     return text if _is_text(bundle, key) else _value(text)
+
+
+def as_typed(value: Any) -> Any:
+    """A value for MONAI, which would turn each ``#`` of a path into ``::``: an expression that has none."""
+    if not isinstance(value, str) or "#" not in value or value.startswith(("$", "@", "%")):
+        return value
+    code = repr(value)
+    for text in ("#", "@", "import"):  # these, too, mean something to it inside of an expression
+        code = code.replace(text, f"\\x{ord(text[0]):02x}{text[1:]}")
+    return f"${code}"
 
 
 def _is_text(bundle: Mapping[str, Any], key: str) -> bool:

@@ -21,7 +21,7 @@ from volseg.annotation import even_positions, numbered
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report.embedding import contrast, grey
-from volseg.report.parts import AXES, Report
+from volseg.report.parts import AXES, Report, readable
 from volseg.report.picture import class_colours
 from volseg.report.planes import Plane, cut, planes_of
 
@@ -62,10 +62,12 @@ def write_gallery(path: str | os.PathLike[str], report: Report, *, overwrite: bo
     words = [*report.understood, *(f"{f.severity} ({f.kind}): {f.message}" for f in report.findings or ())]
     lines = sum(1 + len(text) // 150 for text in words)
     figure = Figure(figsize=(12, 3.1 * rows + 0.19 * lines + 0.9), layout="constrained")
-    figure.suptitle(report.title, parse_math=False, fontsize=11)
+    figure.suptitle(readable(report.title), parse_math=False, fontsize=11)
     parts: Any = figure.subfigures(2, 1, height_ratios=[0.19 * lines + 0.3, 3.1 * rows + 0.3])
     head, body = parts
-    text = head.text(0.01, 0.98, "\n".join(words), va="top", fontsize=8, wrap=True, parse_math=False)
+    text = head.text(
+        0.01, 0.98, readable("\n".join(words)), va="top", fontsize=8, wrap=True, parse_math=False
+    )
     text.set_in_layout(False)
     grid = body.subplots(rows, _COLUMNS, squeeze=False)
     for axes in grid.flat:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report.parts import readable
 
 __all__ = ["class_colours", "coloured", "grey_or_rgb", "panel", "save_picture"]
 
@@ -66,7 +67,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme, ti
     axes.imshow(picture, interpolation="nearest")
     axes.axis("off")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(readable(title), parse_math=False)
     count = _parts_of(picture)
     for index, title in enumerate(TITLES[:count]):
         axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
