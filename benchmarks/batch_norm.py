@@ -23,9 +23,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from volseg import OverlapTileInferer
-from volseg.engines.checkpoint import load_checkpoint
-from volseg.engines.clean import undeformed_blocks
+from volseg.engines.state import undeformed_blocks
 from volseg.inferers.statistics import clean_statistics, load_statistics, statistics_of
+from volseg.runs.checkpoint import load_checkpoint
 
 MODES = ("running", "clean", "volume", "mix of clean", "mix of running", "frozen", "tile")
 PRESENT = 0.002  # share of the voxels

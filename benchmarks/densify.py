@@ -190,8 +190,7 @@ def cell(given: argparse.Namespace) -> None:
     import torch
 
     import volseg
-    from volseg.densification.interpolate import interpolate
-    from volseg.densification.random_walker import random_walk
+    from volseg.densification.baselines import interpolate, random_walk
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     task = np.load(given.task)

@@ -30,11 +30,10 @@ from monai.inferers import PatchInferer, SlidingWindowSplitter, ZarrAvgMerger, s
 from torch import Tensor
 
 from volseg.inferers import OverlapTileInferer
+from volseg.inferers.blocks import Work
 from volseg.inferers.memory import give_back_at_once
-from volseg.inferers.planning import make_plan
-from volseg.inferers.work import Work
+from volseg.inferers.planning import make_plan, operations
 from volseg.networks import UNet, unet3d_2016
-from volseg.networks.costs import operations
 
 SIZE = (248, 244, 64)  # a kidney of the 2016 paper
 HALF = [(16, 32), (32, 64), (64, 128), (128, 256)]  # its network at half its width

@@ -31,10 +31,10 @@ from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample
 from volseg.densification.folds import Fold, make_folds
 from volseg.densification.intervals import Estimate, estimate, slice_confusions
-from volseg.densification.learning import Model, Task, learn
 from volseg.densification.scoring import Tested, Yardstick
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline, confusion_matrix, iou, mean_score
+from volseg.pixelwise.model import Model, Task, learn
 
 SIZE = (48, 48, 48)
 SPACING = (1.0, 1.0, 1.0)

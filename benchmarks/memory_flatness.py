@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from volseg.engines.streaming import predict_streamed
 from volseg.inferers import OverlapTileInferer
 from volseg.io import Volume
 from volseg.io.blocks import create_blocks
 from volseg.networks import UNet
+from volseg.streaming.run import predict_streamed
 
 TILE = 128
 LEAST = 512  # tiles: those of 1024 voxels along each axis

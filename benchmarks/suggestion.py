@@ -28,10 +28,10 @@ from small_volumes import KINDS, make
 from study import study
 
 from volseg.annotation import hold_out
-from volseg.densification.learning import Task, learn
 from volseg.densification.suggestion import Candidate, expected_gains
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, iou, mean_score
+from volseg.pixelwise.model import Task, learn
 
 SIZE = (48, 48, 48)
 STEPS = 40  # of a training at least, also on a busy machine

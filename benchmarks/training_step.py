@@ -20,7 +20,7 @@ import torch
 from volseg import RandDeformedPatchd, SparseCrossEntropy, place, unet3d_2016, use_bf16
 from volseg.engines.profiling import matrix_rate
 from volseg.engines.step import Step
-from volseg.networks.costs import operations
+from volseg.inferers.planning import operations
 from volseg.transforms import annotated_voxels
 
 SIZE = (132, 132, 116)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from volseg.annotation import audit, even_positions, keep_slices, understand_paint
+from volseg.annotation import even_positions, keep_slices, understand_paint
+from volseg.annotation.audit.checks import audit
 from volseg.cli import main
 from volseg.data.auditing import audit_files, lines, names_from
 from volseg.io import Volume, read_volume, write_volume

@@ -10,13 +10,13 @@ import torch
 from volseg.cli.export import run as export
 from volseg.data import WholeVolumes
 from volseg.engines import evaluator
-from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from volseg.engines.clean import undeformed_blocks
+from volseg.engines.state import undeformed_blocks
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import clean_statistics, statistics_of
 from volseg.io import read_weights
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 

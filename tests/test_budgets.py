@@ -8,9 +8,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from volseg.engines import budget
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.errors import InputError
+from volseg.runs import budget
+from volseg.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

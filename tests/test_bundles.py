@@ -17,8 +17,8 @@ from monai.bundle import run as run_bundle
 
 from volseg.bundle import check_bundle
 from volseg.data import write_phantom
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.io import read_volume
+from volseg.runs.checkpoint import load_checkpoint
 
 VOLUME, IMAGE = (24, 24, 24), (24, 24)
 BUNDLES = {

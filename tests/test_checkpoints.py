@@ -13,8 +13,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from volseg.engines.checkpoint import load_checkpoint, load_newest, past_checkpoints, save_checkpoint
 from volseg.errors import InputError, ResourceError
+from volseg.runs.checkpoint import load_checkpoint, load_newest, past_checkpoints, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -235,7 +235,7 @@ import torch
 torch.set_num_threads(1)
 from volseg.data import TrainingPatches, find_cases
 from volseg.engines import trainer
-from volseg.engines.checkpoint import load_checkpoint, past_checkpoints
+from volseg.runs.checkpoint import load_checkpoint, past_checkpoints
 from volseg.labels import LabelScheme
 from volseg.losses import SparseCrossEntropy
 from volseg.networks import UNet

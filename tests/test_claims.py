@@ -8,11 +8,11 @@ from monai.inferers import SimpleInferer
 
 from volseg.data import WholeVolumes, find_cases, phantoms
 from volseg.engines import evaluator
-from volseg.engines.claim import claim, release
 from volseg.errors import RefusedError
 from volseg.experiments.campaign import open_campaign
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.runs.claim import claim, release
 
 
 def _hold(folder, lock, held):

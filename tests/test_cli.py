@@ -9,9 +9,9 @@ import torch
 
 from volseg import cli
 from volseg.cli import main
-from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError, ResourceError, cause
 from volseg.io import Volume, read_volume, write_volume
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

@@ -9,11 +9,10 @@ import tifffile
 import torch
 
 from volseg.cli import main
-from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from volseg.engines.exchange import export_weights
 from volseg.errors import InputError
 from volseg.io import Volume, check_alignment, read_volume, write_volume, write_weights
 from volseg.networks import UNet
+from volseg.runs.checkpoint import export_weights, load_checkpoint, load_weights, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

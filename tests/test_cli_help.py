@@ -13,7 +13,7 @@ import torch
 import volseg as package
 from volseg import cli
 from volseg.cli import ending
-from volseg.engines.checkpoint import save_checkpoint
+from volseg.runs.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

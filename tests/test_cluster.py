@@ -14,7 +14,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_streaming import *
-from volseg.engines.streaming.journal import Journal
+from volseg.streaming.journal import Journal
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 image = folder / "image.zarr"

@@ -8,9 +8,8 @@ from scipy import ndimage
 from skimage.segmentation import random_walker
 
 from volseg.annotation import keep_slices
-from volseg.densification import interpolate as interpolation
-from volseg.densification.interpolate import interpolate
-from volseg.densification.random_walker import random_walk
+from volseg.densification import baselines as interpolation
+from volseg.densification.baselines import interpolate, random_walk
 from volseg.errors import InputError, ResourceError
 from volseg.labels import IGNORE_INDEX
 

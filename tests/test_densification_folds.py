@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from volseg.annotation import hold_out, keep_slices
 from volseg.densification.folds import Fold, Learnt, make_folds, runs_of
-from volseg.densification.timing import affordable_folds
+from volseg.densification.schedule import affordable_folds
 from volseg.labels import IGNORE_INDEX
 
 DENSE = np.random.default_rng(0).integers(0, 3, (24, 20, 18)).astype(np.uint8)

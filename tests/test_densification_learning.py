@@ -10,14 +10,14 @@ import torch
 from scipy import ndimage
 
 from volseg.annotation import keep_slices
-from volseg.densification import learn_features, learn_members, learning
-from volseg.densification.learn_features import filter_bank, responses_at, responses_in, smooth
-from volseg.densification.learn_members import Curve, Members, Sample, train
-from volseg.densification.learn_prior import Paint, measure_paint, prior_at
-from volseg.densification.learning import Model, Task, learn
-from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
+from volseg.pixelwise import features, members, model
+from volseg.pixelwise.features import filter_bank, responses_at, responses_in, smooth
+from volseg.pixelwise.members import Curve, Members, Sample, train
+from volseg.pixelwise.model import Model, Task, learn
+from volseg.pixelwise.place import Paint, measure_paint, prior_at
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SHAPES = [(40, 36), (22, 26, 18)]
 
@@ -38,9 +38,9 @@ def scene(request):
 @pytest.fixture
 def clock(monkeypatch):
     """Every look at the clock takes a hundredth of a second, so that a second is a hundred steps."""
-    monkeypatch.setattr(learn_members, "_BATCH", 512)
+    monkeypatch.setattr(members, "_BATCH", 512)
     ticks = itertools.count()
-    for module in (learning, learn_features, learn_members):
+    for module in (model, features, members):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
 
 
@@ -189,8 +189,8 @@ def test_some_voxels_are_segmented_as_all_of_them_are(learnt, read_back):
 def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
     clock = itertools.count()
     busy = SimpleNamespace(monotonic=lambda: 1000.0 * next(clock))
-    monkeypatch.setattr(learn_members, "time", busy)
-    monkeypatch.setattr(learn_members, "_BATCH", 64)
+    monkeypatch.setattr(members, "time", busy)
+    monkeypatch.setattr(members, "_BATCH", 64)
     image, truth = scene
     task, labels = Task(image, (1.0,) * truth.ndim, 2), keep_slices(truth, [2] * truth.ndim)
     model = learn(task, labels, seconds=0.01)

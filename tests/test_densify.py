@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from volseg.densification import densify, earlier, network, run
-from volseg.densification.learning import Task
+from volseg.densification import densify, earlier, models, run
 from volseg.densification.nearness import measure_nearness
-from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
+from volseg.pixelwise.model import Task
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SIZE = (24, 20, 16)
 SPACING = (0.5, 0.5, 1.0)
@@ -60,7 +60,7 @@ class Brightness:
 
 
 def brightness(task, labels, *, seconds, start=None, held_out=None, progress=None, should_stop=None):
-    """Stands in for :func:`volseg.densification.learning.learn`."""
+    """Stands in for :func:`volseg.pixelwise.model.learn`."""
     image = task.image.mean(0)
     known = [np.mean(image[labels == c]) if (labels == c).any() else 1e6 for c in range(task.classes)]
     progress(1.0, "learning")
@@ -79,12 +79,12 @@ def looks(task, image):
 def at_once(monkeypatch, request):
     """What is around the learning is tested here, on a model that learns at once."""
     if "the_real_thing" not in request.fixturenames:
-        monkeypatch.setattr(network, "learn", brightness)
-        monkeypatch.setattr(network, "Model", Brightness)
+        monkeypatch.setattr(models, "learn", brightness)
+        monkeypatch.setattr(models, "Model", Brightness)
         monkeypatch.setattr(earlier, "Model", Brightness)
-        monkeypatch.setattr(network, "look_at", looks)
+        monkeypatch.setattr(models, "look_at", looks)
         monkeypatch.setattr(Task, "bank", None)
-        monkeypatch.setattr(network, "seconds_to_look", lambda *_: 0.01)
+        monkeypatch.setattr(models, "seconds_to_look", lambda *_: 0.01)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
 
 
@@ -142,7 +142,7 @@ def learnt(monkeypatch):
         calls.made[-1].model = brightness(task, labels, start=start, should_stop=should_stop, **settings)
         return calls.made[-1].model
 
-    monkeypatch.setattr(network, "learn", noted)
+    monkeypatch.setattr(models, "learn", noted)
     return calls
 
 
@@ -546,7 +546,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, w
             path.touch()
         return brightness(task, labels, **settings)
 
-    monkeypatch.setattr(network, "learn", meanwhile)
+    monkeypatch.setattr(models, "learn", meanwhile)
     if how == "touched":
         densify(files.image, files.labels, out, folds=0, **QUICK)
         return
@@ -560,7 +560,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, w
 def test_a_folder_that_another_run_is_at_work_in_is_refused(case, tmp_path, again):
     files, out = case(), tmp_path / "out"
     out.mkdir()
-    words = f"from volseg.engines.claim import claim; from pathlib import Path; claim(Path({str(out)!r})); "
+    words = f"from volseg.runs.claim import claim; from pathlib import Path; claim(Path({str(out)!r})); "
     other = subprocess.Popen(
         [sys.executable, "-c", words + "print(flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -583,7 +583,7 @@ def never_learns(monkeypatch):
     def learn(*_, **__):
         raise AssertionError("it began to learn")
 
-    monkeypatch.setattr(network, "learn", learn)
+    monkeypatch.setattr(models, "learn", learn)
 
 
 @pytest.mark.parametrize("name", ["report.html", "ball_segmentation.nii.gz", "model.pt", "folds/fold_1.pt"])

@@ -10,11 +10,11 @@ import torch
 
 from volseg.densification import densify
 from volseg.densification.earlier import Earlier, Seen, distance, load_earlier, pixels_of
-from volseg.densification.learn_members import Members
-from volseg.densification.learning import Model, Task, learn
 from volseg.errors import InputError
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.pixelwise.members import Members
+from volseg.pixelwise.model import Model, Task, learn
 
 SIZE = (32, 28, 20)
 NAMES = ["1=shell", "2=core"]

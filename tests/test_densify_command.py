@@ -15,16 +15,15 @@ from monai.bundle import run as run_bundle
 
 from volseg.bundle import check_bundle
 from volseg.densification import densify, run
+from volseg.densification.baselines import random_walk
 from volseg.densification.comparison import comparing, work
 from volseg.densification.folds import make_folds
-from volseg.densification.progress import Progress
-from volseg.densification.random_walker import random_walk
+from volseg.densification.schedule import Forecast, Progress, Timetable
 from volseg.densification.scoring import Yardstick
-from volseg.densification.stopping import Stopping
-from volseg.densification.timing import Forecast, Timetable
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
+from volseg.runs.stopping import Stopping
 
 SIZE = (26, 24, 22)
 PAINTED = {2: (3, 11, 18), 1: (6, 17), 0: (8,)}
@@ -504,7 +503,7 @@ def test_no_time_is_kept_for_a_page_that_is_not_written(clock):
 
 def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, caplog, monkeypatch):
     image, paint, _ = files
-    monkeypatch.setattr("volseg.densification.network.Networks.prepare", stop)
+    monkeypatch.setattr("volseg.densification.models.Networks.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=0.05, compare=False)
     assert re.search(
@@ -543,7 +542,7 @@ def test_progress_says_what_is_done_and_how_long_it_takes(clock):
 
 
 def test_where_there_is_no_terminal_a_line_now_and_then_tells(monkeypatch, caplog):
-    monkeypatch.setattr("volseg.densification.progress._SOONEST", 0.05)
+    monkeypatch.setattr("volseg.densification.schedule._SOONEST", 0.05)
     with caplog.at_level("INFO", "volseg"), Progress(1.0).shown() as progress:
         progress.now("reading")
         time.sleep(0.3)
@@ -553,7 +552,7 @@ def test_where_there_is_no_terminal_a_line_now_and_then_tells(monkeypatch, caplo
 
 
 def test_on_a_terminal_a_bar_moves_while_nothing_is_reported(monkeypatch, capsys):
-    monkeypatch.setattr("volseg.densification.progress._BAR", 0.05)
+    monkeypatch.setattr("volseg.densification.schedule._BAR", 0.05)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Progress(60.0).shown() as progress:
         progress.now("looking at the image")
@@ -566,7 +565,7 @@ def test_on_a_terminal_a_bar_moves_while_nothing_is_reported(monkeypatch, capsys
 
 def test_ctrl_c_says_what_it_does_before_and_when_it_is_pressed(files, tmp_path, caplog, monkeypatch):
     image, paint, _ = files
-    monkeypatch.setattr("volseg.densification.network.Networks.prepare", stop)
+    monkeypatch.setattr("volseg.densification.models.Networks.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=5, compare=False)
     assert "Ctrl-C ends it after the step at hand and keeps what was learnt, for --resume." in caplog.text

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from volseg.bspline import SplineMap, sampling
-from volseg.engines import residence
-from volseg.engines.checkpoint import load_checkpoint
+from volseg.engines import scale
 from volseg.engines.step import can_wait
 from volseg.errors import VolsegError
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import SparseCrossEntropy
+from volseg.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -172,9 +172,9 @@ def test_patches_are_the_same_if_nobody_asks_the_device_how_far_they_reach(monke
 )
 def test_volumes_are_kept_on_the_device_if_they_fit(make_run, monkeypatch, cache, room, moves):
     dataset = make_run().dataset
-    monkeypatch.setattr(residence, "_free_memory", lambda _: room)
+    monkeypatch.setattr(scale, "_free_memory", lambda _: room)
     held = dataset.cases[0]["held"]
-    assert residence.keep_on_device(dataset, torch.device("meta"), cache) is moves
+    assert scale.keep_on_device(dataset, torch.device("meta"), cache) is moves
     for item in dataset.cases:
         assert (item["image"].device.type == item["label"].device.type == "meta") is moves
     assert dataset.cases[0]["held"] is held
@@ -182,7 +182,7 @@ def test_volumes_are_kept_on_the_device_if_they_fit(make_run, monkeypatch, cache
 
 def test_on_a_cpu_they_are_there_already(make_run):
     dataset = make_run().dataset
-    assert residence.keep_on_device(dataset, torch.device("cpu"), "device") is False
+    assert scale.keep_on_device(dataset, torch.device("cpu"), "device") is False
     with pytest.raises(ValueError, match="cache = 'disk' is not one of: auto, device, host"):
         make_run(cache="disk")
 

@@ -13,7 +13,6 @@ from torch import nn
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes, find_cases, find_images, load_case
 from volseg.engines import choose_scale, evaluator, pages, place, predictor, scale, use_bf16
-from volseg.engines.checkpoint import save_checkpoint
 from volseg.engines.pages import PAGES, choose_cases
 from volseg.engines.scores import Scores
 from volseg.errors import InputError, RefusedError
@@ -21,6 +20,7 @@ from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.networks import UNet
 from volseg.report import class_colours, panel, save_picture
+from volseg.runs.checkpoint import save_checkpoint
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 SIZES = pytest.mark.parametrize("size", [(20, 16), (20, 16, 12)], ids=["2d", "3d"])

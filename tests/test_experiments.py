@@ -12,11 +12,11 @@ from volseg.data import find_cases
 from volseg.errors import InputError
 from volseg.experiments import datasets
 from volseg.experiments.cells import Cell, Result
+from volseg.experiments.comparison import csv_of, grid
 from volseg.experiments.datasets import Flat, Part, derive, read_annotated, volumes
 from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
-from volseg.experiments.grid import combinations, names_of
 from volseg.experiments.options import _budgets, _vary, set_apart
-from volseg.experiments.tables import csv_of, grid
+from volseg.experiments.sweep import combinations, names_of
 from volseg.io import read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
@@ -361,7 +361,7 @@ def test_a_table_has_a_dash_for_what_is_missing_and_a_mean_for_what_is_complete(
 
 
 def test_the_papers_means_are_those_it_prints():
-    from volseg.experiments.papers import TABLE_1, TABLE_3
+    from volseg.experiments.comparison import TABLE_1, TABLE_3
 
     means = {name: [round(sum(table[name]) / 3, 3) for table in (TABLE_1, TABLE_3)] for name in TABLE_1}
     assert means == {

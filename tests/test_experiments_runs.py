@@ -15,7 +15,6 @@ import torch
 from volseg.annotation import keep_slices
 from volseg.bundle import read_bundle
 from volseg.cli import main
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.experiments import cells as cells_module
 from volseg.experiments import comparison, protocols
@@ -23,6 +22,7 @@ from volseg.experiments.cells import run_bundle
 from volseg.experiments.protocols import auto, budget, semi
 from volseg.experiments.sweep import sweep
 from volseg.io import read_volume, write_volume
+from volseg.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

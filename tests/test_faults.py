@@ -22,7 +22,6 @@ from monai.transforms import Compose
 from volseg.data import TrainingPatches, WholeVolumes, find_cases, find_images
 from volseg.data.verification import Expectations, verify
 from volseg.engines import trainer
-from volseg.engines.checkpoint import save_checkpoint
 from volseg.errors import InputError, VolsegError
 from volseg.inferers import OverlapTileInferer
 from volseg.io import SUFFIXES, Volume, check_alignment, read_volume, write_volume
@@ -30,6 +29,7 @@ from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.losses import SparseCrossEntropy, SparseDiceCE
 from volseg.metrics import mean_score
 from volseg.networks import UNet
+from volseg.runs.checkpoint import save_checkpoint
 from volseg.transforms import RandDeformedPatchd
 
 ROWS = {}

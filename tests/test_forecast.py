@@ -11,9 +11,9 @@ from volseg.engines import forecast as room
 from volseg.engines.forecast import forecast
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer
+from volseg.inferers.planning import operations
 from volseg.io import Volume, write_volume
 from volseg.networks import UNet
-from volseg.networks.costs import operations
 
 
 @pytest.fixture

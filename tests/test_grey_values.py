@@ -11,13 +11,13 @@ from volseg.data import find_cases
 from volseg.data.auditing import audit_all
 from volseg.data.loading import load_case
 from volseg.data.verification import odd_values
-from volseg.densification.learning import Task
-from volseg.engines.streaming import source as streaming
 from volseg.errors import InputError
 from volseg.io import write_volume
 from volseg.io.blocks import open_blocks
 from volseg.labels import LabelScheme
+from volseg.pixelwise.model import Task
 from volseg.report.embedding import contrast, grey
+from volseg.streaming import source as streaming
 
 ROBUST = NormalizeGreyValuesd(keys="image")
 SIZES = {"2d": (40, 36), "3d": (24, 22, 16)}
@@ -124,8 +124,8 @@ def test_channels_do_not_matter_to_one_another(image):
 
 
 def test_block_by_block_is_as_in_memory(tmp_path, image, monkeypatch):
-    monkeypatch.setattr("volseg.transforms.scaling._AT_ONCE", 200)
-    monkeypatch.setattr("volseg.transforms.scaling._SAMPLED", 700)
+    monkeypatch.setattr("volseg.greyvalues._AT_ONCE", 200)
+    monkeypatch.setattr("volseg.greyvalues._SAMPLED", 700)
     odd = spoilt(spoilt(image, at(image, "voxel"), 1e6), (slice(0, 2),), -32768)
     path = tmp_path / "image.tif"
     write_volume(path, odd, Volume(odd, np.eye(odd.ndim)))

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from volseg.io import read_volume, write_volume
 from volseg.io.blocks import open_blocks
-from volseg.io.orientation import exif_orientation
+from volseg.io.pictures import exif_orientation
 
 
 @pytest.fixture(params=range(1, 9), ids=lambda tag: f"tag{tag}")

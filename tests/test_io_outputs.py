@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volseg.engines.claim import claim, release
 from volseg.errors import RefusedError, ResourceError, VolsegError
 from volseg.io import Volume, read_volume, write_volume
+from volseg.runs.claim import claim, release
 
 # Every kind of file that volseg leaves under a name somebody waits for: how it is written, small and large.
 WRITERS = """
 import importlib.util, json, os, pathlib, sys
 import numpy as np, torch
-from volseg.engines.checkpoint import save_checkpoint
-from volseg.engines.exchange import export_weights
+from volseg.runs.checkpoint import save_checkpoint
+from volseg.runs.checkpoint import export_weights
 from volseg.errors import VolsegError
 from volseg.io import Volume, atomic_write, write_volume
 from volseg.labels import LabelScheme
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_every_old_file_as_it_was(tmp_path, figure, how):
 TRAINS = """
 import json, os, pathlib, sys
 from volseg.cli import main
-from volseg.engines.checkpoint import load_checkpoint
+from volseg.runs.checkpoint import load_checkpoint
 
 data, out, room = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 words = ["train", "bundles/xenopus.json", "configs/smoke.json"]
@@ -264,7 +264,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(make_run):
 def test_a_name_cannot_leave_the_output_folder(tmp_path, make_dataset):
     """Results are named after images, and a name has no folder in it."""
     from volseg.data import find_images
-    from volseg.engines.run_folder import output_of
+    from volseg.runs.folder import output_of
 
     folder = make_dataset(cases=("a", "..b", "c.d"), size=(6, 6))
     for case in find_images(folder):

@@ -7,7 +7,7 @@ from torch import nn
 
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.demand import demand_of, window_of
+from volseg.inferers.blocks import demand_of, window_of
 from volseg.networks import UNet, context_of
 from volseg.networks.measuring import first_output, looks_how_far, nearest_sizes, sizes_of
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from volseg.phantom import membranes_phantom
-from volseg.phantom.membranes import _cells
+from volseg.phantom.cells import _cells
 
 MEMBRANE, INSIDE = 0, 1
 SMALL = (192, 160)

@@ -17,12 +17,11 @@ from torch import nn
 from volseg.errors import ResourceError
 from volseg.geometry import balanced_tiles, plan_tiles
 from volseg.inferers import OverlapTileInferer
+from volseg.inferers.blocks import Work
 from volseg.inferers.memory import Ledger, give_back_at_once
 from volseg.inferers.overlap_tile import work_off
-from volseg.inferers.planning import make_plan
-from volseg.inferers.work import Work
+from volseg.inferers.planning import make_plan, operations
 from volseg.networks import UNet, unet3d_2016
-from volseg.networks.costs import operations
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from volseg.engines import place, scale
-from volseg.engines.checkpoint import load_checkpoint
+from volseg.runs.checkpoint import load_checkpoint
 
 training = sys.modules["volseg.engines.trainer"]  # the name in the package is the function
 

@@ -15,14 +15,14 @@ from monai.transforms import Compose, NormalizeIntensityd
 from volseg.data import WholeVolumes, find_images
 from volseg.engines import predictor
 from volseg.engines.batch import Batch, described
-from volseg.engines.checkpoint import save_checkpoint
-from volseg.engines.streaming.journal import Journal
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.inferers import OverlapTileInferer
 from volseg.io import Volume, stamp, tiff, write_volume
 from volseg.io.blocks import open_blocks
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.runs.checkpoint import save_checkpoint
+from volseg.streaming.journal import Journal
 
 ROOM = import_module("volseg.engines.predictor")  # beside it there is the function
 SCHEME = LabelScheme(["a", "b", "c"], [10, 20, 30], 3)

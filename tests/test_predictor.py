@@ -11,12 +11,12 @@ from monai.transforms import Compose, NormalizeIntensityd
 from volseg.bundle import check_bundle
 from volseg.data import WholeVolumes, find_images
 from volseg.engines import predictor
-from volseg.engines.checkpoint import save_checkpoint
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.runs.checkpoint import save_checkpoint
 
 SCHEME = LabelScheme(["a", "b", "c"], [10, 20, 30], 3)
 NORMALISE = NormalizeIntensityd(keys="image", channel_wise=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from volseg.bundle import check_bundle
-from volseg.engines import processes
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.errors import InputError
+from volseg.runs import processes
+from volseg.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

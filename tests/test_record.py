@@ -12,13 +12,13 @@ from monai.inferers import SimpleInferer
 from torch import nn
 
 from volseg.annotation import choose_more_held_out, find_slices
-from volseg.data import TrainingPatches, WholeVolumes, annotation_of, find_cases, learnt_of, load_case
-from volseg.data.record import held_out_again
+from volseg.annotation.record import annotation_of, held_out_again, learnt_of
+from volseg.data import TrainingPatches, WholeVolumes, find_cases, load_case
 from volseg.engines import evaluator, trainer
-from volseg.engines.checkpoint import load_checkpoint, save_checkpoint
 from volseg.errors import InputError, RefusedError
 from volseg.io import read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 from volseg.transforms import RandDeformedPatchd
 
 SCHEME = LabelScheme(["low", "high"], [0, 1], 9)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from volseg.engines import run_folder
-from volseg.engines.checkpoint import load_checkpoint
-from volseg.engines.claim import claim, release
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import read_volume, write_volume
+from volseg.runs import folder
+from volseg.runs.checkpoint import load_checkpoint
+from volseg.runs.claim import claim, release
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -126,7 +126,7 @@ def test_what_changed_is_said_and_the_description_kept_until_there_is_something_
 ):
     caplog.set_level(logging.INFO)
     settings = {"lr": 0.05, "train": {"trainer": {"max_epochs": 1}}, "resume": False}
-    monkeypatch.setattr(run_folder, "_running_config", lambda: json.loads(json.dumps(settings)))
+    monkeypatch.setattr(folder, "_running_config", lambda: json.loads(json.dumps(settings)))
     first = make_run(max_epochs=1)
     first.engine.run()
     before = content(first.folder)

@@ -30,7 +30,7 @@ from volseg.report import (
 )
 from volseg.report.charts import curve_charts
 from volseg.report.figures import slice_picture
-from volseg.report.planes import planes_of
+from volseg.report.picture import planes_of
 
 SCHEME = LabelScheme(["lumen", "wall", "background"], [0, 1, 2], 3)
 VOID = {"meta", "link", "img", "input", "br", "line", "circle", "rect", "polygon", "polyline"}

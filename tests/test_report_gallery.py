@@ -12,7 +12,7 @@ from volseg.io import Volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Report, class_colours, write_gallery, write_report
 from volseg.report.gallery import paint_picture
-from volseg.report.planes import planes_of
+from volseg.report.picture import planes_of
 
 SIZES = {"2d": (40, 30), "3d": (40, 30, 20)}
 

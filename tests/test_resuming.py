@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from volseg.engines.streaming.journal import Journal
 from volseg.errors import RefusedError, ResourceError
+from volseg.streaming.journal import Journal
 
 
 def begin(journal, plan=None, there=True):
@@ -64,7 +64,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
 from test_streaming import *
-from volseg.engines.streaming.journal import Journal
+from volseg.streaming.journal import Journal
 torch.set_num_threads(1)
 folder, suffix = Path(sys.argv[1]), sys.argv[3]
 inferer = OverlapTileInferer(8, batch_norm="volume")

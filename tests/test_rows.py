@@ -8,11 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.inferers.memory import Ledger
+from volseg.inferers.planning import operations
 from volseg.networks import UNet, unet3d_2016, unet_2015
-from volseg.networks.costs import operations
-from volseg.networks.folding import fold_batch_norm
 from volseg.networks.layers import convolve
-from volseg.networks.rows import forward_rows, rows_per_step
+from volseg.networks.rows import fold_batch_norm, forward_rows, rows_per_step
 
 OPTIONS = {
     "plain": {},

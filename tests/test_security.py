@@ -23,9 +23,9 @@ from volseg.bundle import read_bundle, runnable
 from volseg.bundle.trust import NOT_FOR_STRANGERS, TARGETS, beyond_the_list
 from volseg.cli import main
 from volseg.data import find_cases
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
+from volseg.runs.checkpoint import load_checkpoint
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import torch
 from monai.transforms import Compose, NormalizeIntensityd
 from torch import nn
 
-from volseg.engines.streaming import predict_streamed
-from volseg.engines.streaming import source as room
 from volseg.errors import InputError, RefusedError
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.io import Volume, read_volume, write_volume
 from volseg.io.blocks import create_blocks, open_blocks
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
+from volseg.streaming import source as room
+from volseg.streaming.run import predict_streamed
 
 SCHEME = LabelScheme(["a", "b", "c"], [0, 3, 700], 9)
 NORMALISE = NormalizeIntensityd(keys="image", channel_wise=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np, torch
 import monai.bundle, torch.utils.tensorboard, volseg, tqdm
 from volseg.cli import main
-from volseg.engines.checkpoint import load_checkpoint, load_newest
+from volseg.runs.checkpoint import load_checkpoint, load_newest
 from volseg.io import Volume, read_volume, write_volume
 torch.set_num_threads(1)
 root, top, tries = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

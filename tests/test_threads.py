@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from volseg.engines import begin, threads
+from volseg import machine
+from volseg.runs.log import begin
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -47,15 +48,15 @@ def machine(tmp_path, monkeypatch):
     ],
 )
 def test_quotas_of_the_process_and_of_the_groups_around_it_count(machine, own, files, allowed):
-    assert threads.allowed_processors(*machine(own, files)) == allowed
+    assert machine.allowed_processors(*machine(own, files)) == allowed
 
 
 def test_affinity_counts_and_a_system_without_groups_is_fine(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
-    assert threads.allowed_processors(tmp_path / "none", tmp_path / "neither") == 3
+    assert machine.allowed_processors(tmp_path / "none", tmp_path / "neither") == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert threads.allowed_processors(tmp_path / "none", tmp_path / "neither") == 6
+    assert machine.allowed_processors(tmp_path / "none", tmp_path / "neither") == 6
 
 
 def test_a_run_lowers_its_threads_and_never_raises_them(monkeypatch):
@@ -63,7 +64,7 @@ def test_a_run_lowers_its_threads_and_never_raises_them(monkeypatch):
     try:
         for set_to, allowed, expected in ((2, 1, 1), (1, 8, 1), (2, 2, 2)):
             torch.set_num_threads(set_to)
-            monkeypatch.setattr(threads, "allowed_processors", lambda allowed=allowed: allowed)
+            monkeypatch.setattr(machine, "allowed_processors", lambda allowed=allowed: allowed)
             begin(0)
             assert torch.get_num_threads() == expected
     finally:

@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from volseg.engines import begin
+from volseg.runs.log import begin
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

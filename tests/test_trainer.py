@@ -13,11 +13,11 @@ from ignite.engine import Events
 
 from volseg.data import WholeVolumes
 from volseg.engines import evaluator, trainer
-from volseg.engines.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.inferers import OverlapTileInferer
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.losses import SparseCrossEntropy
+from volseg.runs.checkpoint import load_checkpoint, load_weights, save_checkpoint
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)
 

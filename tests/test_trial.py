@@ -10,8 +10,8 @@ import pytest
 from monai.bundle import run as run_bundle
 
 from volseg.bundle import check_bundle
-from volseg.bundle.allowed import TARGETS
-from volseg.bundle.names import SEP, walk
+from volseg.bundle.files import SEP, walk
+from volseg.bundle.judging import TARGETS
 from volseg.cli import main
 from volseg.engines.trial import try_bundle
 from volseg.errors import in_words

@@ -196,7 +196,7 @@ def test_what_is_judged_is_what_monai_evaluates(root):
     """Its own parser makes the very text of each expression."""
     config = json.loads((root / "bundles" / "isbi2012.json").read_text(encoding="utf-8"))
     config |= {"a": {"b": 1, "c": "$@#b + @##seed + @a#b", "d": ["$@#1", 2]}}
-    from volseg.bundle.names import walk
+    from volseg.bundle.files import walk
 
     entries = dict(walk(config))
     parser = ConfigParser(json.loads(json.dumps(config)))

@@ -19,16 +19,13 @@ if TYPE_CHECKING:
     from volseg.densification import densify as densify
     from volseg.engines import InstanceScores as InstanceScores
     from volseg.engines import MembraneScores as MembraneScores
-    from volseg.engines import begin as begin
     from volseg.engines import choose_scale as choose_scale
     from volseg.engines import evaluator as evaluator
-    from volseg.engines import join_processes as join_processes
-    from volseg.engines import leave_processes as leave_processes
-    from volseg.engines import local_device as local_device
     from volseg.engines import place as place
     from volseg.engines import predictor as predictor
     from volseg.engines import trainer as trainer
     from volseg.engines import use_bf16 as use_bf16
+    from volseg.greyvalues import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.inferers import OverlapTileInferer as OverlapTileInferer
     from volseg.inferers import RotationAveragingInferer as RotationAveragingInferer
     from volseg.instances import InstanceScheme as InstanceScheme
@@ -43,8 +40,11 @@ if TYPE_CHECKING:
     from volseg.networks import context_of as context_of
     from volseg.networks import unet3d_2016 as unet3d_2016
     from volseg.networks import unet_2015 as unet_2015
+    from volseg.runs.log import begin as begin
+    from volseg.runs.processes import join_processes as join_processes
+    from volseg.runs.processes import leave_processes as leave_processes
+    from volseg.runs.processes import local_device as local_device
     from volseg.transforms import BorderWeightMapd as BorderWeightMapd
-    from volseg.transforms import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
     from volseg.transforms import RandDeformedPatchd as RandDeformedPatchd
     from volseg.transforms import RandGreyValuesd as RandGreyValuesd

@@ -1,11 +1,11 @@
 """Annotation: which slices somebody annotated, what a painted file means, and what is wrong with it."""
 
-from volseg.annotation.audit import audit
-from volseg.annotation.findings import Finding
-from volseg.annotation.intent import intent_of, looks_grey
+from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit.findings import Finding
+from volseg.annotation.audit.strokes import check_scribbles
 from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint
-from volseg.annotation.scribbles import check_scribbles
+from volseg.annotation.recognition import intent_of, looks_grey
 from volseg.annotation.slices import (
     annotated_slices,
     annotation_counts,

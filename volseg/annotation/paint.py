@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.intent import Doubt, intent_of, looks_grey
 from volseg.annotation.numbering import PLANES, ranges
-from volseg.annotation.recognition import painted_slices
+from volseg.annotation.recognition import Doubt, intent_of, looks_grey, painted_slices
 from volseg.annotation.slices import (
     MIN_FRACTIONS,
     annotated_slices,

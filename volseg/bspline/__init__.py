@@ -12,8 +12,9 @@ from volseg.bspline.field import (
     bspline_displacement,
     control_shape,
     interpolating_coefficients,
+    jacobian_bound,
+    smallest_jacobian,
 )
-from volseg.bspline.folding import jacobian_bound, smallest_jacobian
 from volseg.bspline.sampling import Part, sample_map, sample_maps, warp
 
 __all__ = [

@@ -145,7 +145,7 @@ def _reads_along(part: Part, image: Part) -> bool:
 
 def _in_one_loop(parts: Sequence[Part], mapping: SplineMap) -> list[Tensor]:
     """One part, or an image and its label."""
-    from volseg.bspline import kernel  # here, because the compiler behind it takes a second to import
+    from volseg.bspline import kernel
 
     local, origin, spacing = _positions(mapping, parts[0])
     linear = parts[0] if parts[0].mode == "linear" else None

@@ -5,7 +5,7 @@ it is evaluated, an ``$import`` anywhere runs always, and MONAI puts the bundle'
 installed packages, so that a file ``tensorboard.py`` beside it is imported instead of TensorBoard.
 
 So a bundle is read as data first and compared with a list of what bundles need
-(:mod:`~volseg.bundle.allowed`): volseg's own components, torch's optimisers, many of MONAI's; expressions
+(:mod:`~volseg.bundle.judging`): volseg's own components, torch's optimisers, many of MONAI's; expressions
 that refer, count and calculate, in the form in which MONAI will evaluate them. What is run is a private copy
 of exactly what was compared. Anything beyond the list takes ``--trust-bundle``, on the command line.
 """
@@ -19,10 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from volseg.bundle.allowed import CALLABLE, NOT_FOR_STRANGERS, TARGETS, WRITES
-from volseg.bundle.files import load_json, read_bundle
-from volseg.bundle.judging import UNKNOWN, Said, constant, is_plain
-from volseg.bundle.names import SEP, shown, walk
+from volseg.bundle.files import SEP, load_json, read_bundle, shown, walk
+from volseg.bundle.judging import (
+    CALLABLE,
+    NOT_FOR_STRANGERS,
+    TARGETS,
+    UNKNOWN,
+    WRITES,
+    Said,
+    constant,
+    is_plain,
+)
 from volseg.errors import RefusedError
 
 __all__ = ["NOT_FOR_STRANGERS", "TARGETS", "beyond_the_list", "runnable"]

@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
-    from volseg.engines.checkpoint import load_checkpoint
-    from volseg.engines.exchange import batch_norm_of, export_weights
+    from volseg.runs.checkpoint import batch_norm_of, export_weights, load_checkpoint
 
     path = given.checkpoint / "model.pt" if given.checkpoint.is_dir() else given.checkpoint
     content = load_checkpoint(path)

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.data import find_cases
-    from volseg.engines.checkpoint import load_checkpoint
     from volseg.io import is_volume, read_volume
+    from volseg.runs.checkpoint import load_checkpoint
 
     path: Path = given.path
     if path.is_dir() and (path / "model.pt").is_file():

@@ -51,7 +51,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _reading(overrides: dict[str, str], bundle: Mapping[str, Any], command: str) -> dict[str, str]:
     """``--spacing`` and ``--colours``, set where the bundle finds its files."""
-    from volseg.bundle.names import SEP, walk
+    from volseg.bundle.files import SEP, walk
 
     reads_labels = command != "predict"
     finder = "volseg.find_cases" if reads_labels else "volseg.find_images"

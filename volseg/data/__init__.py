@@ -1,11 +1,11 @@
 """Cases on disk, and the two datasets made of them."""
 
+from volseg.annotation.record import Record, annotation_of, is_record, learnt_of
 from volseg.data.cases import Case, find_cases, find_images, join_channels, stem
-from volseg.data.drawing import PatchLoader
+from volseg.data.datasets import TrainingPatches, WholeVolumes
+from volseg.data.loader import PatchLoader
 from volseg.data.loading import load_case
 from volseg.data.phantoms import KINDS, write_phantom
-from volseg.data.record import Record, annotation_of, is_record, learnt_of
-from volseg.data.sets import TrainingPatches, WholeVolumes
 
 __all__ = [
     "KINDS",

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import nibabel as nib
 
-from volseg.annotation import Finding, Paint, audit, understand_paint
+from volseg.annotation import Finding, Paint, understand_paint
+from volseg.annotation.audit.checks import audit
 from volseg.data.verification.values import odd_values
+from volseg.greyvalues import normalised
 from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
-from volseg.transforms.scaling import normalised
 
 __all__ = [
     "Audited",

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from volseg.annotation import choose_held_out, hold_out
+from volseg.annotation.record import voxels_hash
 from volseg.data.cases import Case, HeldOut
-from volseg.data.record import voxels_hash
 from volseg.errors import InputError, theirs
 from volseg.instances import InstanceScheme
 from volseg.io import Volume, check_alignment, read_channels, read_volume

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from volseg.densification.baselines import interpolate, missing, random_walk
 from volseg.densification.calibration import log_scores
 from volseg.densification.folds import Fold
-from volseg.densification.interpolate import interpolate, missing
-from volseg.densification.random_walker import random_walk
 from volseg.densification.scoring import Measured, Tested, Yardstick, tested
 from volseg.errors import VolsegError
 from volseg.io import Volume, read_channels

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from volseg.densification.folds import Fold
-from volseg.densification.learn_features import Bank, responses_at
-from volseg.densification.learning import Model, Task
-from volseg.engines.checkpoint import load_checkpoint
 from volseg.errors import InputError
 from volseg.io import SUFFIXES, Volume
 from volseg.labels import LabelScheme
+from volseg.pixelwise.features import Bank, responses_at
+from volseg.pixelwise.model import Model, Task
+from volseg.runs.checkpoint import load_checkpoint
 
 __all__ = ["Earlier", "Seen", "distance", "load_earlier", "look_at", "pixels_of"]
 

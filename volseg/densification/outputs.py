@@ -1,4 +1,9 @@
-"""Where everything goes: settled, and refused if need be, before any time is spent."""
+"""Where results are written, and the result as a volume.
+
+Where everything goes: settled, and refused if need be, before any time is spent.
+
+The result as a volume: paint put back, values as in the painted file, names and colours kept.
+"""
 
 import contextlib
 import hashlib
@@ -15,15 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from volseg.densification.calibration import Calibrator
 from volseg.densification.inputs import Inputs
 from volseg.densification.replacing import install, settle, stage_of
-from volseg.engines.claim import claim, release
 from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.io import SUFFIXES, Volume, atomic_write, is_volume, output_suffix, parse_json
+from volseg.io import (
+    SUFFIXES,
+    Segment,
+    Volume,
+    atomic_write,
+    is_volume,
+    output_suffix,
+    parse_json,
+    segments_of,
+    with_segments,
+    write_volume,
+)
+from volseg.labels import IGNORE_INDEX
+from volseg.report import class_colours
+from volseg.runs.claim import claim, release
 
-__all__ = ["Outputs", "outputs_for", "read_json", "write_json"]
+__all__ = ["Outputs", "classes_of", "outputs_for", "read_json", "values_of", "write_json", "write_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -270,3 +290,51 @@ def _content(volume: Volume, files: Sequence[Path], digests: Mapping[Path, str])
     if not files:
         return [{"sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest()}]
     return [{"path": str(path), "sha256": digests[path]} for path in files]
+
+
+def classes_of(
+    inputs: Inputs, scores: npt.NDArray[np.float32], calibrator: Calibrator, *, keep_painted: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Class index and confidence of every voxel; what was painted is as painted, and certain."""
+    classes = scores.argmax(0).astype(np.uint8)
+    confidence = calibrator.confidence(scores)
+    if keep_painted:
+        labels = inputs.paint.labels
+        classes[labels != IGNORE_INDEX] = labels[labels != IGNORE_INDEX]
+        confidence[inputs.painted] = 1
+    return classes, confidence
+
+
+def values_of(inputs: Inputs, classes: npt.NDArray[np.uint8], *, keep_painted: bool) -> npt.NDArray[Any]:
+    """Values as in the painted file, in the smallest type that holds them."""
+    values = inputs.scheme.decode(classes)
+    unknown = inputs.paint.unknown
+    if keep_painted and unknown:  # somebody insisted although these are no classes
+        numbers = [*inputs.scheme.values, *unknown]
+        values = values.astype(np.result_type(*(np.min_scalar_type(n) for n in numbers)))
+        values[inputs.painted] = inputs.label.array[0][inputs.painted]
+    return values
+
+
+def write_volumes(
+    outputs: Outputs, inputs: Inputs, values: npt.NDArray[Any], confidence: npt.NDArray[np.float32]
+) -> list[Path]:
+    """The segmentation, and how sure it is in percent."""
+    write_volume(outputs.segmentation, values, _like(inputs, outputs.segmentation), overwrite=True)
+    percent = np.rint(100 * confidence).astype(np.uint8)
+    write_volume(outputs.confidence, percent, inputs.image, overwrite=True)
+    return [outputs.segmentation, outputs.confidence]
+
+
+def _like(inputs: Inputs, path: Path) -> Volume:
+    """The image; for 3D Slicer with the names and colours of the classes, and where Slicer has the image."""
+    if not path.name.lower().endswith(".seg.nrrd"):
+        return inputs.image
+    known = {segment.value: segment for segment in segments_of(inputs.label)}
+    segments = []
+    for index, (value, name) in enumerate(zip(inputs.scheme.values, inputs.scheme.names, strict=True)):
+        red, green, blue = class_colours(len(inputs.scheme))[index] / 255
+        if value != 0:  # which is no segment there
+            segments.append(known.get(value, Segment(value, name, (float(red), float(green), float(blue)))))
+    painted_there = segments_of(inputs.label) and inputs.label.spatial_shape == inputs.image.spatial_shape
+    return with_segments(inputs.label if painted_there else inputs.image, segments)

@@ -17,29 +17,38 @@ from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
 from volseg.densification.earlier import Seen, load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
-from volseg.densification.inputs import Images, Source, read_inputs
-from volseg.densification.learning import Task
-from volseg.densification.network import Networks
-from volseg.densification.outputs import Outputs, outputs_for, settings_of, write_json
-from volseg.densification.progress import Progress, clock
-from volseg.densification.reporting import Densified, as_json, note_of, report_of, summary_of
-from volseg.densification.request import Choices
-from volseg.densification.scoring import Measured, Yardstick, tested
-from volseg.densification.stopping import Stopping
-from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
-from volseg.densification.telling import (
+from volseg.densification.inputs import Choices, Images, Source, read_inputs
+from volseg.densification.models import Networks
+from volseg.densification.outputs import (
+    Outputs,
+    classes_of,
+    outputs_for,
+    settings_of,
+    values_of,
+    write_json,
+    write_volumes,
+)
+from volseg.densification.reporting import (
+    Densified,
     amounts_in_words,
     amounts_of,
+    as_json,
     changes_since,
     going_on,
+    note_of,
     painted_of,
+    report_of,
+    summary_of,
 )
-from volseg.densification.timing import Timetable, affordable_folds
-from volseg.densification.volumes import classes_of, values_of, write_volumes
-from volseg.engines.run_log import open_log
+from volseg.densification.schedule import Progress, Timetable, affordable_folds, clock
+from volseg.densification.scoring import Measured, Yardstick, tested
+from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
+from volseg.pixelwise.model import Task
 from volseg.report import LearningCurve, Suggestion, write_figures, write_report
+from volseg.runs.log import open_log
+from volseg.runs.stopping import Stopping
 
 __all__ = ["Run"]
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.densification.inputs import Images, Source
-from volseg.densification.progress import Progress
+from volseg.densification.inputs import Choices, Images, Method, Source, names_of
 from volseg.densification.reporting import Densified
-from volseg.densification.request import Choices, Method, names_of
 from volseg.densification.run import Run
-from volseg.densification.stopping import Stopping
-from volseg.engines.run_log import close_log, keep_log
+from volseg.densification.schedule import Progress
+from volseg.runs.log import close_log, keep_log
+from volseg.runs.stopping import Stopping
 
 __all__ = ["densify"]
 

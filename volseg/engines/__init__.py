@@ -1,12 +1,12 @@
 """Training, evaluating and predicting, as functions that a bundle calls."""
 
 from volseg.engines.evaluator import evaluator
-from volseg.engines.measures import InstanceScores, MembraneScores
 from volseg.engines.predictor import predictor
-from volseg.engines.processes import join_processes, leave_processes, local_device
 from volseg.engines.scale import choose_scale, place, use_bf16
-from volseg.engines.session import begin
+from volseg.engines.scores import InstanceScores, MembraneScores
 from volseg.engines.trainer import trainer
+from volseg.runs.log import begin
+from volseg.runs.processes import join_processes, leave_processes, local_device
 
 __all__ = [
     "InstanceScores",

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from volseg.data import Case
-from volseg.engines.claim import claim, release
 from volseg.errors import RefusedError, ResourceError
 from volseg.io import stamp
+from volseg.runs.claim import claim, release
 
 __all__ = ["Batch", "described", "fingerprint", "weights_hash"]
 

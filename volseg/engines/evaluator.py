@@ -18,21 +18,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from volseg.data import Record, WholeVolumes, learnt_of
-from volseg.engines import processes
-from volseg.engines.checkpoint import load_weights
-from volseg.engines.claim import claim, release
+from volseg.annotation.record import Record, learnt_of
+from volseg.data import WholeVolumes
 from volseg.engines.handlers import quiet, reraise
-from volseg.engines.measures import Measure
 from volseg.engines.pages import page_of, write_pages
-from volseg.engines.run_folder import library_versions, new_file
-from volseg.engines.scores import Scores
-from volseg.engines.staging import FIGURES
+from volseg.engines.scores import Measure, Scores
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Report, panel
+from volseg.runs import processes
+from volseg.runs.checkpoint import load_weights
+from volseg.runs.claim import claim, release
+from volseg.runs.folder import FIGURES, library_versions, new_file
 
 __all__ = ["engine_for", "evaluator", "segment"]
 

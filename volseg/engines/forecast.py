@@ -9,17 +9,16 @@ import torch
 from monai.inferers.inferer import Inferer
 from torch import nn
 
-from volseg.engines.streaming import plan_streamed
 from volseg.errors import InputError
 from volseg.geometry import Tile
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.averaging import Symmetry
-from volseg.inferers.planning import make_plan
+from volseg.inferers.blocks import Work
+from volseg.inferers.planning import make_plan, operations
 from volseg.inferers.statistics import as_for_inference
-from volseg.inferers.work import Work
 from volseg.io.blocks import WholeVolume, open_blocks
 from volseg.networks import UNet
-from volseg.networks.costs import operations
+from volseg.streaming.run import plan_streamed
 
 __all__ = ["forecast"]
 

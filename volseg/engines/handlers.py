@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from volseg.engines import processes
+from volseg.runs import processes
 
 __all__ = ["ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
 

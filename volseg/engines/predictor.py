@@ -14,16 +14,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from volseg.data import Case, WholeVolumes
-from volseg.engines import processes
 from volseg.engines.batch import Batch, described, fingerprint, weights_hash
-from volseg.engines.checkpoint import load_weights
-from volseg.engines.claim import claim, release
 from volseg.engines.evaluator import engine_for, segment
-from volseg.engines.run_folder import new_file, output_of
-from volseg.engines.streaming import predict_streamed, why_not_streamed
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, stamp, write_volume
 from volseg.io.blocks import voxels_of
+from volseg.runs import processes
+from volseg.runs.checkpoint import load_weights
+from volseg.runs.claim import claim, release
+from volseg.runs.folder import new_file, output_of
+from volseg.streaming.run import predict_streamed, why_not_streamed
 
 __all__ = ["predictor"]
 

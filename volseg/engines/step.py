@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from volseg.engines import processes
 from volseg.errors import VolsegError, theirs
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss
 from volseg.networks.measuring import first_output
 from volseg.report import panel
+from volseg.runs import processes
 
 __all__ = ["Outcome", "Step", "can_wait", "moving_average"]
 

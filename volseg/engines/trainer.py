@@ -14,21 +14,19 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
 
 from volseg.data import PatchLoader, TrainingPatches
-from volseg.engines import processes
-from volseg.engines.budget import Budget, Improvement, advance
-from volseg.engines.checkpoint import save_checkpoint
-from volseg.engines.claim import release
 from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise, taken
 from volseg.engines.profiling import Stopwatch
-from volseg.engines.residence import Cache, keep_on_device
-from volseg.engines.run_folder import check_run, open_run
-from volseg.engines.run_log import close_log
-from volseg.engines.run_state import RunState
-from volseg.engines.scale import use_bf16
-from volseg.engines.staging import complete_run, say_what_is_older, tidy_up, working_folder
+from volseg.engines.scale import Cache, keep_on_device, use_bf16
+from volseg.engines.state import RunState
 from volseg.engines.step import Step, can_wait, moving_average
 from volseg.errors import theirs
 from volseg.losses import over_annotated
+from volseg.runs import processes
+from volseg.runs.budget import Budget, Improvement, advance
+from volseg.runs.checkpoint import save_checkpoint
+from volseg.runs.claim import release
+from volseg.runs.folder import check_run, complete_run, open_run, say_what_is_older, tidy_up, working_folder
+from volseg.runs.log import close_log
 
 __all__ = ["trainer"]
 

@@ -20,12 +20,12 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.engines.made_up import MadeUp, replace_function
-from volseg.engines.run_folder import check_run
 from volseg.engines.watched import HINT, Blamed, WatchedParser, told
 from volseg.errors import InputError, RefusedError, brief
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss, over_annotated
 from volseg.networks.measuring import context_of, copy_of, first_output, nearest_sizes, sizes_of
+from volseg.runs.folder import check_run
 
 __all__ = ["try_bundle"]
 

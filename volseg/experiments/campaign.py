@@ -1,4 +1,9 @@
-"""The folder of an experiment: what it was asked, its cells one after the other, and what they come to."""
+"""The folder of an experiment, and a sweep as a study of Optuna.
+
+The folder of an experiment: what it was asked, its cells one after the other, and what they come to.
+
+A sweep as a study of Optuna, in an SQLite file that its tools (``optuna-dashboard``) can show.
+"""
 
 import json
 import logging
@@ -8,13 +13,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
-from volseg.engines.claim import claim, release
-from volseg.engines.run_folder import differences
-from volseg.errors import RefusedError
+from volseg.errors import RefusedError, VolsegError
 from volseg.experiments.cells import Cell, Result, finished, run_cell
+from volseg.installation import install_line
 from volseg.io import atomic_write
+from volseg.runs.claim import claim, release
+from volseg.runs.folder import differences
 
-__all__ = ["Results", "open_campaign", "run_cells", "write_text"]
+__all__ = ["Book", "Results", "open_campaign", "run_cells", "write_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,3 +136,75 @@ def _minutes(seconds: float) -> str:
 def _without_variant(change: str) -> str:
     """``bundle#VARIANT#ENTRY was ...`` as ``ENTRY was ...``."""
     return change.split("#", 2)[2] if change.startswith("bundle#") and change.count("#") > 1 else change
+
+
+_STUDY = "sweep"
+
+
+class Book:
+    """The trials of a sweep: one per cell, running while its cell is run, complete with its mean IoU.
+
+    Args:
+        path: of the SQLite file; made if it is not there.
+        choices: the values, as text, that each varied entry takes.
+        runs: the folder that the cells run in.
+    """
+
+    def __init__(self, path: Path, choices: Mapping[str, Sequence[str]], runs: Path) -> None:
+        self.optuna = _optuna()
+        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        self.choices = {
+            name: self.optuna.distributions.CategoricalDistribution(tuple(values))
+            for name, values in choices.items()
+        }
+        self.runs = runs
+        self.study = self.optuna.create_study(
+            study_name=_STUDY,
+            storage=f"sqlite:///{path.resolve()}",
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def begin(self, name: str, values: Mapping[str, str]) -> None:
+        """A cell is about to be run; its trial may be running already, from an attempt that was stopped."""
+        states = self.optuna.trial.TrialState
+        if self._find(values, states.RUNNING) is None:
+            if self._find(values, states.WAITING) is None:
+                self.study.enqueue_trial(dict(values), user_attrs={"run": str(self.runs / name)})
+            self.study.ask(self.choices)
+
+    def end(self, name: str, values: Mapping[str, str], score: float | None) -> None:
+        """A cell is finished, now or long ago; without a score its trial has failed."""
+        states = self.optuna.trial.TrialState
+        state = states.FAIL if score is None else states.COMPLETE
+        running = self._find(values, states.RUNNING)
+        if running is not None:
+            self.study.tell(running, score, state)
+        elif self._find(values, state) is None:  # the file was removed
+            trial = self.optuna.trial.create_trial(
+                state=state,
+                value=score,
+                params=dict(values),
+                distributions=self.choices,
+                user_attrs={"run": str(self.runs / name)},
+            )
+            self.study.add_trial(trial)
+
+    def _find(self, values: Mapping[str, str], state: Any) -> int | None:
+        """The number of the trial with these values in this state."""
+        for trial in self.study.get_trials(deepcopy=False, states=(state,)):
+            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            if params == dict(values):
+                return int(trial.number)
+        return None
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise VolsegError(
+            "A sweep keeps its books with Optuna, which is not installed. "
+            f"Install it with: {install_line('sweep')}."
+        ) from error
+    return optuna

@@ -14,10 +14,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from volseg.engines.checkpoint import load_newest, past_checkpoints
-from volseg.engines.run_log import close_log
 from volseg.errors import InputError, VolsegError, cause
 from volseg.io import atomic_write
+from volseg.runs.checkpoint import load_newest, past_checkpoints
+from volseg.runs.log import close_log
 
 __all__ = ["Cell", "Result", "content_of", "finished", "run_bundle", "run_cell"]
 

@@ -8,10 +8,9 @@ from volseg.annotation import hold_out
 from volseg.errors import InputError
 from volseg.experiments.campaign import Results, run_cells
 from volseg.experiments.cells import Cell
-from volseg.experiments.comparison import write_budgets, write_variants
+from volseg.experiments.comparison import BUDGETS, TABLE_1, TABLE_3, write_budgets, write_variants
 from volseg.experiments.datasets import Flat, Part, derive, volumes
 from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
-from volseg.experiments.papers import BUDGETS, TABLE_1, TABLE_3
 from volseg.experiments.start import VARIANTS, Start, Way, begin_experiment, open_start, way, ways
 
 __all__ = ["BUDGETS", "EVERY_VARIANT", "auto", "budget", "semi"]

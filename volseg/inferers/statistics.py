@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from volseg.geometry import Tile, choose_tile, plan_tiles
-from volseg.inferers.demand import Demand, unwrapped
+from volseg.inferers.blocks import Demand, Source, Work, unwrapped
 from volseg.inferers.memory import foretell_memory
-from volseg.inferers.work import Source, Work
 
 __all__ = [
     "BatchNorm",

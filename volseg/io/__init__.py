@@ -4,14 +4,21 @@ Every format gives the same `Volume`; every file is written whole or not at all.
 """
 
 from volseg.io.alignment import check_alignment, put_onto
-from volseg.io.atomic import atomic_write
-from volseg.io.channels import channel_of, join_volumes, read_channels
+from volseg.io.atomic import atomic_write, digest, stamp
 from volseg.io.colours import as_colours
-from volseg.io.digest import digest, stamp
-from volseg.io.files import SUFFIXES, is_volume, output_suffix, read_volume, write_volume
+from volseg.io.files import (
+    SUFFIXES,
+    channel_of,
+    is_volume,
+    join_volumes,
+    output_suffix,
+    read_channels,
+    read_volume,
+    write_volume,
+)
 from volseg.io.json_text import parse_json, read_json
 from volseg.io.nrrd import segments_of, with_segments
-from volseg.io.segments import Segment, class_names
+from volseg.io.nrrd_grid import Segment, class_names
 from volseg.io.slices import slices_in, stack_slices
 from volseg.io.spacing import as_spacing, with_spacing
 from volseg.io.volume import Volume

@@ -9,8 +9,16 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import nrrd
-from volseg.io.laying import TOLERANCE, lay, refuse_lost
-from volseg.io.unplaced import has_position, is_bare, like_command, onto_image, sizes_agree
+from volseg.io.unplaced import (
+    TOLERANCE,
+    has_position,
+    is_bare,
+    lay,
+    like_command,
+    onto_image,
+    refuse_lost,
+    sizes_agree,
+)
 from volseg.io.volume import Volume
 
 __all__ = ["check_alignment", "put_onto"]

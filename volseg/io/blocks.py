@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.alignment import check_alignment
-from volseg.io.digest import stamp
+from volseg.io.atomic import stamp
 from volseg.io.files import is_volume, read_volume
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
 from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr

@@ -1,12 +1,17 @@
-"""`read_volume` and `write_volume`: one door for every format, chosen by the file's suffix.
+"""Files of any format, chosen by suffix: one volume a file, or one channel a file.
+
+`read_volume` and `write_volume`: one door for every format, chosen by the file's suffix.
 
 A new format is one more module with ``read`` and ``write``, and one more line in ``_FORMATS``.
+
+One image whose channels lie in files of their own: ``a_0000.tif``, ``a_0001.tif``, ...
 """
 
 import difflib
 import logging
 import os
 import pkgutil
+import re
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +23,22 @@ import numpy as np
 
 from volseg.errors import InputError, ResourceError
 from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
+from volseg.io.alignment import check_alignment
 from volseg.io.atomic import atomic_write
 from volseg.io.colours import as_colours, numbers_of
 from volseg.io.spacing import Spacing, say_if_long, with_spacing
 from volseg.io.volume import Volume, as_labels, number_for_nan, replace_nonfinite, require_finite
 
-__all__ = ["SUFFIXES", "is_volume", "output_suffix", "read_volume", "write_volume"]
+__all__ = [
+    "SUFFIXES",
+    "channel_of",
+    "is_volume",
+    "join_volumes",
+    "output_suffix",
+    "read_channels",
+    "read_volume",
+    "write_volume",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -259,3 +274,47 @@ def _check_exists(path: Path, labels: bool) -> _Format:
     near = difflib.get_close_matches(path.name, there, n=1)
     hint = f"Did you mean {near[0]}?" if near else "Check the spelling and the folder."
     raise InputError(f"there is no file {path}. {hint}")
+
+
+_NUMBERED = re.compile(r"(.+)_(\d{4})")
+
+
+def channel_of(stem: str) -> tuple[str, int | None]:
+    """The case and the channel that a stem names: ``a_0001`` is ``("a", 1)``, ``a`` is ``("a", None)``."""
+    found = _NUMBERED.fullmatch(stem)
+    return (found[1], int(found[2])) if found else (stem, None)
+
+
+def read_channels(
+    paths: Sequence[str | os.PathLike[str]], *, spacing: str | Sequence[float] | Spacing | None = None
+) -> Volume:
+    """One volume of several files, a channel each, in the order given.
+
+    They must lie on one grid. Place and header are those of the first; the voxel type is the smallest that
+    holds them all.
+
+    Args:
+        spacing: the voxel size, where the files name none or a wrong one; see `volseg.io.read_volume`.
+
+    Raises:
+        InputError: if a file has several channels itself, or lies elsewhere.
+    """
+    if not paths:
+        raise ValueError("No file given: an image has at least one channel.")
+    return join_volumes([read_volume(path, spacing=spacing) for path in paths])
+
+
+def join_volumes(volumes: Sequence[Volume]) -> Volume:
+    """One volume of several, a channel each; see :func:`read_channels`. One alone stays as it is."""
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    for volume in volumes:
+        if volume.channels != 1:
+            raise InputError(
+                f"{volume.name} has {volume.channels} channels, but one was expected: it was given, or is "
+                "named, as one channel of several. Save its channels apart, or rename it."
+            )
+    parts = [first.array, *(check_alignment(first, v, what="channel").array for v in volumes[1:])]
+    dtype = np.result_type(*parts)
+    return replace(first, array=np.concatenate([part.astype(dtype, copy=False) for part in parts]))

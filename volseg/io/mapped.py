@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from volseg.errors import InputError, ResourceError
 from volseg.io import gzip_stream, metaimage, nifti, nrrd, tiff
 from volseg.io.affines import in_plane
-from volseg.io.digest import stamp
-from volseg.io.nifti_affine import affine_of
-from volseg.io.tiff_axes import clear_axes
-from volseg.io.tiff_geometry import affine_of as tiff_affine_of
-from volseg.io.tiff_open import check_complete, only_series, open_tiff
-from volseg.io.tiff_pages import orientation_of
+from volseg.io.atomic import stamp
+from volseg.io.nifti import affine_of
+from volseg.io.ome_tiff import affine_of as tiff_affine_of
+from volseg.io.tiff import orientation_of
+from volseg.io.tiff_open import check_complete, clear_axes, only_series, open_tiff
 from volseg.io.volume import Volume
 
 __all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]

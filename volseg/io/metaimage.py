@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.affines import check_affine, in_plane, plain_grid
-from volseg.io.stored import Stored, beside, load
-from volseg.io.text_header import chosen_axes, needed, numbers, size_of_axes, times
+from volseg.io.stored import Stored, beside, chosen_axes, load, needed, numbers, size_of_axes, times
 from volseg.io.units import common_unit
 from volseg.io.volume import Volume, contiguous
 

@@ -1,10 +1,14 @@
-"""NIfTI-1 and NIfTI-2, single file, plain or gzip.
+"""NIfTI: voxels, header, and the affine from its two transforms.
+
+NIfTI-1 and NIfTI-2, single file, plain or gzip.
 
 nibabel parses the header; the bytes are read here, because a reader has to compare the sizes before it
 allocates and to reach the checksum behind the data. SimpleITK is not used: it returns zeros for the
 missing part of a file that was cut.
 
 The letters of a file's axes are ``X Y Z``, ``C`` for channels and ``1`` for an axis of size 1.
+
+Where a NIfTI image lies: from the header's two transforms to one affine.
 """
 
 import contextlib
@@ -22,13 +26,47 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import gzip_stream
-from volseg.io.affines import embed, in_plane, is_sheared, plain_grid
-from volseg.io.nifti_affine import affine_of
+from volseg.io.affines import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["NiftiHeader", "read", "write"]
+__all__ = ["NiftiHeader", "affine_of", "read", "write"]
 
 logger = logging.getLogger(__name__)
+
+
+def affine_of(fields: Any, spatial_dims: int, path: Path) -> NDArray[np.float64]:
+    """Voxel index to RAS position ``(4, 4)``: the sform, else the qform, else the voxel sizes, as nibabel."""
+    sform, qform = int(fields["sform_code"]), int(fields["qform_code"])
+    try:
+        affine = np.asarray(fields.get_best_affine(), np.float64)
+    except Exception as error:
+        raise InputError(f"{path}: the header's position cannot be worked out ({error}). {REMEDY}") from error
+    check_affine(affine, spatial_dims, path)
+    if sform <= 0 and qform <= 0:
+        logger.warning(
+            "%s stores no orientation (both form codes are 0): it is treated as a plain voxel grid.", path
+        )
+    if is_sheared(affine, spatial_dims):
+        logger.warning("%s: the axes are not at right angles; volseg works on the voxel grid as it is.", path)
+    if sform > 0 and qform > 0:
+        _compare(affine, fields, path, spatial_dims)
+    return affine
+
+
+def _compare(sform: NDArray[np.float64], fields: Any, path: Path, spatial_dims: int) -> None:
+    """Say so if the two transforms put some corner more than a tenth of a voxel apart."""
+    try:
+        qform = fields.get_qform()
+    except Exception:  # an unused, unreadable qform does no harm
+        return
+    size = np.asarray(fields["dim"][1:4], float)
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * np.maximum(size - 1, 0)[:, None]
+    apart = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
+    if not apart <= 0.1 * np.linalg.norm(sform[:3, :spatial_dims], axis=0).min():
+        logger.warning(
+            "%s: sform and qform differ by up to %.3g world units; the sform is used.", path, apart
+        )
+
 
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _CODES = {unit: code for code, unit in _UNITS.items()}

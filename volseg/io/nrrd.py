@@ -19,11 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io import segments
-from volseg.io.nrrd_affine import NrrdHeader, affine_of, grid_of, new_header
-from volseg.io.segments import Segment
-from volseg.io.stored import Stored, beside, load
-from volseg.io.text_header import chosen_axes, needed, size_of_axes, times
+from volseg.io import nrrd_grid
+from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
+from volseg.io.stored import Stored, beside, chosen_axes, load, needed, size_of_axes, times
 from volseg.io.volume import Volume, contiguous
 
 __all__ = [
@@ -88,7 +86,7 @@ def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = Fa
     )
     array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
     if labels:
-        array, known = segments.merge_layers(array, header.segments, path)
+        array, known = nrrd_grid.merge_layers(array, header.segments, path)
         header = replace(header, segments=known)
     return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else header)
 
@@ -106,8 +104,8 @@ def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -
     letters = _letters(shape, per_axis, axes, path)
     whole = {name: fields[name] for name in _WHOLE if name in fields}
     of_slicer = path.name.lower().endswith(_SEGMENTATION)
-    known = segments.parse(pairs, path) if of_slicer else ()
-    header = NrrdHeader(whole, per_axis, letters, known, segments.parse_offset(pairs) if of_slicer else None)
+    known = nrrd_grid.parse(pairs, path) if of_slicer else ()
+    header = NrrdHeader(whole, per_axis, letters, known, nrrd_grid.parse_offset(pairs) if of_slicer else None)
     affine, unit = (grid_of if ignore_affine else affine_of)(header, path)
     return Description(_stored(path, fields, shape, start), header, affine, unit)
 
@@ -145,7 +143,7 @@ def header_for(path: Path, array: NDArray[Any], like: Volume, encoding: str) -> 
     lines += ["endian: little", f"encoding: {encoding}"]
     lines += [f"{name}: {old.whole[name]}" for name in _WHOLE[2:] if name in old.whole]
     if path.name.lower().endswith(_SEGMENTATION):
-        lines += segments.header_lines(old.segments, array.shape[1:])
+        lines += nrrd_grid.header_lines(old.segments, array.shape[1:])
     return ("\n".join(lines) + "\n\n").encode(), letters.replace("1", "")
 
 

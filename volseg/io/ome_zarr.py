@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.affines import check_affine
-from volseg.io.digest import stamp
+from volseg.io.atomic import stamp
 from volseg.io.ome_metadata import Multiscale, multiscale_of, new_multiscale
-from volseg.io.stored import require_memory
-from volseg.io.text_header import times
+from volseg.io.stored import require_memory, times
 from volseg.io.volume import Volume, contiguous
 from volseg.io.zarr_array import ZarrArray, zarr_library
 from volseg.io.zarr_store import attributes_of, create_array, describe, make_group

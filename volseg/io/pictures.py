@@ -1,4 +1,6 @@
-"""PNG and JPEG: 2D images as cameras, viewers and challenges have them.
+"""Pictures: PNG and JPEG, and which way up they are shown.
+
+PNG and JPEG: 2D images as cameras, viewers and challenges have them.
 
 A decoder fills what is missing with grey or black, so the structure of the file is checked first: every
 checksum of a PNG, every segment of a JPEG up to its end mark. Neither format says how large a pixel is
@@ -7,6 +9,12 @@ it is read as shown.
 
 Numbers come back as stored: a PNG with a colour table gives, as a label, the numbers of its colours, and
 one of 1, 2 or 4 bits those bits. JPEG is read only, because it changes numbers, and never as a label.
+
+Which way up a picture is shown: the orientation tag of EXIF and TIFF (number 274), heeded.
+
+Cameras and microscopes store rows as the sensor gives them and note in a tag how to turn the picture. Every
+viewer turns it; so does volseg, for images and labels alike, and what it writes lies as it was shown and
+carries no tag. Programs that ignore the tag (Fiji, for one) show such a file otherwise, so it is said.
 """
 
 import logging
@@ -23,13 +31,57 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.gzip_stream import MAX_RATIO
-from volseg.io.orientation import as_shown, exif_orientation, swaps_axes
 from volseg.io.stored import require_memory
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["PngHeader", "read_jpeg", "read_png", "write_png"]
+__all__ = ["PngHeader", "as_shown", "exif_orientation", "read_jpeg", "read_png", "swaps_axes", "write_png"]
 
 logger = logging.getLogger(__name__)
+
+_WORDS = {
+    2: "mirrored left to right", 3: "turned by 180 degrees", 4: "mirrored top to bottom",
+    5: "mirrored at its diagonal", 6: "turned clockwise by 90 degrees", 7: "mirrored at its other diagonal",
+    8: "turned counterclockwise by 90 degrees",
+}  # fmt: skip
+_TAG = 274
+
+
+def as_shown(array: NDArray[Any], orientation: int, path: Path) -> NDArray[Any]:
+    """A stored picture or stack ``(C, X, Y[, Z])`` as viewers show it; 2 to 8 change it."""
+    if orientation not in _WORDS:
+        return array
+    logger.warning(
+        "%s is %s, as its orientation tag (%d) asks and viewers show it. A program that ignores the tag, "
+        "such as Fiji, shows it otherwise: paint made there does not fit. 'volseg convert' writes it as "
+        "shown, without a tag.",
+        path, _WORDS[orientation], orientation,
+    )  # fmt: skip
+    if swaps_axes(orientation):
+        array = array.swapaxes(1, 2)
+    backward = (1,) * (orientation in (2, 3, 6, 7)) + (2,) * (orientation in (3, 4, 7, 8))
+    return np.flip(array, backward)
+
+
+def swaps_axes(orientation: int) -> bool:
+    """Whether what is stored as x is shown as y."""
+    return 5 <= orientation <= 8
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation that a block of EXIF asks for; 1, as stored, where it asks for none or is damaged."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    try:
+        if order is not None:
+            (start,) = struct.unpack_from(f"{order}I", exif, 4)
+            (count,) = struct.unpack_from(f"{order}H", exif, start)
+            for i in range(count):
+                tag, kind, number, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * i)
+                if (tag, kind, number) == (_TAG, 3, 1):
+                    return int(value)
+    except struct.error:
+        logger.warning("a block of EXIF is cut: its orientation is taken as 1, as stored.")
+    return 1
+
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _TABLE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6

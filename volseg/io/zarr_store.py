@@ -14,8 +14,7 @@ import numpy as np
 from volseg.errors import InputError, RefusedError, VolsegError
 from volseg.io.json_text import read_json
 from volseg.io.stored import require_memory
-from volseg.io.zarr_array import ZarrArray, in_short, zarr_library
-from volseg.io.zarr_packing import packing_of
+from volseg.io.zarr_array import ZarrArray, in_short, packing_of, zarr_library
 
 __all__ = ["attributes_of", "create_array", "describe", "make_group"]
 

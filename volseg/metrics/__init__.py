@@ -5,7 +5,6 @@ electron microscopy as the ISBI 2012 challenge did, with its topological measure
 ``instances`` counts cells. ``headline`` says which classes the one figure is the mean of.
 """
 
-from volseg.metrics.headline import Headline
 from volseg.metrics.instances import (
     MergesAndSplits,
     average_precision,
@@ -25,7 +24,7 @@ from volseg.metrics.membranes import (
     thinned_scores,
     warping_error,
 )
-from volseg.metrics.segmentation import boundary_f1, confusion_matrix, dice, iou, mean_score
+from volseg.metrics.segmentation import Headline, boundary_f1, confusion_matrix, dice, iou, mean_score
 from volseg.metrics.warping import Warping, homotopic_warp
 
 __all__ = [

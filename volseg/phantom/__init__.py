@@ -6,9 +6,8 @@ threshold finds the truth. A figure measured on one of them says nothing about r
 """
 
 from volseg.phantom.brain import brain_phantom
-from volseg.phantom.cells import cells_phantom
+from volseg.phantom.cells import cells_phantom, membranes_phantom
 from volseg.phantom.kidney import XENOPUS_SIZES, XENOPUS_SPACING, xenopus_phantom
-from volseg.phantom.membranes import membranes_phantom
 
 __all__ = [
     "XENOPUS_SIZES",

@@ -19,9 +19,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.greyvalues import measure_grey_values
 from volseg.labels import IGNORE_INDEX
 from volseg.report.parts import Report
-from volseg.transforms.scaling import measure_grey_values
 
 __all__ = ["Embedded", "Sheet", "contrast", "embed", "grey"]
 

@@ -16,8 +16,7 @@ from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report, readable
-from volseg.report.picture import class_colours
-from volseg.report.planes import Plane, cut, planes_of
+from volseg.report.picture import Plane, class_colours, cut, planes_of
 
 __all__ = ["slice_picture", "write_figures"]
 

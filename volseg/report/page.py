@@ -19,8 +19,7 @@ from volseg.io import atomic_write
 from volseg.report.embedding import Embedded, embed
 from volseg.report.gallery import gallery
 from volseg.report.parts import Report
-from volseg.report.picture import class_colours
-from volseg.report.planes import planes_of
+from volseg.report.picture import class_colours, planes_of
 from volseg.report.sections import sections, unit_of
 from volseg.report.viewer import viewer
 

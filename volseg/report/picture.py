@@ -1,5 +1,12 @@
-"""Pictures of a result: image, annotation, prediction and truth side by side."""
+"""Pictures of a case, and which planes of a volume they show.
 
+Pictures of a result: image, annotation, prediction and truth side by side.
+
+Which planes of a volume are shown, and which way round.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +16,9 @@ from numpy.typing import NDArray
 
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.report.parts import readable
+from volseg.report.parts import Report, readable
 
-__all__ = ["class_colours", "coloured", "grey_or_rgb", "panel", "save_picture"]
+__all__ = ["Plane", "class_colours", "coloured", "cut", "grey_or_rgb", "panel", "planes_of", "save_picture"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the last class of all is often background.
 _COLOURS = np.array(
@@ -123,3 +130,56 @@ def coloured(labels: NDArray[Any], num_classes: int) -> NDArray[np.uint8]:
     table = np.full((256, 3), 235, np.uint8)
     table[:num_classes] = class_colours(num_classes)
     return table[labels.astype(np.uint8).T]
+
+
+_OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A view: axis ``across`` to the right, axis ``down`` downwards, slices along ``normal``.
+
+    Args:
+        normal: ``None`` for an image, which has one slice.
+        flipped: whether the two axes are shown backwards.
+        letters: what lies left, right, up, down, such as ``("R", "L", "A", "P")``; empty if unknown.
+    """
+
+    name: str
+    across: int
+    down: int
+    normal: int | None
+    flipped: tuple[bool, bool]
+    letters: tuple[str, ...]
+
+    def extent(self, size: Sequence[int], spacing: Sequence[float]) -> tuple[float, float]:
+        """Width and height in world units."""
+        return size[self.across] * spacing[self.across], size[self.down] * spacing[self.down]
+
+
+def planes_of(report: Report) -> list[Plane]:
+    """xy, xz and yz; of an image, xy."""
+    axes: list[tuple[str, int, int, int | None]] = [("xy", 0, 1, 2), ("xz", 0, 2, 1), ("yz", 1, 2, 0)]
+    if len(report.size) == 2:
+        axes = [("xy", 0, 1, None)]
+    planes = []
+    for name, across, down, normal in axes:
+        letters: tuple[str, ...] = ()
+        flipped = (False, False)
+        if report.orientation:
+            # Radiologists: head and face up, the patient's left on the right, the face to the left.
+            right, below = report.orientation[across], report.orientation[down]
+            flipped = (right in "RA", below in "SA")
+            right = _OPPOSITE[right] if flipped[0] else right
+            below = _OPPOSITE[below] if flipped[1] else below
+            letters = (_OPPOSITE[right], right, _OPPOSITE[below], below)
+        planes.append(Plane(name, across, down, normal, flipped, letters))
+    return planes
+
+
+def cut(array: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
+    """One slice, rows downwards and columns to the right as a screen shows them."""
+    cut = array if plane.normal is None else np.take(array, index, axis=plane.normal)
+    if plane.across < plane.down:
+        cut = cut.T
+    return cut[:: -1 if plane.flipped[1] else 1, :: -1 if plane.flipped[0] else 1]

@@ -10,8 +10,7 @@ from volseg.annotation import COUNTED, numbered, ordinal
 from volseg.report.embedding import Embedded
 from volseg.report.figures import slice_picture
 from volseg.report.parts import AXES, Report
-from volseg.report.picture import class_colours
-from volseg.report.planes import Plane, planes_of
+from volseg.report.picture import Plane, class_colours, planes_of
 
 __all__ = ["viewer"]
 

@@ -5,7 +5,6 @@ narrow gap between two objects that touch (:func:`border_weight_map`), because a
 it merges them. Both feed the losses of :mod:`volseg.losses`, as ``class_weight`` and as ``weight``.
 """
 
-from volseg.weightmaps.balance import class_balance
-from volseg.weightmaps.border import border_weight_map
+from volseg.weightmaps.border import border_weight_map, class_balance
 
 __all__ = ["border_weight_map", "class_balance"]

@@ -2,8 +2,7 @@
 
 from volseg.data.verification.cases import listening
 from volseg.data.verification.dataset import default_cache, require_sound, verify
-from volseg.data.verification.expectations import Expectations, expectations
-from volseg.data.verification.findings import Finding, table
+from volseg.data.verification.expectations import Expectations, Finding, expectations, table
 from volseg.data.verification.values import odd_values
 
 __all__ = [

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from volseg.annotation import hold_out
 from volseg.data.cases import Case
 from volseg.data.loading import classes_of
-from volseg.data.verification.expectations import Expectations
-from volseg.data.verification.findings import Finding, finding
+from volseg.data.verification.expectations import Expectations, Finding, finding
 from volseg.data.verification.labels import odd_labels, values_of
 from volseg.data.verification.values import odd_values
 from volseg.errors import InputError, VolsegError

@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from volseg.data.cases import Case, find_cases, stem
 from volseg.data.verification.cases import Facts, check_case, files_of, listening, sha256
-from volseg.data.verification.expectations import Expectations
-from volseg.data.verification.findings import Finding, finding, table
+from volseg.data.verification.expectations import Expectations, Finding, finding, table
 from volseg.errors import InputError, VolsegError
 from volseg.instances import InstanceScheme
 from volseg.io import SUFFIXES, atomic_write, is_volume, read_json

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import check_scribbles, intent_of, looks_grey, summarise, understand_paint
-from volseg.data.verification.findings import Finding
+from volseg.data.verification.expectations import Finding
 from volseg.instances import InstanceScheme
 from volseg.io import Volume
 from volseg.labels import LabelScheme

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.transforms.scaling import GreyScale, measure_grey_values
+from volseg.greyvalues import GreyScale, measure_grey_values
 
 __all__ = ["odd_values"]
 

@@ -1,0 +1,1 @@
+"""What is probably wrong with an annotation, said before anything is learnt from it."""

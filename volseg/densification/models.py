@@ -1,0 +1,212 @@
+"""The network's way: a model per fold for the score, one for the result; each kept as soon as it is there.
+
+A run that was stopped goes on behind the last model that it kept. With ``--continue``, every model goes on
+from the one of the same fold. With each model lies a record of all that it has ever learnt from
+(:attr:`Fold.learnt <volseg.densification.folds.Fold>`), so that it is never scored on that.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from volseg.densification.earlier import Earlier, Seen, look_at
+from volseg.densification.folds import Fold
+from volseg.densification.outputs import Outputs
+from volseg.densification.schedule import Progress, Timetable
+from volseg.densification.scoring import Tested
+from volseg.io import Volume
+from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.pixelwise.model import Model, Task, learn, seconds_to_look
+from volseg.report import LearningCurve
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
+from volseg.runs.stopping import Stopping
+
+__all__ = ["Networks"]
+
+logger = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+
+_LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
+
+
+class Networks:
+    """Learns, segments, and keeps what it learnt.
+
+    Args:
+        outputs: where to keep it; ``None`` for nowhere.
+        resume: take what a stopped run kept there.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        image: Volume,
+        scheme: LabelScheme,
+        *,
+        timetable: Timetable,
+        progress: Progress,
+        stopping: Stopping,
+        outputs: Outputs | None,
+        earlier: Earlier | None,
+        resume: bool,
+    ) -> None:
+        self.task = task
+        self.image = image
+        self.scheme = scheme
+        self.timetable = timetable
+        self.progress = progress
+        self.stopping = stopping
+        self.outputs = outputs
+        self.earlier = earlier
+        self.resume = resume
+        self.curves: list[LearningCurve] = []
+        self._last: Model | None = None
+        self._looks: Seen | None = None
+
+    def prepare(self) -> None:
+        """See the image once for all."""
+        logger.info("Looking at the image.")
+        self.progress.now("looking at the image")
+        self.timetable.now("looking")
+        self.task.bank  # noqa: B018 - computed when it is first asked for
+        self.timetable.prepared(_LOOKS * seconds_to_look(self.task))
+
+    def of_fold(self, number: int, fold: Fold, labels: Labels) -> Tested:
+        """Learn from all slices but those of a fold, and segment these.
+
+        Args:
+            number: from 0 on.
+        """
+        train, test = fold.split(labels)
+        path = None if self.outputs is None else self.outputs.fold(number + 1)
+        parts = fold.as_json()
+        if path is not None and self.resume and path.is_file():
+            content = load_checkpoint(path)
+            if content.get("fold") == parts:
+                self._last = Model.from_state(content)
+                self.curves += _curve(self._last, f"fold {number + 1}")
+                self.timetable.count_earlier(content["seconds"])
+                logger.info("Fold %d: kept from the run that was stopped.", number + 1)
+                return Tested(fold, test, content["scores"].numpy())
+        began = time.monotonic()
+        start = self._start_of_fold(number)
+        where = test != IGNORE_INDEX
+        share = np.count_nonzero(where) / where.size
+        seconds = self.timetable.of_fold(share)
+        model = self._learn(
+            f"fold {number + 1} of {self.timetable.folds}", train, seconds, start, held_out=test
+        )
+        if self.stopping.asked:
+            self._leave("before fold %d was done", number + 1)
+        self.progress.now(f"scoring, fold {number + 1} of {self.timetable.folds}")
+        with self.timetable.testing(share):
+            found = Tested(fold, test, model.predict_at(self.task, where))
+        if path is not None:
+            path.parent.mkdir(exist_ok=True)
+            kept = {"fold": parts, "scores": torch.from_numpy(found.scores)}
+            save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
+        self._last = model
+        self.curves += _curve(model, f"fold {number + 1}")
+        return found
+
+    def _start_of_fold(self, number: int) -> Model | None:
+        """What a fold goes on from: never from what has seen its slices."""
+        if self.earlier is None:
+            return None
+        if self.earlier.is_applied:
+            return self.earlier.model
+        return self.earlier.of_folds[number] if self.earlier.folds else None
+
+    @property
+    def looks(self) -> Seen:
+        """How the image looks to the learner."""
+        if self._looks is None:
+            self._looks = look_at(self.task, self.image)
+        return self._looks
+
+    def applied(self) -> npt.NDArray[np.float32]:
+        """Scores of every voxel by what was learnt from another image, without learning anything."""
+        assert self.earlier is not None
+        if self.outputs is not None:
+            save_checkpoint(self.outputs.model, self._content(self.earlier.model, self.earlier.images))
+        self.progress.now("segmenting")
+        self.timetable.now("segmenting")
+        return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
+
+    def _content(self, model: Model, images: Sequence[Seen]) -> dict[str, Any]:
+        """A model with all that has to be known to go on from it."""
+        about = {"values": list(self.scheme.values), "names": list(self.scheme.names)}
+        about |= {"channels": len(self.task.image), "images": [seen.state() for seen in images]}
+        return model.state() | about
+
+    def result(self, labels: Labels) -> npt.NDArray[np.float32]:
+        """Learn from all slices, and segment the whole volume: scores, ``(C, *spatial)``.
+
+        It goes on from the last fold's model, so that the time for the score is not lost for the result.
+        """
+        start = self._last if self.earlier is None else self.earlier.model
+        if self.outputs is not None and self.resume and self.outputs.partial.is_file():
+            content = load_checkpoint(self.outputs.partial)
+            start = Model.from_state(content)
+            self.timetable.count_earlier(content["seconds"])
+            logger.info("The result: going on from the model of the run that was stopped.")
+        began = time.monotonic()
+        model = self._learn("the result", labels, self.timetable.of_result(), start)
+        before = () if self.earlier is None else self.earlier.images
+        images = [*(seen for seen in before if seen.pixels != self.looks.pixels), self.looks]
+        content = self._content(model, images) | {"seconds": time.monotonic() - began}
+        if self.outputs is not None:
+            save_checkpoint(self.outputs.partial if self.stopping.asked else self.outputs.model, content)
+        if self.stopping.asked:
+            self._leave("before the result was done")
+        if self.outputs is not None:
+            self.outputs.partial.unlink(missing_ok=True)
+        self.curves += _curve(model, "result")
+        self.progress.now("segmenting")
+        self.timetable.now("segmenting")
+        return model.predict(self.task, progress=self.progress)
+
+    def _learn(
+        self, what: str, labels: Labels, seconds: float, start: Model | None, held_out: Labels | None = None
+    ) -> Model:
+        began = time.monotonic()
+        self.progress.now(f"learning, {what}")
+        with self.stopping.patient():
+            model = learn(
+                self.task,
+                labels,
+                seconds=seconds,
+                start=start,
+                held_out=held_out,
+                progress=self._tell,
+                should_stop=lambda: self.stopping.asked,
+            )
+        self.timetable.learnt(seconds, time.monotonic() - began)
+        return model
+
+    def _tell(self, share: float, _: str = "") -> None:
+        self.timetable.learning(share)
+        self.progress(share)
+
+    def _leave(self, where: str, *words: Any) -> None:
+        kept = "" if self.outputs is None else " What was learnt is kept; repeat the command with --resume."
+        logger.warning(f"Stopped {where}.{kept}", *words)
+        raise KeyboardInterrupt
+
+
+def _curve(model: Model, name: str) -> list[LearningCurve]:
+    """How the loss went down; nothing if it was over before it was looked at."""
+    curve = model.curve
+    if not curve.iterations:
+        return []
+    tested = curve.iterations[: len(curve.validation)]
+    held = "loss on held-out slices"
+    return [
+        LearningCurve(curve.iterations, curve.loss, tested, curve.validation, held, name, tuple(curve.breaks))
+    ]

@@ -1,0 +1,308 @@
+"""From a volume and some painted slices to the class of every voxel, in a given time.
+
+Small networks see, of each voxel, filter responses at many scales (what it looks like) and how far the
+nearest paint of each class is (where it is). They are trained on painted voxels alone, a hundred thousand
+of which take a second, so that they are done where a network that starts from grey values has hardly begun.
+
+Where there is time, a second *stage* looks again, at the same and at filter responses to the probabilities
+that the first one found (auto-context, Tu and Bai 2010): whether a membrane goes on, what lies beside.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from volseg.errors import InputError
+from volseg.greyvalues import normalised
+from volseg.labels import IGNORE_INDEX
+from volseg.pixelwise.features import Bank, filter_bank, responses_at, responses_in
+from volseg.pixelwise.members import Curve, Members, Sample, train
+from volseg.pixelwise.place import Paint, measure_paint, prior_at
+
+__all__ = ["Model", "Task", "learn", "seconds_to_look"]
+
+logger = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+Progress = Callable[[float, str], None]
+
+_BLIND = (False, True)  # per stage, networks that see the prior and networks that do not
+_FIRST = 0.35  # share of the time for the first stage, where there are two
+_CONTEXT = 0.35  # of the time, at most, may be spent on what the second stage looks at
+_CONTEXT_SCALES = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
+_CONTEXT_VALUES = 8e8  # most numbers that the second stage looks at; two bytes each
+_AT_ONCE = 2**15  # voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be segmented.
+
+    Args:
+        image: raw values ``(C, *spatial)``.
+        spacing: voxel size per axis.
+        classes: how many there are.
+    """
+
+    image: Any
+    spacing: tuple[float, ...]
+    classes: int
+    seed: int = 0
+    device: str | torch.device = "cpu"
+
+    @cached_property
+    def bank(self) -> Bank:
+        """Filter responses to the image, computed once: learning and segmenting both look at them."""
+        return filter_bank(normalised(np.asarray(self.image)).to(self.device), self.spacing)
+
+
+class Context(NamedTuple):
+    """What the first stage found in an image: log probabilities, and filter responses to them."""
+
+    task: Task
+    found: npt.NDArray[np.float32]
+    bank: Bank
+
+
+class Model:
+    """What was learnt.
+
+    Args:
+        stages: one or two.
+        paint: what distances are measured to.
+    """
+
+    def __init__(self, stages: Sequence[Members], paint: Paint, curve: Curve) -> None:
+        self.stages = list(stages)
+        self.paint = paint
+        self.curve = curve
+        self.context: Context | None = None  # of the image it was trained on, as long as that is at hand
+
+    def predict(self, task: Task, *, progress: Progress | None = None) -> npt.NDArray[np.float32]:
+        """Log probabilities of every voxel, ``(classes, *spatial)``, unnormalised."""
+        if len(self.stages) == 1:
+            return self._look(task, [task.bank], 0, progress)
+        context = self.context
+        if context is None or context.task is not task:
+            context = self.look_first(task, progress)
+        found = self._look(task, [task.bank, context.bank], 1, progress)
+        found += context.found
+        found /= 2
+        return found
+
+    def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
+        banks = [task.bank]
+        if len(self.stages) > 1:
+            if self.context is None or self.context.task is not task:
+                self.context = self.look_first(task)
+            banks.append(self.context.bank)
+        found = np.empty((task.classes, np.count_nonzero(where)), np.float32)
+        members = self.stages[-1].to(task.bank.maps[0].device)
+        done = 0
+        for seen in _seen(banks, self.paint, where):
+            found[:, done : done + len(seen)] = members(seen).T.cpu().numpy()
+            done += len(seen)
+        if self.context is not None and len(self.stages) > 1:
+            found += self.context.found[:, where]
+            found /= 2
+        return found
+
+    def without_prior(self, task: Task) -> "Model":
+        """The same for an image without paint: what is told by the distance to paint is left out."""
+        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+        return Model([stage.without_prior() for stage in self.stages], paint, self.curve)
+
+    def look_first(self, task: Task, progress: Progress | None = None) -> Context:
+        """What the second stage has to know."""
+        found = self._look(task, [task.bank], 0, progress)
+        probabilities = torch.from_numpy(found).to(task.bank.maps[0].device).softmax(0)[1:]
+        return Context(task, found, filter_bank(_standardised(probabilities), task.spacing, _CONTEXT_SCALES))
+
+    def _look(
+        self, task: Task, banks: Sequence[Bank], stage: int, progress: Progress | None
+    ) -> npt.NDArray[np.float32]:
+        size = task.bank.size
+        members = self.stages[stage].to(task.bank.maps[0].device)
+        out = np.empty((task.classes, *size), np.float32)
+        for first, last in _slabs(size):
+            found = members(_everything(banks, self.paint, first, last))
+            out[:, first:last] = found.T.reshape(task.classes, last - first, *size[1:]).cpu().numpy()
+            if progress is not None:
+                progress(last / size[0], "segmenting")
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, for :func:`volseg.runs.checkpoint.save_checkpoint`."""
+        weights: dict[str, Tensor] = {}
+        for number, stage in enumerate(self.stages):
+            weights |= {f"{number}.{name}": tensor for name, tensor in stage.state().items()}
+        facts = {"stages": len(self.stages), "paint": self.paint.state(), "curve": asdict(self.curve)}
+        return {"model": weights, **facts}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Model":
+        """What :meth:`state` gave."""
+        stages = []
+        for number in range(state["stages"]):
+            start = f"{number}."
+            parts = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
+            stages.append(Members.from_state(parts))
+        curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
+        return cls(stages, Paint.from_state(state["paint"]), curve)
+
+
+def learn(
+    task: Task,
+    labels: Labels,
+    *,
+    seconds: float,
+    fewest: int = 100,
+    start: Model | None = None,
+    held_out: Labels | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Model:
+    """Learn from the painted voxels of one volume.
+
+    Args:
+        labels: class indices ``(*spatial)``, 255 where nobody painted.
+        seconds: of wall-clock time.
+        fewest: steps that are taken, however short the time.
+        start: a model to go on from, which learnt from the same or less paint.
+        held_out: labels that nothing is learnt from, only looked at for the curve.
+        progress: told the share of the time that has gone, and what is being done.
+        should_stop: asked after every step; what has been learnt by then is returned.
+
+    Raises:
+        InputError: if nothing is painted.
+    """
+    deadline = time.monotonic() + seconds
+    if not (labels != IGNORE_INDEX).any():
+        raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
+    bank = task.bank
+    device = bank.maps[0].device
+    paint = measure_paint(labels, task.classes, task.spacing, device)
+    random = torch.Generator(device).manual_seed(task.seed)
+    banks = [bank]
+    prior = slice(bank.features, bank.features + paint.features)
+    blind = _BLIND if paint.is_telling else (True,) * len(_BLIND)
+    earlier = [] if start is None else Model.from_state(start.state()).stages
+    if not paint.is_telling:
+        earlier = [stage.without_prior() for stage in earlier]
+    if start is not None:
+        start.context = None
+    model = Model([], paint, Curve())
+
+    def add_stage(share_of: tuple[float, float], seconds: float) -> None:
+        number = len(model.stages)
+        if number:
+            model.curve.breaks.append(len(model.curve.iterations))
+        sample = _sample(banks, paint, labels)
+        tested = None
+        if held_out is not None and (held_out != IGNORE_INDEX).any():
+            tested = _sample(banks, paint, held_out)
+        if number < len(earlier):
+            members = earlier[number].to(device)
+        else:
+            seed = task.seed + number
+            members = Members.new(sample.seen, prior, task.classes, blind=blind, seed=seed)
+        model.stages.append(members)
+        low, high = share_of
+        train(
+            members,
+            sample,
+            seconds=seconds,
+            random=random,
+            curve=model.curve,
+            fewest=fewest,
+            held_out=tested,
+            progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
+            should_stop=should_stop,
+        )
+
+    left = max(deadline - time.monotonic(), 1.0)
+    looking = _forecast(task, paint)
+    logger.debug("The second stage needs %.0f of %.0f s to begin.", looking, left)
+    if looking > _CONTEXT * left:
+        add_stage((0.0, 1.0), left)
+        return model
+    middle = _FIRST + looking / left
+    add_stage((0.0, _FIRST), _FIRST * left)
+    if should_stop is None or not should_stop():
+        model.context = model.look_first(task)
+        banks.append(model.context.bank)
+        add_stage((middle, 1.0), max(deadline - time.monotonic(), 0.2 * left))
+    return model
+
+
+def seconds_to_look(task: Task, paint: Paint | None = None) -> float:
+    """How long it takes to look at every voxel once, from how long it takes for some of them."""
+    bank = task.bank
+    if paint is None:
+        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+    first, last = next(_slabs(bank.size))
+    members = Members.new(
+        _everything([bank], paint, first, last), slice(0), task.classes, blind=_BLIND, seed=0
+    )
+    began = time.monotonic()
+    members(_everything([bank], paint, first, last))
+    return (time.monotonic() - began) * bank.size[0] / (last - first)
+
+
+def _forecast(task: Task, paint: Paint) -> float:
+    """Seconds until the second stage knows what it needs; infinite if it would not fit into memory."""
+    bank = task.bank
+    channels = task.classes - 1
+    features = channels * len(_CONTEXT_SCALES) * bank.features / max(bank.channels * bank.scales, 1)
+    if features * math.prod(bank.size) > _CONTEXT_VALUES:
+        return math.inf
+    looking = seconds_to_look(task, paint)
+    return looking + bank.seconds * channels / bank.channels
+
+
+def _standardised(probabilities: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 per class, where probabilities differ by more than rounding."""
+    axes = tuple(range(1, probabilities.ndim))
+    std = probabilities.std(axes, keepdim=True)
+    return (probabilities - probabilities.mean(axes, keepdim=True)) / torch.where(std > 1e-6, std, 1)
+
+
+def _sample(banks: Sequence[Bank], paint: Paint, labels: Labels) -> Sample:
+    """What is seen of the painted voxels."""
+    device = banks[0].maps[0].device
+    painted = labels != IGNORE_INDEX
+    seen = torch.cat(list(_seen(banks, paint, painted)))
+    return Sample(seen, torch.from_numpy(labels[painted].astype(np.int64)).to(device))
+
+
+def _seen(banks: Sequence[Bank], paint: Paint, where: npt.NDArray[np.bool_]) -> Iterator[Tensor]:
+    """The same of the voxels where a mask is true, a few at a time."""
+    places = torch.from_numpy(np.argwhere(where)).to(banks[0].maps[0].device)
+    for part in places.split(_AT_ONCE):
+        first, *rest = (responses_at(bank, part) for bank in banks)
+        yield torch.cat([first, prior_at(paint, part), *rest], 1)
+
+
+def _everything(banks: Sequence[Bank], paint: Paint, first: int, last: int) -> Tensor:
+    """The same of all voxels of some layers, which is quicker."""
+    limits = [(first, last), *((0, n) for n in banks[0].size[1:])]
+    device = banks[0].maps[0].device
+    voxels = torch.cartesian_prod(*(torch.arange(low, high, device=device) for low, high in limits))
+    seen, *rest = (responses_in(bank, first, last).flatten(1).T for bank in banks)
+    return torch.cat([seen, prior_at(paint, voxels), *rest], 1)
+
+
+def _slabs(size: Sequence[int]) -> Iterator[tuple[int, int]]:
+    thickness = max(1, _AT_ONCE // math.prod(size[1:]))
+    for first in range(0, size[0], thickness):
+        yield first, min(first + thickness, size[0])

@@ -1,0 +1,76 @@
+"""A folder, or a result in it, belongs to one run at a time."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from volseg.errors import RefusedError, ResourceError
+
+__all__ = ["claim", "release"]
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+_HELD: dict[Path, int] = {}  # by this process
+_LOCK = ".lock"
+
+
+def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> None:
+    """Take a folder; the system gives it back when the process ends, however it ends.
+
+    Args:
+        option: that another folder is chosen with.
+        lock: the name of the lock, where several things in the folder can be taken, each by somebody else.
+
+    Raises:
+        RefusedError: if a run of another process has it.
+        ResourceError: if the folder cannot be written to.
+    """
+    path = folder.resolve() / lock
+    if fcntl is None or path in _HELD:
+        return
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to ({option})."
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 20, 0).decode(errors="replace")
+        os.close(handle)
+        raise RefusedError(
+            f"{folder} is in use by another run (process {holder}). Wait for it, or choose another {option}."
+        ) from None
+    except OSError:  # a file system that knows no locks
+        os.close(handle)
+        return
+    if not _is_there(handle, path):  # the other run has just ended, and taken its file along
+        os.close(handle)
+        claim(folder, option, lock=lock)
+        return
+    _HELD[path] = handle
+    with suppress(OSError):  # on a full disk nobody is told the number
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+
+def release(folder: Path, *, lock: str = _LOCK) -> None:
+    """Give a folder back, if this process has it."""
+    path = folder.resolve() / lock
+    handle = _HELD.pop(path, None)
+    if handle is not None:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

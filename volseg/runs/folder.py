@@ -1,0 +1,317 @@
+"""The folder of a run, and how a new run takes the place of an old one.
+
+The folder of a run: what it may hold before, and what a run always writes into it.
+
+A training that is to replace another (``--overwrite True``) takes place in ``unfinished``, inside.
+
+Until it is complete the earlier result stays as it is, to be segmented with, too. Then its files change
+places with the new ones: a mark with their names is there first, so that what a kill interrupts is ended by
+the next training. What an evaluation said of the earlier weights goes with them.
+"""
+
+import inspect
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from volseg.data import Case, stem
+from volseg.engines.pages import PAGES
+from volseg.errors import InputError, RefusedError
+from volseg.io import atomic_write, digest, output_suffix, read_json
+from volseg.runs.checkpoint import past_checkpoints
+from volseg.runs.claim import claim, release
+from volseg.runs.log import open_log
+
+__all__ = [
+    "FIGURES",
+    "OWN",
+    "STAGE",
+    "check_run",
+    "complete_run",
+    "differences",
+    "is_trained",
+    "library_versions",
+    "new_file",
+    "open_run",
+    "output_of",
+    "say_what_is_older",
+    "tidy_up",
+    "working_folder",
+]
+
+logger = logging.getLogger(__name__)
+
+STAGE = "unfinished"
+OWN = ("model.pt", "best.pt", "progress.csv", "log.txt")
+"""What a training leaves, beside the checkpoints to resume from and the description."""
+FIGURES = ("metrics.json", "metrics.csv", "picture.png", *PAGES.values())
+"""What an evaluation leaves."""
+
+_MARK = "complete"
+
+
+def working_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
+    """Where a training writes: its folder, or one inside while an earlier result has to stay."""
+    stage = folder / STAGE
+    if resume:
+        return stage if past_checkpoints(stage / "last.pt") else folder
+    return stage if overwrite and is_trained(folder) else folder
+
+
+def complete_run(home: Path) -> None:
+    """A training that was to replace another is complete: it takes its place, file by file.
+
+    A mark with the names is there first; what a kill interrupts then is ended by :func:`tidy_up`.
+    """
+    stage = home / STAGE
+    names = sorted(path.name for path in stage.iterdir())
+    with atomic_write(stage / _MARK, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(names), encoding="utf-8")
+    _move(home)
+
+
+def tidy_up(home: Path) -> None:
+    """End the move of a complete training that was interrupted, if there is one."""
+    if (home / STAGE / _MARK).is_file():
+        claim(home)
+        _move(home)
+        release(home)
+
+
+def _move(home: Path) -> None:
+    stage = home / STAGE
+    names = read_json(stage / _MARK)
+    for name in names:
+        if (stage / name).exists():
+            if (home / name).is_dir():
+                shutil.rmtree(home / name)
+            os.replace(stage / name, home / name)
+    for path in [*(home / name for name in (*OWN, *FIGURES)), *past_checkpoints(home / "last.pt")]:
+        if path.name not in names:  # the earlier training had it, this one has not
+            path.unlink(missing_ok=True)
+    shutil.rmtree(stage)
+
+
+def say_what_is_older(home: Path, iteration: int) -> None:
+    """Say what lies in the folder of a training that is complete, and was made with earlier weights."""
+    metrics, results = home / "metrics.json", home / "segmentations"
+    if metrics.is_file():
+        before = read_json(metrics).get("iteration")
+        if before != iteration:
+            logger.warning(
+                "The figures and pages of the evaluation in %s are those of iteration %s, not of these "
+                "weights. Evaluate again with --overwrite True.", home, before,
+            )  # fmt: skip
+    if results.is_dir() and any(results.iterdir()):
+        logger.warning(
+            "What lies in %s was made with earlier weights. Segment again with --overwrite True, or into "
+            "another --output_dir.", results,
+        )  # fmt: skip
+
+
+def is_trained(folder: Path) -> bool:
+    return bool(past_checkpoints(folder / "last.pt")) or (folder / "model.pt").exists()
+
+
+_ALWAYS = ("resume", "overwrite")  # settings that differ between the parts of a run by their nature
+_TOLD = 8  # of the settings that changed
+_LIBRARIES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "tifffile", "volseg")
+
+
+def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Whether a training may run in this folder.
+
+    Raises:
+        RefusedError: if it holds a trained model, or figures of one, and neither ``resume`` nor ``overwrite``
+            is given.
+        InputError: if there is nothing to resume.
+    """
+    stage = folder / STAGE
+    begun = stage.is_dir() and any(stage.iterdir())
+    if resume and begun and not past_checkpoints(stage / "last.pt"):
+        raise InputError(
+            f"{stage}, a training that was to replace this one, holds no checkpoint yet. Begin it again by "
+            "--overwrite True, or remove that folder to go on with the earlier training."
+        )
+    if resume and not past_checkpoints(working_folder(folder, resume=True, overwrite=False) / "last.pt"):
+        raise InputError(
+            f"{folder} holds no last.pt: there is nothing to resume. Train without --resume first."
+        )
+    if is_trained(folder) and not resume and not overwrite:
+        raise RefusedError(
+            f"{folder} holds a trained model already. Go on with it by --resume True, train anew in another "
+            "folder by --output_dir NAME, or replace it by --overwrite True."
+        )
+    if (folder / "metrics.json").exists() and not resume and not overwrite:
+        raise RefusedError(
+            f"{folder} holds metrics.json, figures of other weights than those to come. Train in another "
+            "folder by --output_dir NAME, or replace what is there by --overwrite True."
+        )
+
+
+def library_versions() -> dict[str, Any]:
+    """Of volseg and what it computes with, of Python, and the kind of machine."""
+    found: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
+    return found | {"python": platform.python_version(), "machine": platform.machine()}
+
+
+def open_run(
+    home: Path, folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]
+) -> Callable[[], None]:
+    """Make the folder of a training run, with its log file and all that is needed to repeat the run.
+
+    What an earlier run left there is removed first, unless it is resumed. Of a run that is resumed the
+    description is kept until there is something new to describe: what is returned writes the new one.
+
+    Args:
+        home: the folder that the run was given.
+        folder: where it takes place, see :func:`working_folder`.
+        data: the cases; ``data.json`` lists their files with the SHA-256 of each.
+        facts: what else ``versions.json`` tells beside the versions of the libraries.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    claim(home)
+    if folder != home and not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    if not resume:
+        stale = [*(folder / name for name in (*OWN, *FIGURES)), *past_checkpoints(folder / "last.pt")]
+        for path in [*stale, *(folder / "tensorboard").glob("events.out.tfevents.*")]:
+            path.unlink(missing_ok=True)
+    open_log(folder / "log.txt")
+    if folder != home:
+        logger.info("Training in %s; the earlier result in %s stays until it is complete.", folder, home)
+    versions = library_versions()
+    versions |= {"processor": _processor(), "threads": torch.get_num_threads(), **facts}
+    description = {"versions.json": versions, "data.json": [_listed(case) for case in data]}
+    config = _running_config()
+    if config is not None:
+        description["config.json"] = json.loads(json.dumps(config, default=str))
+
+    def describe() -> None:
+        for name, content in description.items():
+            _write_json(folder / name, content)
+
+    if resume:
+        _say_changes(folder, description)
+    else:
+        describe()
+    return describe
+
+
+def _say_changes(folder: Path, description: Mapping[str, Any]) -> None:
+    """What differs from the earlier part of a run that is resumed."""
+    for name, what in (("config.json", "Settings"), ("data.json", "Data")):
+        if name not in description or not (folder / name).is_file():
+            continue
+        before, now = read_json(folder / name), description[name]
+        if name == "data.json":
+            before, now = ({one["name"]: _hashes(one) for one in listed} for listed in (before, now))
+        else:
+            before, now = ({k: v for k, v in one.items() if k not in _ALWAYS} for one in (before, now))
+        changes = differences(before, now)
+        if changes:
+            more = [f"and {len(changes) - _TOLD} more"] if len(changes) > _TOLD else []
+            logger.warning("%s changed since: %s.", what, "; ".join([*changes[:_TOLD], *more]))
+
+
+def _hashes(listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a case in data.json, what its files hold, in short, wherever they lie."""
+    parts = {key: value for key, value in listed.items() if key != "name"}
+    files = {key: value if isinstance(value, list) else [value] for key, value in parts.items()}
+    return {key: " ".join(one["sha256"][:8] for one in found) for key, found in files.items()}
+
+
+def differences(before: Any, now: Any, entry: str = "") -> list[str]:
+    """What differs between two configurations, one part of a sentence per entry."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            text
+            for key in keys
+            for text in differences(before.get(key), now.get(key), f"{entry}#{key}" if entry else str(key))
+        ]
+    if before == now:
+        return []
+    return [f"{entry} was {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _listed(case: Case) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": case.name}
+    for part in ("image", "label", "truth"):
+        path = getattr(case, part)
+        if path is not None:
+            entry[part] = _hashed(path)
+    if case.channels:
+        entry["channels"] = [_hashed(path) for path in case.channels]
+    return entry
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": digest(path)}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def output_of(case: Case, folder: Path) -> tuple[Path, Path, Path]:
+    """Where the classes of an image go, probabilities and their spread: in its format if that can be."""
+    name = case.name if case.channels else stem(case.image)
+    fractions = output_suffix(case.image, fractions=True)
+    maps, spread = (folder / f"{name}_{kind}{fractions}" for kind in ("probabilities", "spread"))
+    return folder / f"{name}{output_suffix(case.image)}", maps, spread
+
+
+def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path:
+    """``path``, if it may be written.
+
+    Raises:
+        RefusedError: if it exists and is not to be overwritten, or is the ``source`` of what goes there.
+    """
+    if source is not None and path.exists() and path.samefile(source):
+        raise RefusedError(f"{path} is the image itself: name another --output_dir for the result.")
+    if path.exists() and not overwrite:
+        raise RefusedError(
+            f"{path} exists already and is not overwritten. Choose another --output_dir, "
+            "or add --overwrite True."
+        )
+    return path
+
+
+def _running_config() -> dict[str, Any] | None:
+    """The configuration that MONAI is running, overlays and overrides applied; ``None`` outside a bundle.
+
+    MONAI hands the parts of a configuration to the components, never the whole; it is the workflow
+    object further up the stack that knows it.
+    """
+    for frame in inspect.stack(context=0):
+        workflow = frame.frame.f_locals.get("self")
+        if isinstance(workflow, ConfigWorkflow):
+            return {key: value for key, value in workflow.parser.get().items() if key != "_meta_"}
+    return None
