@@ -31,8 +31,8 @@ from torch import Tensor
 
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import Work
-from volseg.inferers.memory import give_back_at_once
 from volseg.inferers.planning import make_plan, operations
+from volseg.machine import give_back_at_once
 from volseg.networks import UNet, unet3d_2016
 
 SIZE = (248, 244, 64)  # a kidney of the 2016 paper

@@ -105,7 +105,7 @@ def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     kept: dict[str, Any] = {"truth": truth, "labels": labels}
 
     def learnt(paint: Labels, start: Model | None = None) -> Model:
-        return learn(task, paint, seconds=given.seconds, fewest=STEPS, start=start)
+        return learn(task, paint, slices=find_slices(paint), seconds=given.seconds, fewest=STEPS, start=start)
 
     models: list[Model] = []
     first = None

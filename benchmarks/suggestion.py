@@ -27,7 +27,7 @@ from scipy import special
 from small_volumes import KINDS, make
 from study import study
 
-from volseg.annotation import hold_out
+from volseg.annotation import find_slices, hold_out
 from volseg.densification.suggestion import Candidate, expected_gains
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, iou, mean_score
@@ -81,7 +81,9 @@ def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
 
     def trained(slices: dict[str, list[int]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         labels = hold_out(truth, slices)[1]
-        return learn(task, labels, seconds=given.seconds, fewest=STEPS).predict(task), labels
+        return learn(task, labels, slices=find_slices(labels), seconds=given.seconds, fewest=STEPS).predict(
+            task
+        ), labels
 
     def score(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> float:
         unseen = np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX)

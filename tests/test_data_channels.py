@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from volseg.data import TrainingPatches, WholeVolumes, find_cases, find_images, join_channels, load_case
+from volseg.data import (
+    TrainingPatches,
+    WholeVolumes,
+    find_cases,
+    find_images,
+    join_channels,
+    load_case,
+    output_of,
+)
 from volseg.data.verification import Expectations, verify
 from volseg.errors import InputError
 from volseg.experiments.datasets import read_annotated
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import LabelScheme
-from volseg.runs.folder import output_of
 from volseg.transforms import RandDeformedPatchd
 
 SCHEME = LabelScheme(["low", "middle", "high"], [0, 1, 2], 3)

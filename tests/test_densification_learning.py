@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from volseg.annotation import keep_slices
+from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import features, members, model
@@ -100,7 +100,7 @@ def test_the_prior_is_the_distance_to_other_slices(scene, spacing):
     _, truth = scene
     steps = [*[1.0] * (truth.ndim - 1), spacing]
     labels = keep_slices(truth, [3] * truth.ndim)
-    found = prior_at(measure_paint(labels, 2, steps), everywhere(truth.shape)).numpy()
+    found = prior_at(measure_paint(labels, find_slices(labels), 2, steps), everywhere(truth.shape)).numpy()
     slices = [np.flatnonzero((np.moveaxis(labels, a, 0) != IGNORE_INDEX).reshape(n, -1).all(1))
               for a, n in enumerate(truth.shape)]  # fmt: skip
     rng = np.random.default_rng(1)
@@ -145,7 +145,7 @@ def test_slices_are_learnt_from_and_the_rest_is_found(scene, clock):
     image, truth = scene
     labels = keep_slices(truth, [3] * truth.ndim)
     task = Task(image, (1.0,) * truth.ndim, 2)
-    model = learn(task, labels, seconds=2.0)
+    model = learn(task, labels, slices=find_slices(labels), seconds=2.0)
     found = model.predict(task)
     rest = labels == IGNORE_INDEX
     wrong = (found.argmax(0) != truth)[rest].mean()
@@ -163,7 +163,13 @@ def learnt(scene, clock):
     return (
         task,
         labels,
-        learn(task, labels, seconds=1.0, held_out=np.where(labels == IGNORE_INDEX, truth, 255)),
+        learn(
+            task,
+            labels,
+            slices=find_slices(labels),
+            seconds=1.0,
+            held_out=np.where(labels == IGNORE_INDEX, truth, 255),
+        ),
     )
 
 
@@ -193,17 +199,17 @@ def test_a_busy_machine_takes_a_few_steps_all_the_same(scene, monkeypatch):
     monkeypatch.setattr(members, "_BATCH", 64)
     image, truth = scene
     task, labels = Task(image, (1.0,) * truth.ndim, 2), keep_slices(truth, [2] * truth.ndim)
-    model = learn(task, labels, seconds=0.01)
+    model = learn(task, labels, slices=find_slices(labels), seconds=0.01)
     assert model.curve.iterations[-1] >= 50
     assert model.curve.loss[-1] < model.curve.loss[0]
-    assert max(learn(task, labels, seconds=0.01, fewest=40).curve.iterations) < 50
+    assert max(learn(task, labels, slices=find_slices(labels), seconds=0.01, fewest=40).curve.iterations) < 50
 
 
 @pytest.mark.slow
 def test_a_model_goes_on_where_it_was(learnt):
     task, labels, model = learnt
     before = [*model.curve.iterations]
-    further = learn(task, labels, seconds=1.0, start=model)
+    further = learn(task, labels, slices=find_slices(labels), seconds=1.0, start=model)
     assert further.curve.loss[0] < model.curve.loss[0]
     assert model.curve.iterations == before
 
@@ -222,6 +228,7 @@ def test_learning_ends_when_it_is_told_to(scene):
     model = learn(
         Task(image, (1.0,) * truth.ndim, 2),
         labels,
+        slices=find_slices(labels),
         seconds=60,
         progress=lambda share, _: told.append(share),
         should_stop=lambda: len(asked) > 20 or asked.append(1),
@@ -280,7 +287,7 @@ def test_the_prior_is_used_where_slices_of_two_directions_cross(counts, is_telli
 def test_slices_in_one_direction_leave_all_networks_blind(scene, clock):
     image, truth = scene
     labels = keep_slices(truth, [*[0] * (truth.ndim - 1), 5])
-    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, seconds=0.2)
+    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, slices=find_slices(labels), seconds=0.2)
     assert all((stage.masks == 0).any(1).all() for stage in model.stages)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from volseg.annotation import find_slices
 from volseg.densification import densify
 from volseg.densification.earlier import Earlier, Seen, distance, load_earlier, pixels_of
 from volseg.errors import InputError
@@ -129,7 +130,13 @@ def test_own_paint_in_one_direction_does_not_use_distances_that_mislead(result):
     grey, truth = stack(1)
     labels = np.full(SIZE, IGNORE_INDEX, np.uint8)
     labels[..., [4, 10, 16]] = truth[..., [4, 10, 16]]
-    model = learn(Task(grey[None], (1.0, 1.0, 1.0), 3), labels, seconds=0.5, start=earlier.model)
+    model = learn(
+        Task(grey[None], (1.0, 1.0, 1.0), 3),
+        labels,
+        slices=find_slices(labels),
+        seconds=0.5,
+        start=earlier.model,
+    )
     assert all((stage.masks == 0).any(1).all() for stage in model.stages)
 
 

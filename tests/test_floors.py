@@ -15,31 +15,28 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("compiled", "errors", "geometry", "installation", "labels", "user"),
-    ("annotation", "bspline", "instances", "losses", "metrics", "networks", "phantom", "weightmaps"),
+    ("errors", "user"),
+    ("compiled", "geometry", "installation", "labels", "machine"),
+    (
+        "annotation",
+        "bspline",
+        "greyvalues",
+        "instances",
+        "losses",
+        "metrics",
+        "networks",
+        "phantom",
+        "pixelwise",
+        "weightmaps",
+    ),
     ("inferers", "io", "transforms"),
-    ("bundle", "crossval", "data", "densification", "engines", "experiments", "report"),
+    ("bundle", "data", "report", "runs"),
+    ("streaming",),
+    ("engines",),
+    ("densification", "experiments"),
     ("cli", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-
-# (importer, imported) on one floor, each with its reason.
-SIDEWAYS: dict[tuple[str, str], str] = {
-    ("compiled", "user"): "both find a folder where a user without a home can keep things",
-    ("geometry", "errors"): "every floor says what is wrong in the same words",
-    ("installation", "errors"): "every floor says what is wrong in the same words",
-    ("labels", "errors"): "every floor says what is wrong in the same words",
-    ("weightmaps", "instances"): "both say what an id is in the same words",
-    ("densification", "data"): "paint is read and its names understood as by the auditor",
-    ("densification", "engines"): "checkpoints and the log are those of every training",
-    ("densification", "report"): "a result is told as a page",
-    ("engines", "data"): "what is trained on, scored and segmented are cases, read and checked there",
-    ("engines", "report"): "the picture of a case is drawn while its volumes are in memory",
-    ("experiments", "bundle"): "an experiment is many runs of one bundle",
-    ("experiments", "data"): "what an experiment divides are cases, read and checked there",
-    ("experiments", "engines"): "how far a run has come stands in its folder",
-    ("experiments", "report"): "predictions have the same colours in every picture",
-}
 
 # What a floor may use from outside, beside the standard library; each floor also what lies below.
 LIBRARIES: tuple[set[str], ...] = (
@@ -102,7 +99,7 @@ def _judge(room: str, name: str) -> Iterator[str]:
     if top == "volseg":
         other = rest.split(".")[0]
         other = other if other in FLOOR_OF else "__init__"
-        if other == room or (room, other) in SIDEWAYS:
+        if other == room:
             return
         if other == "__init__" and floor < FLOOR_OF["cli"]:
             what = "is no room of FLOORS" if "." in rest else "goes through the package's front door"
@@ -129,10 +126,6 @@ def test_every_module_keeps_to_its_floor(path):
     parts = list(path.relative_to(ROOT / "volseg").with_suffix("").parts)
     problems = violations(path.read_text(encoding="utf-8"), ".".join(parts))
     assert not problems, "\n".join(problems)
-
-
-def test_every_sideways_import_that_is_allowed_stays_on_one_floor():
-    assert all(FLOOR_OF[a] == FLOOR_OF[b] for a, b in SIDEWAYS)
 
 
 @pytest.mark.parametrize(

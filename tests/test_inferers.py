@@ -14,8 +14,9 @@ from volseg.errors import InputError, ResourceError
 from volseg.geometry import plan_tiles
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import Work
-from volseg.inferers.memory import foretell_memory, free_memory
+from volseg.inferers.memory import foretell_memory
 from volseg.inferers.overlap_tile import work_off
+from volseg.machine import free_memory
 from volseg.networks import UNet, unet3d_2016
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}

@@ -263,8 +263,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(make_run):
 
 def test_a_name_cannot_leave_the_output_folder(tmp_path, make_dataset):
     """Results are named after images, and a name has no folder in it."""
-    from volseg.data import find_images
-    from volseg.runs.folder import output_of
+    from volseg.data import find_images, output_of
 
     folder = make_dataset(cases=("a", "..b", "c.d"), size=(6, 6))
     for case in find_images(folder):

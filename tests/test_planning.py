@@ -18,9 +18,10 @@ from volseg.errors import ResourceError
 from volseg.geometry import balanced_tiles, plan_tiles
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import Work
-from volseg.inferers.memory import Ledger, give_back_at_once
+from volseg.inferers.memory import Ledger
 from volseg.inferers.overlap_tile import work_off
 from volseg.inferers.planning import make_plan, operations
+from volseg.machine import give_back_at_once
 from volseg.networks import UNet, unet3d_2016
 
 GIB = 2**30
@@ -87,7 +88,8 @@ def grown():
         import copy, json, threading, torch
         from pathlib import Path
         from torch import nn
-        from volseg.inferers.memory import Ledger, give_back_at_once
+        from volseg.inferers.memory import Ledger
+        from volseg.machine import give_back_at_once
         from volseg.networks.layers import convolve
 
         def resident():

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("clean_process")
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def system(tmp_path, monkeypatch):
     """A system with 16 processors and control groups, of which the files are given by name and content."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
 
@@ -47,8 +47,8 @@ def machine(tmp_path, monkeypatch):
         ("0::/\n", {"cpu.max": "nonsense"}, 16),
     ],
 )
-def test_quotas_of_the_process_and_of_the_groups_around_it_count(machine, own, files, allowed):
-    assert machine.allowed_processors(*machine(own, files)) == allowed
+def test_quotas_of_the_process_and_of_the_groups_around_it_count(system, own, files, allowed):
+    assert machine.allowed_processors(*system(own, files)) == allowed
 
 
 def test_affinity_counts_and_a_system_without_groups_is_fine(tmp_path, monkeypatch):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from volseg.engines import predictor as predictor
     from volseg.engines import trainer as trainer
     from volseg.engines import use_bf16 as use_bf16
-    from volseg.greyvalues import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.inferers import OverlapTileInferer as OverlapTileInferer
     from volseg.inferers import RotationAveragingInferer as RotationAveragingInferer
     from volseg.instances import InstanceScheme as InstanceScheme
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from volseg.runs.processes import leave_processes as leave_processes
     from volseg.runs.processes import local_device as local_device
     from volseg.transforms import BorderWeightMapd as BorderWeightMapd
+    from volseg.transforms import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
     from volseg.transforms import RandDeformedPatchd as RandDeformedPatchd
     from volseg.transforms import RandGreyValuesd as RandGreyValuesd

@@ -14,19 +14,17 @@ value of -3.4e38 outside of the field of view, and the picture has no contrast. 
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.transforms import MapTransform
 from torch import Tensor
 
-from volseg.transforms.arrays import like, plain_tensor
-
-__all__ = ["GreyScale", "NormalizeGreyValuesd", "measure_grey_values", "normalised"]
+__all__ = ["GreyScale", "measure_grey_values", "normalised"]
 
 Read = Callable[[tuple[slice, ...]], npt.NDArray[Any]]
 
@@ -81,28 +79,24 @@ class GreyScale(NamedTuple):
         return out
 
 
-class NormalizeGreyValuesd(MapTransform):
-    """Zero mean and unit spread for each channel of an image ``(C, *spatial)``, as its bulk has them.
-
-    In place of MONAI's ``NormalizeIntensityd(channel_wise=True)``, which gives the same but for images with
-    hot voxels, fill values or numbers near the ends of their type: see this module. The result is float32.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.key_iterator(data):
-            out[key] = like(normalised(plain_tensor(data[key])), data[key])
-        return out
-
-
 def normalised(image: Tensor | npt.NDArray[Any]) -> Tensor:
     """An image ``(C, *spatial)`` of any real type, normalised channel by channel, as float32."""
     channels = []
     for channel in image:
         array = channel.cpu().numpy() if isinstance(channel, Tensor) else _known_to_torch(channel)
         scale = measure_grey_values(lambda spans, array=array: array[spans], array.shape)  # type: ignore[misc]
-        channels.append(scale(channel if isinstance(channel, Tensor) else plain_tensor(array)))
+        channels.append(scale(channel if isinstance(channel, Tensor) else _tensor(array)))
     return torch.stack(channels)
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The same memory, if torch can read it as it lies."""
+    if not array.dtype.isnative or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        # A memory map opened for reading is welcome: nothing here writes into a source.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _known_to_torch(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

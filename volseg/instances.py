@@ -10,11 +10,10 @@ from scipy import ndimage
 from skimage.segmentation import expand_labels
 
 from volseg.errors import InputError
-from volseg.labels import IGNORE_INDEX, LabelScheme, as_integers
+from volseg.labels import IGNORE_INDEX, LabelScheme, as_integers, checked_ids, compact_ids
 
-__all__ = ["InstanceScheme", "checked_ids", "numbered", "separate_touching"]
+__all__ = ["InstanceScheme", "separate_touching"]
 
-_DENSE_IDS = 4  # ids up to this many times the number of voxels are used as they are
 _DTYPES = (np.uint8, np.uint16, np.uint32)
 
 
@@ -28,27 +27,11 @@ def separate_touching(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
     instances = checked_ids(instances)
     if instances.size == 0:
         return instances.copy()
-    objects = numbered(np.where(instances > 0, instances, np.zeros((), instances.dtype)))
+    objects = compact_ids(np.where(instances > 0, instances, np.zeros((), instances.dtype)))
     others = np.where(objects > 0, objects, objects.max() + 1)
     largest, smallest = ndimage.maximum_filter(objects, 3), ndimage.minimum_filter(others, 3)
     touching = (objects > 0) & (smallest != largest)
     return np.where(touching, np.zeros((), instances.dtype), instances)
-
-
-def checked_ids(instances: npt.ArrayLike) -> npt.NDArray[Any]:
-    """The array, if it can hold ids."""
-    ids = np.asarray(instances)
-    if ids.dtype.kind not in "iub":
-        raise ValueError(f"instances are of type {ids.dtype}; ids of objects are integers.")
-    return ids
-
-
-def numbered(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Small positive ids for the same objects; 0 stays 0."""
-    if instances.size == 0 or int(instances.max()) <= max(_DENSE_IDS * instances.size, 255):
-        return instances.astype(np.int32 if instances.size < 2**28 else np.int64)
-    ids, order = np.unique(instances, return_inverse=True)
-    return order.reshape(instances.shape) + (ids[0] != 0)
 
 
 @dataclass(frozen=True, init=False)
@@ -98,7 +81,7 @@ class InstanceScheme(LabelScheme):
                 f"background is 0, unlabelled is {self.unlabelled}."
             )
         if values.size and values.max() > np.iinfo(np.int32).max:
-            values = np.where(values < 0, -1, numbered(np.maximum(values, 0)))
+            values = np.where(values < 0, -1, compact_ids(np.maximum(values, 0)))
         ids = values.astype(np.int32)
         ids[values < 0] = -1
         return ids

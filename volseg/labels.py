@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 
-__all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers", "background_of"]
+__all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers", "background_of", "checked_ids", "compact_ids"]
 
 IGNORE_INDEX = 255
 """Class index of voxels nobody annotated, in arrays and tensors."""
@@ -27,6 +27,8 @@ _LOOKUP_SPAN = 2**20  # value ranges up to this go through one table, wider ones
 _GREY = 20  # values that no scheme knows are hardly classes somebody forgot
 _ROUNDING = 1e-3  # a float this close to an integer was meant as that integer
 _DTYPES = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
+
+_DENSE_IDS = 4  # ids up to this many times the number of voxels are used as they are
 
 
 @dataclass(frozen=True, init=False)
@@ -228,3 +230,19 @@ def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
             f"{_named(source)} holds floats beyond 2^53, which are not exact. Save the labels as integers."
         )
     return rounded.astype(np.int64)
+
+
+def checked_ids(instances: npt.ArrayLike) -> npt.NDArray[Any]:
+    """The array, if it can hold ids."""
+    ids = np.asarray(instances)
+    if ids.dtype.kind not in "iub":
+        raise ValueError(f"instances are of type {ids.dtype}; ids of objects are integers.")
+    return ids
+
+
+def compact_ids(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Small positive ids for the same objects; 0 stays 0."""
+    if instances.size == 0 or int(instances.max()) <= max(_DENSE_IDS * instances.size, 255):
+        return instances.astype(np.int32 if instances.size < 2**28 else np.int64)
+    ids, order = np.unique(instances, return_inverse=True)
+    return order.reshape(instances.shape) + (ids[0] != 0)

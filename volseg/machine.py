@@ -1,22 +1,37 @@
-"""How many threads to compute with: as many as this process may use, not as many as the machine has.
+"""What the machine at hand allows: processors, memory, number formats; and the versions of what runs on it.
 
-torch asks the processor, and on a cluster that is wrong: a container or a job with two of 64 processors
-would run 64 threads that wait for one another.
+Each is what *this process* may have. torch asks the processor, and on a cluster that is wrong: a container or
+a job with two of 64 processors would run 64 threads that wait for one another.
 """
 
+import contextlib
+import ctypes
 import logging
 import math
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-__all__ = ["allowed_processors", "use_allowed_threads"]
+__all__ = [
+    "allowed_processors",
+    "free_memory",
+    "give_back_at_once",
+    "has_bf16",
+    "library_versions",
+    "use_allowed_threads",
+]
 
 logger = logging.getLogger(__name__)
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_UNKNOWN = 4 * 2**30
+_M_MMAP_THRESHOLD = -3  # of mallopt
+_LIBRARIES = ("volseg", "torch", "monai", "numpy", "scipy", "pytorch-ignite", "nibabel", "tifffile")
 
 
 def use_allowed_threads() -> int:
@@ -65,3 +80,59 @@ def _quota(folder: Path) -> float | None:
         return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
     except (OSError, ValueError):  # "max": no limit
         return None
+
+
+def free_memory(device: torch.device) -> int:
+    """What can be had on a device; on the CPU as the kernel and the container see it."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = _UNKNOWN
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
+    return free
+
+
+def give_back_at_once() -> None:
+    """Have large blocks of memory go back to the system as soon as they are freed, for this whole process.
+
+    Left to itself, glibc keeps blocks of up to 32 MB and cuts them up, so that a long run comes to hold a
+    multiple of what it needs. Elsewhere nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+
+
+def library_versions() -> dict[str, Any]:
+    """Of volseg and what it computes with, of Python, and the kind of machine."""
+    found: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    """Its name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

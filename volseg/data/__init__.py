@@ -1,7 +1,7 @@
 """Cases on disk, and the two datasets made of them."""
 
 from volseg.annotation.record import Record, annotation_of, is_record, learnt_of
-from volseg.data.cases import Case, find_cases, find_images, join_channels, stem
+from volseg.data.cases import Case, find_cases, find_images, join_channels, listed, output_of, stem
 from volseg.data.datasets import TrainingPatches, WholeVolumes
 from volseg.data.loader import PatchLoader
 from volseg.data.loading import load_case
@@ -20,7 +20,9 @@ __all__ = [
     "is_record",
     "join_channels",
     "learnt_of",
+    "listed",
     "load_case",
+    "output_of",
     "stem",
     "write_phantom",
 ]

@@ -28,9 +28,9 @@ from unicodedata import normalize
 from volseg.annotation import even_positions
 from volseg.data.phantoms import Kind, phantom_or_own
 from volseg.errors import InputError, RefusedError
-from volseg.io import SUFFIXES, channel_of, is_volume, read_json
+from volseg.io import SUFFIXES, channel_of, digest, is_volume, output_suffix, read_json
 
-__all__ = ["Case", "find_cases", "find_images", "join_channels", "stem"]
+__all__ = ["Case", "find_cases", "find_images", "join_channels", "listed", "output_of", "stem"]
 
 logger = logging.getLogger(__name__)
 
@@ -341,3 +341,27 @@ def _names_slices(slices: Any) -> bool:
             for indices in slices.values()
         )
     )
+
+
+def listed(case: Case) -> dict[str, Any]:
+    """The files of a case, with the SHA-256 of each, for a run's description."""
+    entry: dict[str, Any] = {"name": case.name}
+    for part in ("image", "label", "truth"):
+        path = getattr(case, part)
+        if path is not None:
+            entry[part] = _hashed(path)
+    if case.channels:
+        entry["channels"] = [_hashed(path) for path in case.channels]
+    return entry
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": digest(path)}
+
+
+def output_of(case: Case, folder: Path) -> tuple[Path, Path, Path]:
+    """Where the classes of an image go, probabilities and their spread: in its format if that can be."""
+    name = case.name if case.channels else stem(case.image)
+    fractions = output_suffix(case.image, fractions=True)
+    maps, spread = (folder / f"{name}_{kind}{fractions}" for kind in ("probabilities", "spread"))
+    return folder / f"{name}{output_suffix(case.image)}", maps, spread

@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 
 from volseg.data.datasets import TrainingPatches
 from volseg.errors import InputError, ResourceError, VolsegError, cause, theirs
-from volseg.inferers.memory import free_memory
+from volseg.machine import free_memory
 
 __all__ = ["PatchLoader"]
 

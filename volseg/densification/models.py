@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from volseg.annotation import find_slices
 from volseg.densification.earlier import Earlier, Seen, look_at
 from volseg.densification.folds import Fold
 from volseg.densification.outputs import Outputs
@@ -181,6 +182,7 @@ class Networks:
             model = learn(
                 self.task,
                 labels,
+                slices=find_slices(labels),
                 seconds=seconds,
                 start=start,
                 held_out=held_out,

@@ -10,18 +10,15 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from volseg.densification.calibration import Calibrator
 from volseg.densification.inputs import Inputs
@@ -40,6 +37,7 @@ from volseg.io import (
     write_volume,
 )
 from volseg.labels import IGNORE_INDEX
+from volseg.machine import library_versions
 from volseg.report import class_colours
 from volseg.runs.claim import claim, release
 
@@ -47,7 +45,6 @@ __all__ = ["Outputs", "classes_of", "outputs_for", "read_json", "values_of", "wr
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("volseg", "torch", "monai", "numpy", "scipy")
 _OPTION = "-o"
 _FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
 
@@ -255,7 +252,6 @@ def settings_of(
     applied: Path | None,
 ) -> dict[str, Any]:
     """What ``settings.json`` tells: everything that the result depends on."""
-    versions = {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
     return {
         "image": _content(inputs.image, inputs.image_files, inputs.digests),
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
@@ -264,7 +260,7 @@ def settings_of(
         "applied": None if applied is None else str(applied),
         "command": command,
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions | {"machine": platform.machine(), "threads": torch.get_num_threads()},
+        "versions": library_versions(),
     }
 
 

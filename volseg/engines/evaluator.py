@@ -27,11 +27,12 @@ from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
+from volseg.machine import library_versions
 from volseg.report import Report, panel
 from volseg.runs import processes
 from volseg.runs.checkpoint import load_weights
 from volseg.runs.claim import claim, release
-from volseg.runs.folder import FIGURES, library_versions, new_file
+from volseg.runs.folder import FIGURES, new_file
 
 __all__ = ["engine_for", "evaluator", "segment"]
 

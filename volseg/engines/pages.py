@@ -17,10 +17,9 @@ from volseg.data.auditing import orientation_of
 from volseg.engines.scores import Scores
 from volseg.metrics import Headline, dice, iou, mean_score
 from volseg.report import CaseRow, ClassScore, MethodScores, Report, panel, save_picture, write_report
+from volseg.runs.folder import PAGES
 
 __all__ = ["Chosen", "choose_cases", "page_of", "write_pages"]
-
-PAGES = {"worst": "report.html", "median": "report_median.html", "best": "report_best.html"}
 
 
 class Chosen(dict[str, str]):

@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from torch import nn
 from torch.utils.data import Dataset
 
-from volseg.data import Case, WholeVolumes
+from volseg.data import Case, WholeVolumes, output_of
 from volseg.engines.batch import Batch, described, fingerprint, weights_hash
 from volseg.engines.evaluator import engine_for, segment
 from volseg.errors import InputError, RefusedError
@@ -22,7 +22,7 @@ from volseg.io.blocks import voxels_of
 from volseg.runs import processes
 from volseg.runs.checkpoint import load_weights
 from volseg.runs.claim import claim, release
-from volseg.runs.folder import new_file, output_of
+from volseg.runs.folder import new_file
 from volseg.streaming.run import predict_streamed, why_not_streamed
 
 __all__ = ["predictor"]

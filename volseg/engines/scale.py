@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from volseg.data import TrainingPatches
+from volseg.machine import free_memory, has_bf16
 
 __all__ = ["Cache", "choose_scale", "keep_on_device", "place", "use_bf16"]
 
@@ -75,13 +76,10 @@ def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str =
         raise ValueError(f"precision = {precision!r} is not one of: auto, bfloat16, float32.")
     if precision != "auto":
         return precision == "bfloat16"
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    is_native = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+    if torch.device(device).type == "cuda":
+        return has_bf16(device)
     convolutions = _convolutions(network)
-    if not is_native or not convolutions or _has_flat_kernels(network):
+    if not has_bf16(device) or not convolutions or _has_flat_kernels(network):
         return False
     layer = convolutions[min(1, len(convolutions) - 1)]  # of the finest level, where most of the time goes
     return _is_faster(layer.in_channels, layer.out_channels, layer.kernel_size)
@@ -136,7 +134,7 @@ def keep_on_device(dataset: TrainingPatches, device: torch.device, cache: Cache)
     if device.type == "cpu" or cache == "host":
         return False
     size = sum(tensor.nbytes for item in dataset.cases for tensor in _volumes(item).values())
-    room = _free_memory(device)
+    room = free_memory(device)
     if cache == "auto" and size > _SHARE * room:
         logger.info(
             "The volumes (%.1f GB) stay in main memory: %.1f GB are free on %s.",
@@ -158,7 +156,3 @@ def _volumes(item: dict[str, Any]) -> dict[str, Tensor]:
         for key, value in item.items()
         if isinstance(value, Tensor) and key in ("image", "label", "weight", "instances")
     }
-
-
-def _free_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
 
-from volseg.data import PatchLoader, TrainingPatches
+from volseg.data import PatchLoader, TrainingPatches, listed
 from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise, taken
 from volseg.engines.profiling import Stopwatch
 from volseg.engines.scale import Cache, keep_on_device, use_bf16
@@ -175,7 +175,11 @@ def trainer(
         processes.wait()
         if writes:
             facts = state.facts(device)
-            describe.append(open_run(home, folder, resume=resume, data=dataset.data, facts=facts))
+            describe.append(
+                open_run(
+                    home, folder, resume=resume, data=[listed(case) for case in dataset.data], facts=facts
+                )
+            )
         processes.wait()
         if resume:
             logger.info("Resuming at iteration %d.", start)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from volseg.bundle.files import argument_problems, keywords, locate
-from volseg.data import Case
+from volseg.data import Case, output_of
 from volseg.experiments.campaign import Book, Results, open_campaign, run_cells, write_text
 from volseg.experiments.cells import Cell, Result, content_of
 from volseg.experiments.comparison import csv_of, figure, markdown
@@ -21,7 +21,6 @@ from volseg.experiments.datasets import fingerprint, link_images
 from volseg.experiments.plots import draw_curves, draw_predictions, read_example, read_prediction, save_figure
 from volseg.experiments.start import check_settings, frozen_bundle, way
 from volseg.labels import LabelScheme
-from volseg.runs.folder import output_of
 
 __all__ = ["Combination", "combinations", "names_of", "sweep"]
 

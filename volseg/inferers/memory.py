@@ -1,11 +1,8 @@
-"""How much memory a network will need for one block, and how much there is. Bytes throughout."""
+"""How much memory a network will need for one block. Bytes throughout."""
 
-import contextlib
-import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +20,6 @@ __all__ = [
     "Ledger",
     "foretell_memory",
     "foretell_quick_memory",
-    "free_memory",
-    "give_back_at_once",
 ]
 
 # Beside the tensors that torch shows, a convolution needs copies in another layout and scratch space.
@@ -37,8 +32,6 @@ _WORKSPACE_BY_ROWS = 1.15
 # With at most this many values per place of the last axis torch 2.13 leaves oneDNN for a batch of one in
 # float32, and writes down all inputs of the kernel for each voxel.
 _FEW = 20480
-_UNKNOWN = 4 * 2**30
-_M_MMAP_THRESHOLD = -3  # of mallopt
 
 
 class Forecast(NamedTuple):
@@ -102,32 +95,6 @@ def foretell_quick_memory(
     if by_rows:
         return Forecast(int(_WORKSPACE_BY_ROWS * ledger.peak) + max(copies), ledger.largest)
     return Forecast(int(_WORKSPACE_AT_ONCE * ledger.peak) + sum(copies), ledger.largest)
-
-
-def free_memory(device: torch.device) -> int:
-    """What can be had on a device; on the CPU as the kernel and the container see it."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = _UNKNOWN
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
-    return free
-
-
-def give_back_at_once() -> None:
-    """Have large blocks of memory go back to the system as soon as they are freed, for this whole process.
-
-    Left to itself, glibc keeps blocks of up to 32 MB and cuts them up, so that a long run comes to hold a
-    multiple of what it needs. Elsewhere nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 class Ledger(TorchDispatchMode):

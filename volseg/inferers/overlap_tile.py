@@ -23,9 +23,9 @@ from tqdm import tqdm
 from volseg.errors import ResourceError
 from volseg.geometry import Tile, choose_tile, halve_tile, per_axis, plan_tiles
 from volseg.inferers.blocks import Source, Work, says_its_sizes, window_of
-from volseg.inferers.memory import free_memory
 from volseg.inferers.planning import make_plan
 from volseg.inferers.statistics import BatchNorm, as_for_inference, freeze_volume_statistics, needs_image
+from volseg.machine import free_memory
 from volseg.networks.measuring import first_output
 
 __all__ = ["OverlapTileInferer", "work_off"]

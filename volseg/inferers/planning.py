@@ -28,7 +28,6 @@ from volseg.geometry import Tile, balanced_tiles, plan_tiles
 from volseg.inferers.blocks import Work, unwrapped
 from volseg.inferers.memory import Forecast, foretell_memory, foretell_quick_memory
 from volseg.networks import UNet
-from volseg.networks.unet import UNet
 
 __all__ = ["Layer", "Plan", "layers", "make_plan", "operations"]
 

@@ -165,6 +165,7 @@ def learn(
     task: Task,
     labels: Labels,
     *,
+    slices: Mapping[str, Sequence[int]] | None = None,
     seconds: float,
     fewest: int = 100,
     start: Model | None = None,
@@ -176,6 +177,8 @@ def learn(
 
     Args:
         labels: class indices ``(*spatial)``, 255 where nobody painted.
+        slices: indices of the painted slices by the axis across them, ``{"z": [3, 9]}``, where whole slices
+            are painted; only then can it learn from where a voxel lies.
         seconds: of wall-clock time.
         fewest: steps that are taken, however short the time.
         start: a model to go on from, which learnt from the same or less paint.
@@ -191,7 +194,7 @@ def learn(
         raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
     bank = task.bank
     device = bank.maps[0].device
-    paint = measure_paint(labels, task.classes, task.spacing, device)
+    paint = measure_paint(labels, slices or {}, task.classes, task.spacing, device)
     random = torch.Generator(device).manual_seed(task.seed)
     banks = [bank]
     prior = slice(bank.features, bank.features + paint.features)

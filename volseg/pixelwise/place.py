@@ -16,8 +16,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from volseg.annotation import find_slices
-
 __all__ = ["Paint", "measure_paint", "prior_at"]
 
 _AXES = "xyz"
@@ -60,12 +58,20 @@ class Paint(NamedTuple):
 
 
 def measure_paint(
-    labels: npt.NDArray[np.uint8], classes: int, spacing: Sequence[float], device: torch.device | str = "cpu"
+    labels: npt.NDArray[np.uint8],
+    slices: Mapping[str, Sequence[int]],
+    classes: int,
+    spacing: Sequence[float],
+    device: torch.device | str = "cpu",
 ) -> Paint:
-    """From each pixel of each painted slice to the nearest of every class on this slice."""
+    """From each pixel of each painted slice to the nearest of every class on this slice.
+
+    Args:
+        slices: indices of the painted slices by the axis across them, ``{"z": [3, 9]}``.
+    """
     steps = tuple(float(s) / min(spacing) for s in spacing)
     planes = []
-    for name, indices in find_slices(labels).items():
+    for name, indices in slices.items():
         axis = _AXES.index(name)
         sampling = [s for a, s in enumerate(steps) if a != axis]
         for index in indices:

@@ -13,20 +13,16 @@ import inspect
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigWorkflow
 
-from volseg.data import Case, stem
-from volseg.engines.pages import PAGES
 from volseg.errors import InputError, RefusedError
-from volseg.io import atomic_write, digest, output_suffix, read_json
+from volseg.io import atomic_write, read_json
+from volseg.machine import library_versions
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
 from volseg.runs.log import open_log
@@ -34,15 +30,14 @@ from volseg.runs.log import open_log
 __all__ = [
     "FIGURES",
     "OWN",
+    "PAGES",
     "STAGE",
     "check_run",
     "complete_run",
     "differences",
     "is_trained",
-    "library_versions",
     "new_file",
     "open_run",
-    "output_of",
     "say_what_is_older",
     "tidy_up",
     "working_folder",
@@ -53,6 +48,9 @@ logger = logging.getLogger(__name__)
 STAGE = "unfinished"
 OWN = ("model.pt", "best.pt", "progress.csv", "log.txt")
 """What a training leaves, beside the checkpoints to resume from and the description."""
+PAGES = {"worst": "report.html", "median": "report_median.html", "best": "report_best.html"}
+"""The pages of an evaluation."""
+
 FIGURES = ("metrics.json", "metrics.csv", "picture.png", *PAGES.values())
 """What an evaluation leaves."""
 
@@ -124,7 +122,6 @@ def is_trained(folder: Path) -> bool:
 
 _ALWAYS = ("resume", "overwrite")  # settings that differ between the parts of a run by their nature
 _TOLD = 8  # of the settings that changed
-_LIBRARIES = ("torch", "monai", "numpy", "pytorch-ignite", "nibabel", "tifffile", "volseg")
 
 
 def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -158,14 +155,8 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def library_versions() -> dict[str, Any]:
-    """Of volseg and what it computes with, of Python, and the kind of machine."""
-    found: dict[str, Any] = {name: version(name) for name in _LIBRARIES}
-    return found | {"python": platform.python_version(), "machine": platform.machine()}
-
-
 def open_run(
-    home: Path, folder: Path, *, resume: bool, data: Sequence[Case], facts: Mapping[str, Any]
+    home: Path, folder: Path, *, resume: bool, data: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> Callable[[], None]:
     """Make the folder of a training run, with its log file and all that is needed to repeat the run.
 
@@ -175,7 +166,7 @@ def open_run(
     Args:
         home: the folder that the run was given.
         folder: where it takes place, see :func:`working_folder`.
-        data: the cases; ``data.json`` lists their files with the SHA-256 of each.
+        data: what ``data.json`` lists: the files of each case, with the SHA-256 of each.
         facts: what else ``versions.json`` tells beside the versions of the libraries.
     """
     home.mkdir(parents=True, exist_ok=True)
@@ -190,9 +181,8 @@ def open_run(
     open_log(folder / "log.txt")
     if folder != home:
         logger.info("Training in %s; the earlier result in %s stays until it is complete.", folder, home)
-    versions = library_versions()
-    versions |= {"processor": _processor(), "threads": torch.get_num_threads(), **facts}
-    description = {"versions.json": versions, "data.json": [_listed(case) for case in data]}
+    versions = {**library_versions(), **facts}
+    description = {"versions.json": versions, "data.json": list(data)}
     config = _running_config()
     if config is not None:
         description["config.json"] = json.loads(json.dumps(config, default=str))
@@ -250,42 +240,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _listed(case: Case) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": case.name}
-    for part in ("image", "label", "truth"):
-        path = getattr(case, part)
-        if path is not None:
-            entry[part] = _hashed(path)
-    if case.channels:
-        entry["channels"] = [_hashed(path) for path in case.channels]
-    return entry
-
-
-def _hashed(path: Path) -> dict[str, str]:
-    return {"path": str(path), "sha256": digest(path)}
-
-
 def _write_json(path: Path, content: Any) -> None:
     with atomic_write(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    """Its name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def output_of(case: Case, folder: Path) -> tuple[Path, Path, Path]:
-    """Where the classes of an image go, probabilities and their spread: in its format if that can be."""
-    name = case.name if case.channels else stem(case.image)
-    fractions = output_suffix(case.image, fractions=True)
-    maps, spread = (folder / f"{name}_{kind}{fractions}" for kind in ("probabilities", "spread"))
-    return folder / f"{name}{output_suffix(case.image)}", maps, spread
 
 
 def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path:

@@ -7,7 +7,6 @@ process that asked notes what is finished; the tiles of a worker that dies are g
 
 import copy
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from volseg.errors import InputError, ResourceError
 from volseg.geometry import Tile
 from volseg.installation import install_line
+from volseg.machine import allowed_processors
 from volseg.networks import UNet
 from volseg.streaming.job import Hand, Job
 from volseg.streaming.journal import Journal
@@ -34,7 +34,7 @@ def local_workers() -> int:
     """Workers of a cluster on this machine: one per GPU, or where there is none one per four processors."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    return max(2, (os.cpu_count() or 1) // 4)
+    return max(2, allowed_processors() // 4)
 
 
 def workers_of(address: str) -> int:

@@ -26,10 +26,10 @@ from tqdm import tqdm
 from volseg.geometry import Tile, plan_tiles
 from volseg.inferers.averaging import Symmetry, average_tile, reads_of
 from volseg.inferers.blocks import Demand, Work
-from volseg.inferers.memory import give_back_at_once
 from volseg.inferers.overlap_tile import work_off
 from volseg.inferers.statistics import Statistics, load_statistics
 from volseg.io.blocks import BlockVolume, create_blocks, open_blocks
+from volseg.machine import give_back_at_once
 from volseg.networks import UNet
 from volseg.runs import processes
 from volseg.streaming.journal import Journal

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from volseg.errors import InputError
 from volseg.geometry import mirror_indices
-from volseg.greyvalues import GreyScale, NormalizeGreyValuesd, measure_grey_values
+from volseg.greyvalues import GreyScale, measure_grey_values
 from volseg.io.blocks import BlockVolume
+from volseg.transforms import NormalizeGreyValuesd
 
 __all__ = ["Blocks", "Normalisation", "kept_as", "normalisation", "require_unchanged", "why_not_blockwise"]
 

@@ -1,8 +1,7 @@
 """MONAI dictionary transforms: patches drawn through one composed map, grey values, border weights."""
 
-from volseg.greyvalues import NormalizeGreyValuesd
 from volseg.transforms.deformation import RandBSplineDeformd, RandDeformedPatchd, annotated_voxels
-from volseg.transforms.intensity import RandGreyValuesd
+from volseg.transforms.intensity import NormalizeGreyValuesd, RandGreyValuesd
 from volseg.transforms.weights import BorderWeightMapd
 
 __all__ = [

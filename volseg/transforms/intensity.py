@@ -1,7 +1,7 @@
-"""Random grey values: brightness, contrast, gamma and noise in one cheap pass.
+"""Grey values of an image: normalised, and changed at random (brightness, contrast, gamma, noise).
 
-For images that were normalised to about zero mean and unit standard deviation, so the figures are
-in standard deviations of the image.
+The random changes are for images that were normalised to about zero mean and unit standard deviation, so the
+figures are in standard deviations of the image.
 """
 
 import math
@@ -13,9 +13,25 @@ from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
 from volseg.bspline.field import numbers_per_axis
+from volseg.greyvalues import normalised
 from volseg.transforms.arrays import like, plain_tensor
 
-__all__ = ["RandGreyValuesd"]
+__all__ = ["NormalizeGreyValuesd", "RandGreyValuesd"]
+
+
+class NormalizeGreyValuesd(MapTransform):
+    """Zero mean and unit spread for each channel of an image ``(C, *spatial)``, as its bulk has them.
+
+    In place of MONAI's ``NormalizeIntensityd(channel_wise=True)``, which gives the same but for images with
+    hot voxels, fill values or numbers near the ends of their type: see `volseg.greyvalues`. The result is
+    float32.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(data):
+            out[key] = like(normalised(plain_tensor(data[key])), data[key])
+        return out
 
 
 class GreyDraw(NamedTuple):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from volseg.errors import InputError
-from volseg.instances import checked_ids, numbered
+from volseg.labels import checked_ids, compact_ids
 
 __all__ = ["border_weight_map", "class_balance"]
 
@@ -68,7 +68,7 @@ def border_weight_map(
     unlabelled = instances < 0
     if ignore is not None:
         unlabelled |= instances == ignore
-    objects = numbered(np.where(unlabelled, np.zeros((), instances.dtype), instances))
+    objects = compact_ids(np.where(unlabelled, np.zeros((), instances.dtype), instances))
     weight = np.where(objects > 0, np.float32(inside), np.float32(background))
     if w0 > _NEGLIGIBLE and objects.any():
         from volseg.weightmaps.nearest import two_nearest

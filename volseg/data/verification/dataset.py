@@ -19,6 +19,7 @@ from volseg.data.verification.expectations import Expectations, Finding, finding
 from volseg.errors import InputError, VolsegError
 from volseg.instances import InstanceScheme
 from volseg.io import SUFFIXES, atomic_write, is_volume, read_json
+from volseg.machine import allowed_processors
 
 __all__ = ["default_cache", "require_sound", "verify"]
 
@@ -111,7 +112,7 @@ def _check(
     found: list[Finding] = []
     results: list[tuple[list[Finding], Facts, str]] = []
     keep = None if cache is None else Path(cache)
-    with listening(), ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+    with listening(), ThreadPoolExecutor(jobs or min(8, allowed_processors())) as pool:
         for result in pool.map(lambda case: _one(case, expected, keep), cases):
             results.append(result)
             if progress is not None:
