@@ -133,7 +133,8 @@ def test_a_slice_is_not_told_its_own_labels(scene):
     voxels = everywhere(truth.shape)
     voxels = voxels[(voxels[:, 0] == index) & torch.from_numpy(~others.reshape(-1)).repeat(len(truth))]
     before, after = (
-        prior_at(measure_paint(each, 2, [1.0] * truth.ndim), voxels) for each in (labels, changed)
+        prior_at(measure_paint(each, find_slices(each), 2, [1.0] * truth.ndim), voxels)
+        for each in (labels, changed)
     )
     lines = torch.from_numpy(np.isfinite(before.numpy())).all()
     assert lines
@@ -281,7 +282,7 @@ def test_learning_ends_when_paint_was_seen_often_enough():
 )
 def test_the_prior_is_used_where_slices_of_two_directions_cross(counts, is_telling):
     labels = keep_slices(np.zeros((20, 21, 22), np.uint8), counts)
-    assert measure_paint(labels, 2, (1.0, 1.0, 1.0)).is_telling is is_telling
+    assert measure_paint(labels, find_slices(labels), 2, (1.0, 1.0, 1.0)).is_telling is is_telling
 
 
 def test_slices_in_one_direction_leave_all_networks_blind(scene, clock):

@@ -59,7 +59,7 @@ class Brightness:
         return cls(state["model"]["means"], SimpleNamespace(**state["curve"]))
 
 
-def brightness(task, labels, *, seconds, start=None, held_out=None, progress=None, should_stop=None):
+def brightness(task, labels, *, seconds, slices, start=None, held_out=None, progress=None, should_stop=None):
     """Stands in for :func:`volseg.pixelwise.model.learn`."""
     image = task.image.mean(0)
     known = [np.mean(image[labels == c]) if (labels == c).any() else 1e6 for c in range(task.classes)]

@@ -172,7 +172,7 @@ def test_patches_are_the_same_if_nobody_asks_the_device_how_far_they_reach(monke
 )
 def test_volumes_are_kept_on_the_device_if_they_fit(make_run, monkeypatch, cache, room, moves):
     dataset = make_run().dataset
-    monkeypatch.setattr(scale, "_free_memory", lambda _: room)
+    monkeypatch.setattr(scale, "free_memory", lambda _: room)
     held = dataset.cases[0]["held"]
     assert scale.keep_on_device(dataset, torch.device("meta"), cache) is moves
     for item in dataset.cases:

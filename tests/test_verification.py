@@ -210,7 +210,7 @@ def test_an_unchanged_case_is_not_read_again(make_dataset, tmp_path, monkeypatch
     cache = tmp_path / "cache"
     first = verify(folder, cache=cache)
     read = []
-    for room in ("data.verification.cases", "io.channels"):
+    for room in ("data.verification.cases", "io.files"):
         monkeypatch.setattr(f"volseg.{room}.read_volume", lambda p, **_: read.append(p) or read_volume(p))
     assert verify(folder, cache=cache) == first
     assert read == []
