@@ -1,4 +1,4 @@
-"""What was stored by volseg before its rooms were moved (commit 2f2c633) still runs, is resumed and continued.
+"""What was stored by volseg before modules moved (commit 2f2c633) still runs, is resumed and continued.
 
 ``tests/stored`` was written by that commit, from seeded numbers: a result of ``volseg densify``, a run of a
 bundle with its checkpoints, the bundle itself as a user would keep it, and weights that were exported.
