@@ -28,7 +28,7 @@ def folder(tmp_path):
     labels[[2, 4, 7], 3:9, 2:8] = 1
     labels[[2, 4, 7], 5:7, 4:6] = 2
     for name, array in {
-        "images": rng.integers(1, 99, labels.shape, np.uint8),
+        "images": rng.integers(1, 99, labels.shape, np.uint8) + 70 * labels,
         "labels": TABLE[labels],
     }.items():
         (tmp_path / name).mkdir()
