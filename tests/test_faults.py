@@ -667,7 +667,7 @@ class _Dies(RandDeformedPatchd):
 
 @row(60)
 def _(tools):
-    """Without the worker it goes on, to the same weights; tests/test_drawing.py has crashes and hangs."""
+    """Without the worker it goes on, to the same weights; tests/data/test_loader.py has crashes and hangs."""
     folder = tools.dataset(size=(12, 12, 12))
     weights = []
     for workers in (0, 1):
@@ -718,7 +718,7 @@ def _(tools):
     assert "NaN" in verify(folder, cache=cache)[0].what
 
 
-# 2.5 Resources: a full disk is planted for every writer in tests/test_io_outputs.py -------------------------
+# 2.5 Resources: a full disk is planted for every writer in tests/io/test_outputs.py -------------------------
 
 
 @row(63)

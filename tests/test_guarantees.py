@@ -8,7 +8,7 @@ import pytest
 from volseg.cli import main
 
 PROMISE = re.compile(r"^\*\*G(\d+) ([^*]+)\.\*\*(.*?)(?=^\*\*G|\Z|^Not promised)", re.M | re.S)
-TEST = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 FAULT = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|([^|]*)\|$", re.M)
 
 
@@ -57,7 +57,7 @@ def test_every_fault_has_a_row_and_its_tests(root):
     for number, fault, answer, tests in rows:
         assert fault.strip()
         assert answer.strip()
-        named = re.findall(r"`(\w+\.py)::(\w+)`", tests)
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", tests)
         assert len(named) == tests.count("`") // 2, f"row {number}: what is that: {tests}"
         assert missing(root, [(f"tests/{file}", name) for file, name in named]) == [], f"row {number}"
 

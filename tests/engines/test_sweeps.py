@@ -2,7 +2,7 @@
 
 Each sweep runs the commands themselves, in children forked from a process that has imported everything, so
 that a kill falls into the work. A few tries here; many with
-``VOLSEG_SWEEP=25 python -m pytest -m slow tests/test_sweeps.py``.
+``VOLSEG_SWEEP=25 python -m pytest -m slow tests/engines/test_sweeps.py``.
 """
 
 import json

@@ -48,7 +48,7 @@ def at_the_root(root, monkeypatch):
 
 def test_every_bundle_is_run_here(root):
     names = {path.name for path in (root / "bundles").glob("*.json")} - {"metadata.json"}
-    assert names == BUNDLES.keys() | {"densify.json"}  # see test_densify_command.py
+    assert names == BUNDLES.keys() | {"densify.json"}  # see densification/test_command.py
 
 
 @pytest.mark.parametrize("name", [*BUNDLES, "densify.json"])

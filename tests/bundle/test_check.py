@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from volseg.bundle import check_bundle, check_overrides, nearest, read_bundle
 from volseg.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 GOOD: dict[str, Any] = {
     "_meta_": {"version": "0.1", "monai_version": "1.6.1", "pytorch_version": "2.13", "numpy_version": "2.4"},
