@@ -70,7 +70,7 @@ def test_every_situation_says_where_it_was_met_and_names_tests_that_are_there(ro
     for row in rows:
         assert len(row) == 4, row
         assert all(cell.strip() for cell in row), row
-        named = re.findall(r"`((?:journeys/)?\w+\.py)(?:::(\w+))?`", row[3])
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", row[3])
         assert len(named) == row[3].count("`") // 2 > 0, row
         assert all((root / "tests" / file).exists() for file, _ in named), row
         assert missing(root, [(f"tests/{file}", name) for file, name in named if name]) == [], row
