@@ -30,9 +30,9 @@ from monai.inferers import PatchInferer, SlidingWindowSplitter, ZarrAvgMerger, s
 from torch import Tensor
 
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Work
+from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.planning import make_plan, operations
-from volseg.machine import give_back_at_once
+from volseg.machine import release_freed_memory
 from volseg.networks import UNet, unet3d_2016
 
 SIZE = (248, 244, 64)  # a kidney of the 2016 paper
@@ -163,14 +163,14 @@ def measure_here(job: str, size: Sequence[int], channels: int) -> dict[str, floa
 
 def measure_memory(limit: float, width: float) -> dict[str, float]:
     """A tile of the 2016 network at a part of its width: what was foretold, and what it took."""
-    give_back_at_once()  # as every streamed run does
-    work = Work(unet3d_2016(width=width).eval())
-    work.prepare()
-    plan = make_plan(work, 3, (512, 512, 512), int(limit))
-    work.by_rows = plan.by_rows
+    release_freed_memory()  # as every streamed run does
+    runner = BlockRunner(unet3d_2016(width=width).eval())
+    runner.prepare()
+    plan = make_plan(runner, 3, (512, 512, 512), int(limit))
+    runner.by_rows = plan.by_rows
     volume = torch.zeros(3, 1, 1, 1).expand(3, 512, 512, 512)
     with Peak() as peak:
-        for number, _ in enumerate(work.pieces(volume, plan.tiles[0])):
+        for number, _ in enumerate(runner.pieces(volume, plan.tiles[0])):
             if number == 3:  # rows come out, so memory no longer grows
                 break
     return {"predicted": plan.bytes, "measured": peak.highest}
@@ -243,14 +243,15 @@ def windows(*_: object) -> None:
         f"  bf16 against float32: logits differ by {(half - exact).abs().max() / exact.std():.1e} of their "
         f"spread at most, classes of {(half.argmax(1) != exact.argmax(1)).float().mean():.1e} of the voxels"
     )
-    work = Work(ours)
-    work.prepare()
-    assert work.quick is not None
+    runner = BlockRunner(ours)
+    runner.prepare()
+    assert runner.quick is not None
     legal = [
-        2 * c + r + 8 * s for c, r, s in zip(ours.context, work.demand.remainder, ours.stride, strict=True)
+        2 * c + r + 8 * s
+        for c, r, s in zip(ours.context, runner.required.remainder, ours.stride, strict=True)
     ]
     block = torch.randn(1, 1, *legal)
-    plain, quick = ours(block), work.quick(block)
+    plain, quick = ours(block), runner.quick(block)
     print(
         f"  folded, channels last, against the network as it is: {(quick - plain).abs().max():.1e} in logits"
     )
@@ -258,11 +259,11 @@ def windows(*_: object) -> None:
 
 def plans(*_: object) -> None:
     """Operations at 2048^3 with the 2016 network, against the published tiles."""
-    work = Work(unet3d_2016().eval())
-    work.prepare()
-    published = prod(-(-2048 // n) for n in WRITTEN) * operations(work.network, PUBLISHED)
+    runner = BlockRunner(unet3d_2016().eval())
+    runner.prepare()
+    published = prod(-(-2048 // n) for n in WRITTEN) * operations(runner.network, PUBLISHED)
     for limit in (2 * 10**9, 8 * 10**9, 80 * 10**9):
-        plan = make_plan(work, 3, (2048,) * 3, limit)
+        plan = make_plan(runner, 3, (2048,) * 3, limit)
         print(
             f"  {limit / 1e9:3.0f} GB: {len(plan.tiles):4d} tiles of {plan.tile}, "
             f"{plan.operations:.3g} operations, {published / plan.operations:.2f} times fewer"

@@ -31,7 +31,7 @@ from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.densification.calibration import calibrate, held_out_sample
 from volseg.densification.folds import Fold, make_folds
 from volseg.densification.intervals import Estimate, estimate, slice_confusions
-from volseg.densification.scoring import Tested, Yardstick
+from volseg.densification.scoring import Scorer, Tested
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline, confusion_matrix, iou, mean_score
 from volseg.pixelwise.model import Model, Task, learn
@@ -158,7 +158,7 @@ def estimated(folder: Path, result: dict[str, Any], plain: bool = False) -> tupl
             confusions += slice_confusions(prediction, whole, part.fold.slices, classes)
         found = estimate(confusions, classes, foreground=headline.classes)
     else:
-        found = Yardstick(labels, SPACING, headline).estimate(parts)[0]
+        found = Scorer(labels, SPACING, headline).estimate(parts)[0]
     unseen = np.where(labels == IGNORE_INDEX, truth, IGNORE_INDEX)
     true = iou(confusion_matrix(arrays["result"], unseen, classes))
     return found, [headline.mean(true), mean_score(true), *true]

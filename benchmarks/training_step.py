@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from volseg import RandDeformedPatchd, SparseCrossEntropy, place, unet3d_2016, use_bf16
+from volseg import RandDeformedPatchd, SparseCrossEntropy, to_device, unet3d_2016, use_bf16
 from volseg.engines.profiling import matrix_rate
 from volseg.engines.step import Step
 from volseg.inferers.planning import operations
@@ -44,7 +44,7 @@ def plain(width: float, image: torch.Tensor, target: torch.Tensor) -> Callable[[
 def ours(width: float, image: torch.Tensor, target: torch.Tensor, *, amp: bool) -> Callable[[], object]:
     """The step of volseg's trainer."""
     torch.manual_seed(0)
-    network = place(unet3d_2016(width=width), CPU)
+    network = to_device(unet3d_2016(width=width), CPU)
     step = Step(network, amp=amp, average=None)
     state = SimpleNamespace(device=CPU, iteration=1, epoch_length=1000)
     engine = SimpleNamespace(
@@ -78,7 +78,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, *SIZE, generator=generator)
     target = torch.randint(0, 3, (1, 1, *network.output_size(SIZE)), generator=generator)
-    chosen = use_bf16(place(network, CPU), CPU)
+    chosen = use_bf16(to_device(network, CPU), CPU)
     runs: dict[str, tuple[torch.dtype, Callable[[], object]]] = {
         "plain PyTorch, float32": (torch.float32, plain(given.width, image, target)),
         "volseg, float32": (torch.float32, ours(given.width, image, target, amp=False)),

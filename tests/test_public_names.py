@@ -51,8 +51,9 @@ def names_in(config: Any) -> set[str]:
 
 
 def used() -> dict[str, str]:
-    """Every ``volseg.X`` in bundles and overlays, and a file that uses it."""
-    paths = sorted([*(ROOT / "bundles").glob("*.json"), *(ROOT / "configs").glob("*.json")])
+    """Every ``volseg.X`` in bundles and overlays, those of earlier versions too, and a file that uses it."""
+    folders = [ROOT / "bundles", ROOT / "configs", ROOT / "tests" / "stored"]
+    paths = sorted(path for folder in folders for path in folder.glob("*.json"))
     return {
         name: path.name for path in paths for name in names_in(json.loads(path.read_text(encoding="utf-8")))
     }

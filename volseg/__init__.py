@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from volseg.engines import evaluator as evaluator
     from volseg.engines import place as place
     from volseg.engines import predictor as predictor
+    from volseg.engines import to_device as to_device
     from volseg.engines import trainer as trainer
     from volseg.engines import use_bf16 as use_bf16
     from volseg.inferers import OverlapTileInferer as OverlapTileInferer
@@ -67,6 +68,7 @@ _ROOMS = {
         "local_device",
         "place",
         "predictor",
+        "to_device",
         "trainer",
         "use_bf16",
     ),

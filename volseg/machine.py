@@ -19,7 +19,7 @@ import torch
 __all__ = [
     "allowed_processors",
     "free_memory",
-    "give_back_at_once",
+    "release_freed_memory",
     "has_bf16",
     "library_versions",
     "use_allowed_threads",
@@ -98,7 +98,7 @@ def free_memory(device: torch.device) -> int:
     return free
 
 
-def give_back_at_once() -> None:
+def release_freed_memory() -> None:
     """Have large blocks of memory go back to the system as soon as they are freed, for this whole process.
 
     Left to itself, glibc keeps blocks of up to 32 MB and cuts them up, so that a long run comes to hold a

@@ -19,7 +19,7 @@ from volseg.densification.baselines import random_walk
 from volseg.densification.comparison import comparing, work
 from volseg.densification.folds import make_folds
 from volseg.densification.schedule import Forecast, Progress, Timetable
-from volseg.densification.scoring import Yardstick
+from volseg.densification.scoring import Scorer
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
@@ -294,8 +294,8 @@ def compared(files, monkeypatch):
 
 
 def collect(others, patience):
-    yardstick = Yardstick(others._labels, (1.0, 1.0, 1.0), Headline(["background", "shell", "core"]))
-    return others.collect(yardstick, patience)
+    scorer = Scorer(others._labels, (1.0, 1.0, 1.0), Headline(["background", "shell", "core"]))
+    return others.collect(scorer, patience)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

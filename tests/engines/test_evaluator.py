@@ -12,7 +12,7 @@ from torch import nn
 
 from volseg.annotation import hold_out
 from volseg.data import WholeVolumes, find_cases, find_images, load_case
-from volseg.engines import choose_scale, evaluator, pages, place, predictor, scale, use_bf16
+from volseg.engines import choose_scale, evaluator, pages, predictor, scale, to_device, use_bf16
 from volseg.engines.pages import PAGES, choose_cases
 from volseg.engines.scores import Scores
 from volseg.errors import InputError, RefusedError
@@ -286,7 +286,7 @@ def test_a_placed_network_computes_the_same(dims):
     network = UNet(dims, 1, 2, channels=[(2, 2)]).eval()
     x = torch.randn(1, 1, *[8] * dims)
     before = network(x)
-    torch.testing.assert_close(place(network, "cpu")(x), before)
+    torch.testing.assert_close(to_device(network, "cpu")(x), before)
 
 
 # --- the picture ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from volseg.engines import place, scale
+from volseg.engines import scale, to_device
 from volseg.runs.checkpoint import load_checkpoint
 
 training = sys.modules["volseg.engines.trainer"]  # the name in the package is the function
@@ -75,20 +75,20 @@ def test_a_resumed_run_keeps_the_format_it_was_begun_in_unless_told_otherwise(
 def test_flat_kernels_keep_the_ordinary_layout_on_a_cpu():
     for kernel, last in (((1, 3, 3), False), ((3, 3, 1), False), ((3, 3, 3), True), ((1, 1, 1), True)):
         network = nn.Sequential(nn.Conv3d(2, 4, kernel))
-        weight = place(network, "cpu")[0].weight
+        weight = to_device(network, "cpu")[0].weight
         assert weight.is_contiguous(memory_format=torch.channels_last_3d) is (last or kernel == (1, 1, 1))
 
 
 FLAT = """
 import torch
-from volseg.engines import place
+from volseg.engines import to_device
 from volseg.networks import UNet
 kernels, pools = [(1, 3, 3), (3, 3, 3)], [(1, 2, 2)]
 for size in ((6, 192, 192), (8, 160, 160), (8, 128, 128)):
     torch.manual_seed(0)
     network = UNet(3, 1, 2, channels=[(4, 8), (8, 16)], padding="same", norm="batch",
                    kernel_size=kernels, pooling=pools)
-    network = place(network, "cpu")
+    network = to_device(network, "cpu")
     for _ in range(2):
         image, target = torch.randn(1, 1, *size), torch.randint(0, 2, (1, *size))
         with torch.autocast("cpu", torch.bfloat16):

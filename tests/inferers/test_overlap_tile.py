@@ -13,9 +13,9 @@ from torch import nn
 from volseg.errors import InputError, ResourceError
 from volseg.geometry import plan_tiles
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Work
-from volseg.inferers.memory import foretell_memory
-from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.blocks import BlockRunner
+from volseg.inferers.memory import estimate_memory
+from volseg.inferers.overlap_tile import process_tiles
 from volseg.machine import free_memory
 from volseg.networks import UNet, unet3d_2016
 
@@ -108,13 +108,13 @@ def test_tiled_equals_whole_for_any_size_and_any_tile(case):
 
 def tiled(network, x, tile, *, by_rows):
     """One item in given tiles, at once or by rows, whatever a planner would prefer."""
-    work = Work(network)
-    work.prepare()
-    work.by_rows = by_rows
-    demand = work.demand
+    runner = BlockRunner(network)
+    runner.prepare()
+    runner.by_rows = by_rows
+    required = runner.required
     output = torch.full((1, 3, *x.shape[2:]), torch.nan)
-    tiles = plan_tiles(x.shape[2:], tile, demand.halo, demand.stride, demand.remainder)
-    for _, where, logits in work_off(x[0], work, tiles):
+    tiles = plan_tiles(x.shape[2:], tile, required.halo, required.stride, required.remainder)
+    for _, where, logits in process_tiles(x[0], runner, tiles):
         assert output[0][:, *where].isnan().all(), "written once"
         output[0][:, *where] = logits
     return output
@@ -180,16 +180,16 @@ def test_the_memory_limit_sets_the_tile(network):
     )
     expected = OverlapTileInferer()(x, network)
     assert len(blocks) == 1, "it fits, so one tile suffices"
-    need = foretell_memory(network, blocks[0], torch.float32).bytes
+    need = estimate_memory(network, blocks[0], torch.float32).bytes
     blocks.clear()
     torch.testing.assert_close(OverlapTileInferer(None, need - 1)(x, network), expected, **TOLERANCE)
     assert len(blocks) > 1
-    assert all(foretell_memory(network, block, torch.float32).bytes < need for block in blocks)
+    assert all(estimate_memory(network, block, torch.float32).bytes < need for block in blocks)
 
 
 def test_memory_is_foretold_from_the_tensors_alive_at_once():
     layers = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 1))
-    forecast = foretell_memory(layers, (1, 1, 10, 10), torch.float32)
+    forecast = estimate_memory(layers, (1, 1, 10, 10), torch.float32)
     alive = 4 * 100 * (1 + 3 + 2)  # the caller keeps the input
     assert forecast.bytes == pytest.approx(1.3 * alive)
     assert forecast.largest == 300
@@ -204,7 +204,7 @@ def test_too_little_memory_is_said_before_anything_runs(network):
 
 
 class Talkative(nn.Module):
-    """A network whose memory cannot be foretold, because it looks at its values."""
+    """A network whose memory cannot be estimated, because it looks at its values."""
 
     context, receptive_radius, stride = (0, 0), (0, 0), (1, 1)
 
@@ -217,7 +217,7 @@ class Talkative(nn.Module):
 
 def test_a_network_that_needs_values_is_asked_for_a_tile():
     x = torch.rand(1, 2, 5, 4)
-    with pytest.raises(ValueError, match="memory that Talkative needs cannot be foretold"):
+    with pytest.raises(ValueError, match="memory that Talkative needs cannot be estimated"):
         OverlapTileInferer()(x, Talkative())
     torch.testing.assert_close(OverlapTileInferer(2)(x, Talkative()), x)
 
@@ -280,11 +280,11 @@ def test_the_statistics_of_a_volume_keep_to_the_memory_limit(caplog):
     )
     whole = OverlapTileInferer(batch_norm="volume")(x, network)
     assert not caplog.records
-    largest = foretell_memory(network, max(blocks), torch.float32).bytes
+    largest = estimate_memory(network, max(blocks), torch.float32).bytes
     blocks.clear()
     limit = largest // 3
     tight = OverlapTileInferer(max_memory=limit, batch_norm="volume")(x, network)
-    assert all(foretell_memory(network, block, torch.float32).bytes <= limit for block in blocks)
+    assert all(estimate_memory(network, block, torch.float32).bytes <= limit for block in blocks)
     assert "MiB allow no more" in caplog.text
     assert (tight - whole).abs().mean() < 0.3 * whole.std(), "a little different"
 

@@ -17,11 +17,11 @@ from torch import nn
 from volseg.errors import ResourceError
 from volseg.geometry import balanced_tiles, plan_tiles
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Work
-from volseg.inferers.memory import Ledger
-from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.blocks import BlockRunner
+from volseg.inferers.memory import MemoryTracker
+from volseg.inferers.overlap_tile import process_tiles
 from volseg.inferers.planning import make_plan, operations
-from volseg.machine import give_back_at_once
+from volseg.machine import release_freed_memory
 from volseg.networks import UNet, unet3d_2016
 
 GIB = 2**30
@@ -33,9 +33,9 @@ def dims(request):
 
 
 def ready(network, **options):
-    work = Work(network.eval(), **options)
-    work.prepare()
-    return work
+    runner = BlockRunner(network.eval(), **options)
+    runner.prepare()
+    return runner
 
 
 def small(dims, **options):
@@ -47,19 +47,19 @@ def small(dims, **options):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_memory_is_foretold_within_15_per_cent(dims, padding, by_rows):
     """Measured: the bytes of all tensors alive at once, while real numbers go through."""
-    work = ready(small(dims, padding=padding))
+    runner = ready(small(dims, padding=padding))
     size = (200, 180) if dims == 2 else (44, 40, 36)
-    found = plans(work, size)
+    found = plans(runner, size)
     foretold = {plan.tile: plan for plan in found if plan.by_rows == by_rows}
     assert foretold
     volume = torch.randn(2, *size)
     for plan in foretold.values():
-        work.by_rows = by_rows
-        with Ledger(is_quick=True) as ledger, torch.no_grad():
-            for _ in work.pieces(volume, plan.tiles[0]):
+        runner.by_rows = by_rows
+        with MemoryTracker(is_quick=True) as tracker, torch.no_grad():
+            for _ in runner.pieces(volume, plan.tiles[0]):
                 pass
-        weights = [part.numel() * part.element_size() for part in work.quick.parameters()]
-        measured = ledger.peak - 4 * volume.numel()  # the volume itself does not count
+        weights = [part.numel() * part.element_size() for part in runner.quick.parameters()]
+        measured = tracker.peak - 4 * volume.numel()  # the volume itself does not count
         measured = 1.15 * measured + max(weights) if by_rows else 1.05 * measured + sum(weights)
         assert plan.bytes == pytest.approx(measured, rel=0.15), plan.tile
 
@@ -70,7 +70,7 @@ def test_large_blocks_go_back_to_the_system_at_once():
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     np.ones(30 << 20, np.uint8)  # freed: from now on glibc would keep blocks as large as this
-    give_back_at_once()
+    release_freed_memory()
     before = resident()
     blocks = [np.ones(4 << 20, np.uint8) for _ in range(30)]
     last = blocks[-1]
@@ -81,15 +81,15 @@ def test_large_blocks_go_back_to_the_system_at_once():
 
 @pytest.fixture(scope="module")
 def grown():
-    """MB that convolutions of a thin slab take while they run, and that the ledger counts."""
+    """MB that convolutions of a thin slab take while they run, and that the tracker counts."""
     if sys.platform != "linux":
         pytest.skip("resident memory is told otherwise elsewhere")
     script = """
         import copy, json, threading, torch
         from pathlib import Path
         from torch import nn
-        from volseg.inferers.memory import Ledger
-        from volseg.machine import give_back_at_once
+        from volseg.inferers.memory import MemoryTracker
+        from volseg.machine import release_freed_memory
         from volseg.networks.layers import convolve
 
         def resident():
@@ -109,11 +109,11 @@ def grown():
             over.set()
             watcher.join()
             shadow, slab = copy.deepcopy(layer).to("meta"), x.to("meta")
-            with Ledger(is_quick=is_quick) as ledger:
+            with MemoryTracker(is_quick=is_quick) as tracker:
                 shadow(slab)
-            return (max(seen) - seen[0]) / 1e6, ledger.peak / 1e6
+            return (max(seen) - seen[0]) / 1e6, tracker.peak / 1e6
 
-        give_back_at_once()
+        release_freed_memory()
         torch.set_grad_enabled(False)
         torch.set_num_threads(1)
         plain, up = nn.Conv3d(16, 16, 3), nn.ConvTranspose3d(16, 16, 2, 2)
@@ -128,7 +128,7 @@ def grown():
 
 @pytest.mark.parametrize("way", ["plain", "up"])
 def test_what_torch_takes_beside_a_thin_slab_is_foretold(grown, way):
-    """If torch comes to do without, the rule of ``Ledger`` has had its day."""
+    """If torch comes to do without, the rule of ``MemoryTracker`` has had its day."""
     measured, counted = grown[way]
     assert counted > 80
     assert counted == pytest.approx(measured, rel=0.15)
@@ -140,11 +140,11 @@ def test_our_convolution_takes_little_beside_a_thin_slab(grown):
     assert counted < measured < 40
 
 
-def plans(work, size):
+def plans(runner, size):
     found = []
     for limit in (10**6, 4 * 10**6, 30 * 10**6, 10**9):
         try:
-            found.append(make_plan(work, 2, size, limit))
+            found.append(make_plan(runner, 2, size, limit))
         except ResourceError:
             continue
     return found
@@ -153,27 +153,27 @@ def plans(work, size):
 @pytest.mark.slow
 def test_no_other_tile_that_fits_costs_less():
     """Against every tile there is, each asked for by itself."""
-    work = ready(small(2))
+    runner = ready(small(2))
     size, limit = (60, 50), 10**6
-    plan = make_plan(work, 2, size, limit)
+    plan = make_plan(runner, 2, size, limit)
     assert plan.bytes <= limit
-    demand = work.demand
+    required = runner.required
     costs = []
-    for choice in product(*balanced_tiles(size, demand.halo, demand.stride, demand.remainder)):
+    for choice in product(*balanced_tiles(size, required.halo, required.stride, required.remainder)):
         tile = tuple(step for step, _ in choice)
         read = [max(reads) for _, reads in choice]
-        tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+        tiles = plan_tiles(size, tile, required.halo, required.stride, required.remainder)
         blocks = Counter(tuple(part.stop - part.start for part in one.read) for one in tiles)
-        cost = sum(count * operations(work.network, block) for block, count in blocks.items())
+        cost = sum(count * operations(runner.network, block) for block, count in blocks.items())
         if tile == plan.tile:
             assert cost == plan.operations
         needs = []
         for by_rows in (False, True):
-            work.by_rows = by_rows
-            with Ledger(is_quick=True) as ledger, torch.no_grad():
-                for _ in work.pieces(torch.zeros(2, *size), tiles[0]):
+            runner.by_rows = by_rows
+            with MemoryTracker(is_quick=True) as tracker, torch.no_grad():
+                for _ in runner.pieces(torch.zeros(2, *size), tiles[0]):
                     pass
-            needs.append(ledger.peak)
+            needs.append(tracker.peak)
         if 1.3 * min(needs) < limit:  # comfortably inside
             costs.append((cost, tile, read))
     assert plan.operations <= min(costs)[0]
@@ -183,22 +183,22 @@ def test_no_other_tile_that_fits_costs_less():
 def test_the_aims_of_the_2016_network_at_2048_cubed():
     """Operations against the published tiles, which write 44 x 44 x 28 voxels each."""
     network = unet3d_2016()
-    work = ready(network)
+    runner = ready(network)
     size = (2048,) * 3
     published = 47 * 47 * 74 * operations(network, (132, 132, 116))
     for limit, aim in ((2 * 10**9, 3.5), (8 * 10**9, 4.3)):
-        plan = make_plan(work, 3, size, limit)
+        plan = make_plan(runner, 3, size, limit)
         assert plan.bytes <= limit
         assert published / plan.operations > aim
 
 
 @pytest.mark.slow
 def test_what_is_held_beside_the_network_counts():
-    work = ready(small(3))
-    alone = make_plan(work, 2, (200, 60, 60), 10**7)
+    runner = ready(small(3))
+    alone = make_plan(runner, 2, (200, 60, 60), 10**7)
     assert alone.by_rows
     assert alone.tile[0] == 200, "by rows a tile may be as long as the volume"
-    loaded = make_plan(work, 2, (200, 60, 60), 10**7, carried=20.0)
+    loaded = make_plan(runner, 2, (200, 60, 60), 10**7, carried=20.0)
     assert loaded.tile[0] < 200
     assert loaded.bytes <= 10**7
 
@@ -276,9 +276,9 @@ def test_before_a_tile_is_halved_it_goes_by_rows(monkeypatch, caplog):
 def test_by_rows_tiles_are_halved_across_the_rows(monkeypatch):
     network = small(2).eval()
     x = torch.randn(2, 60, 50)
-    work = ready(network)
-    work.by_rows = True
-    plain, widths = work.block, []
+    runner = ready(network)
+    runner.by_rows = True
+    plain, widths = runner.block, []
 
     def block(volume, read):
         widths.append(read[1].stop - read[1].start)
@@ -286,11 +286,11 @@ def test_by_rows_tiles_are_halved_across_the_rows(monkeypatch):
             raise MemoryError
         return plain(volume, read)
 
-    monkeypatch.setattr(work, "block", block)
-    demand = work.demand
-    tiles = plan_tiles((60, 50), (60, 52), demand.halo, demand.stride, demand.remainder)
+    monkeypatch.setattr(runner, "block", block)
+    required = runner.required
+    tiles = plan_tiles((60, 50), (60, 52), required.halo, required.stride, required.remainder)
     output = torch.zeros(3, 60, 50)
-    for tile, where, logits in work_off(x, work, tiles):
+    for tile, where, logits in process_tiles(x, runner, tiles):
         assert tile.write[0] == slice(0, 60)
         output[:, *where] = logits
     torch.testing.assert_close(output, OverlapTileInferer()(x[None], network)[0], rtol=0, atol=1e-5)

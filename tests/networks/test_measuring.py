@@ -7,7 +7,7 @@ from torch import nn
 
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import demand_of, window_of
+from volseg.inferers.blocks import requirements_of, window_of
 from volseg.networks import UNet, context_of
 from volseg.networks.measuring import first_output, looks_how_far, nearest_sizes, sizes_of
 
@@ -29,7 +29,7 @@ class Silent(nn.Module):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_is_measured_is_what_the_unet_says(dims, padding):
     unet = UNet(dims, 2, 3, channels=LEVELS[: 5 - dims], padding=padding)
-    measured, said = demand_of(Silent(unet)), demand_of(unet)
+    measured, said = requirements_of(Silent(unet)), requirements_of(unet)
     assert measured.context == said.context == context_of(Silent(unet))
     assert (measured.stride, measured.remainder) == (said.stride, said.remainder)
     assert all(a <= b <= a + s for a, b, s in zip(said.halo, measured.halo, said.stride, strict=True))
@@ -39,7 +39,7 @@ def test_what_is_measured_is_what_the_unet_says(dims, padding):
 def test_an_anisotropic_network_is_measured_along_each_axis():
     network = nets.UNet(3, 1, 2, [4, 4, 4], [(2, 2, 1), (2, 2, 2)], norm="batch")
     assert sizes_of(network).step == (4, 4, 2)
-    assert demand_of(network).stride == (4, 4, 2)
+    assert requirements_of(network).stride == (4, 4, 2)
 
 
 FOREIGN = {
@@ -79,7 +79,7 @@ def test_the_reach_that_is_measured_is_the_least_that_hides_tiles():
 
 def test_borders_many_times_the_image_are_not_read(caplog):
     network = FOREIGN["BasicUNet"]().eval()
-    assert demand_of(network).halo == (96, 96)
+    assert requirements_of(network).halo == (96, 96)
     assert window_of(network, (200, 200)) is None
     with caplog.at_level("INFO"):
         assert window_of(FOREIGN["BasicUNet"](), (40, 30)) == (64, 64)
@@ -102,7 +102,7 @@ def test_a_transformer_goes_through_the_sliding_window(caplog):
     assert "depends on its whole input" in caplog.text
     assert "sliding window of 32 x 48 voxels" in caplog.text
     with pytest.raises(ValueError, match="tiles cannot be planned for it"):
-        demand_of(network)
+        requirements_of(network)
     with pytest.raises(ValueError, match="with 2 spatial axes is needed"):
         OverlapTileInferer()(torch.rand(1, 1, 8, 8, 8), network)
 
@@ -110,8 +110,8 @@ def test_a_transformer_goes_through_the_sliding_window(caplog):
 def test_norms_that_look_at_the_tile_are_told(caplog):
     network = nets.UNet(2, 1, 2, [4, 4], [2])
     with caplog.at_level("INFO"):
-        demand_of(network)
-        demand_of(network)
+        requirements_of(network)
+        requirements_of(network)
     assert len(caplog.records) == 1
     assert "Its InstanceNorm2d takes statistics from the tile" in caplog.text
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from volseg.inferers.memory import Ledger
+from volseg.inferers.memory import MemoryTracker
 from volseg.inferers.planning import operations
 from volseg.networks import UNet, unet3d_2016, unet_2015
 from volseg.networks.layers import convolve
@@ -77,11 +77,11 @@ def test_memory_does_not_grow_with_the_number_of_rows(dims):
     peaks = []
     for rows in (20, 60):
         size = network.input_size((network.stride[0] * rows,) + (network.stride[0] * 4,) * (dims - 1))
-        with Ledger() as ledger:
+        with MemoryTracker() as tracker:
             few = (torch.zeros(1, 2, 4, *size[1:]).double() for _ in range(size[0] // 4))
             for _ in forward_rows(network, few):
                 pass
-        peaks.append(ledger.peak)
+        peaks.append(tracker.peak)
     assert peaks[1] <= 1.01 * peaks[0]
 
 
@@ -89,9 +89,9 @@ def test_memory_does_not_grow_with_the_number_of_rows(dims):
 def test_by_rows_the_2016_network_needs_a_third_of_the_memory():
     network = unet3d_2016().eval().to("meta")
     x = torch.empty(1, 3, 180, 180, 180, device="meta")
-    with Ledger() as at_once:
+    with MemoryTracker() as at_once:
         network(x)
-    with Ledger() as by_rows:
+    with MemoryTracker() as by_rows:
         for _ in forward_rows(network, x.split(16, 2)):
             pass
     assert by_rows.peak < at_once.peak / 3

@@ -74,7 +74,7 @@ _VOLSEG = "volseg.", (
     "TrainingPatches", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
     "bspline_displacement", "choose_scale", "class_balance", "context_of", "densify", "evaluator",
     "find_cases", "find_images", "join_processes", "leave_processes", "local_device", "place", "predictor",
-    "read_volume", "trainer", "unet3d_2016", "unet_2015", "use_bf16",
+    "read_volume", "to_device", "trainer", "unet3d_2016", "unet_2015", "use_bf16",
 )  # fmt: skip
 # Public, but not for strangers: it writes wherever it is told to.
 NOT_FOR_STRANGERS = frozenset({"volseg.write_volume"})

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from volseg.densification.baselines import interpolate, missing, random_walk
 from volseg.densification.calibration import log_scores
 from volseg.densification.folds import Fold
-from volseg.densification.scoring import Measured, Tested, Yardstick, tested
+from volseg.densification.scoring import Measured, Scorer, Tested, tested
 from volseg.errors import VolsegError
 from volseg.io import Volume, read_channels
 
@@ -71,7 +71,7 @@ class Comparison:
         self._folds = folds
         self._labels = labels
 
-    def collect(self, yardstick: Yardstick, patience: float) -> tuple[list[Measured], list[str]]:
+    def collect(self, scorer: Scorer, patience: float) -> tuple[list[Measured], list[str]]:
         """What was measured, and in a sentence why something was not.
 
         Args:
@@ -86,7 +86,7 @@ class Comparison:
                 with np.load(path) as parts:
                     tests = [fold.split(self._labels)[1] for fold in self._folds]
                     found.append(
-                        yardstick.measure(
+                        scorer.measure(
                             name,
                             [
                                 Tested(fold, test, parts[f"fold_{i}"])

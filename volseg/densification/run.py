@@ -41,7 +41,7 @@ from volseg.densification.reporting import (
     summary_of,
 )
 from volseg.densification.schedule import Progress, Timetable, affordable_folds, clock
-from volseg.densification.scoring import Measured, Yardstick, tested
+from volseg.densification.scoring import Measured, Scorer, tested
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
@@ -131,9 +131,9 @@ class Run:
         parts = self._folds()
         folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
         headline = Headline(inputs.scheme.names, inputs.paint.background)
-        yardstick = Yardstick(inputs.paint.labels, inputs.image.spacing, headline)
+        scorer = Scorer(inputs.paint.labels, inputs.image.spacing, headline)
         with self._comparing([fold for _, fold in folds]) as others:
-            measured, scores, curves = self._segment(folds, yardstick, resume)
+            measured, scores, curves = self._segment(folds, scorer, resume)
             calibrator = measured[0].calibrator if measured else Calibrator()
             if not measured and self.earlier is not None:
                 calibrator = Calibrator(self.earlier.temperature)
@@ -150,7 +150,7 @@ class Run:
             reasons: list[str] = []
             if others is not None:
                 self.progress.now("waiting for the methods to compare with")
-                found, reasons = others.collect(yardstick, self._patience())
+                found, reasons = others.collect(scorer, self._patience())
                 measured += found
         note = self.note or parts.reason
         if measured:
@@ -220,7 +220,7 @@ class Run:
         return parts
 
     def _segment(
-        self, folds: Sequence[tuple[int, Fold]], yardstick: Yardstick, resume: bool
+        self, folds: Sequence[tuple[int, Fold]], scorer: Scorer, resume: bool
     ) -> tuple[list[Measured], Floats, list[LearningCurve]]:
         """Scores of the method that was asked for: on held-out slices, and of every voxel."""
         labels = self.inputs.paint.labels
@@ -231,7 +231,7 @@ class Run:
             for _, fold in folds:
                 train, test = fold.split(labels)
                 parts.append(tested(fold, test, self._by_method(train)))
-            return [yardstick.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), []
+            return [scorer.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), []
         seconds = self.choices.seconds(continued=self.earlier is not None)
         image = self.inputs.image
         voxels, began = math.prod(image.spatial_shape), self.progress.began
@@ -274,7 +274,7 @@ class Run:
             parts.append(networks.of_fold(number, fold, labels))
         self.progress.now("scoring")
         timetable.now("scoring")
-        measured = [yardstick.measure("volseg", parts)] if parts else []
+        measured = [scorer.measure("volseg", parts)] if parts else []
         del parts
         logger.info("The result: learning from all slices.")
         scores = networks.result(labels)

@@ -16,7 +16,7 @@ from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import Headline
 from volseg.report import ClassScore, MethodScores
 
-__all__ = ["Measured", "Tested", "Yardstick", "lines", "tested"]
+__all__ = ["Measured", "Tested", "Scorer", "lines", "tested"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def tested(fold: Fold, test: npt.NDArray[np.uint8], scores: npt.NDArray[Any]) ->
     return Tested(fold, test, scores[:, test != IGNORE_INDEX].astype(np.float32, copy=False))
 
 
-class Yardstick:
+class Scorer:
     """Scores methods on held-out slices as if these were what nobody painted; see :mod:`.nearness`.
 
     Args:

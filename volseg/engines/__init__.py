@@ -2,7 +2,7 @@
 
 from volseg.engines.evaluator import evaluator
 from volseg.engines.predictor import predictor
-from volseg.engines.scale import choose_scale, place, use_bf16
+from volseg.engines.scale import choose_scale, to_device, use_bf16
 from volseg.engines.scores import InstanceScores, MembraneScores
 from volseg.engines.trainer import trainer
 from volseg.runs.log import begin
@@ -19,6 +19,9 @@ __all__ = [
     "local_device",
     "place",
     "predictor",
+    "to_device",
     "trainer",
     "use_bf16",
 ]
+
+place = to_device  # its earlier name, which stored bundles use

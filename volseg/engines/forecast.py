@@ -13,7 +13,7 @@ from volseg.errors import InputError
 from volseg.geometry import Tile
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.averaging import Symmetry
-from volseg.inferers.blocks import Work
+from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.planning import make_plan, operations
 from volseg.inferers.statistics import as_for_inference
 from volseg.io.blocks import WholeVolume, open_blocks
@@ -44,13 +44,13 @@ def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
     versions: tuple[Symmetry, ...] = ()
     if isinstance(inferer, RotationAveragingInferer):
         versions = inferer.versions_for(len(size), source.like.spacing)
-    work = Work(network, amp=inner.amp)
+    runner = BlockRunner(network, amp=inner.amp)
     with as_for_inference(network, inner.batch_norm):
-        work.prepare()
-        memory = inner.memory(work)
-        plan = make_plan(work, shape[0], size, memory)
-        streamed = plan_streamed(source, work, inner, versions=versions)
-        seconds = plan.operations / _speed(work)
+        runner.prepare()
+        memory = inner.memory(runner)
+        plan = make_plan(runner, shape[0], size, memory)
+        streamed = plan_streamed(source, runner, inner, versions=versions)
+        seconds = plan.operations / _speed(runner)
     times, count = max(1, len(versions)), prod(size)
     lines = [
         f"{image}: {_times(size)} voxels, {shape[0]} channel(s)",
@@ -59,7 +59,7 @@ def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
         f"{times * plan.operations / count / 1e6:.2f} million per voxel",
         f"  memory      {plan.bytes / 1e9:.2f} GB of {memory / 1e9:.2f} GB for a tile, and "
         f"{4 * count * (shape[0] + network.out_channels) / 1e9:.2f} GB for input and output",
-        f"  time        about {_duration(times * seconds)} on {work.device.type}",
+        f"  time        about {_duration(times * seconds)} on {runner.device.type}",
     ]
     if versions:
         lines.insert(2, f"  versions    {times}, turned and mirrored, are averaged")
@@ -71,12 +71,12 @@ def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
     return lines
 
 
-def _speed(work: Work) -> float:
+def _speed(runner: BlockRunner) -> float:
     """Multiplications per second."""
-    network = work.network
+    network = runner.network
     assert isinstance(network, UNet)
     length = max(1, round(_PROBE_VOXELS ** (1 / network.spatial_dims)))
-    halo, stride, remainder = work.demand.halo, work.demand.stride, work.demand.remainder
+    halo, stride, remainder = runner.required.halo, runner.required.stride, runner.required.remainder
     read = []
     for border, step, rest in zip(halo, stride, remainder, strict=True):
         wanted = max(step, length - 2 * border)
@@ -89,10 +89,10 @@ def _speed(work: Work) -> float:
     times = []
     for _ in range(2):  # the first time, libraries get ready
         start = time.perf_counter()
-        for _ in work.pieces(block, tile):
+        for _ in runner.pieces(block, tile):
             pass
-        if work.device.type == "cuda":
-            torch.cuda.synchronize(work.device)
+        if runner.device.type == "cuda":
+            torch.cuda.synchronize(runner.device)
         times.append(time.perf_counter() - start)
     return operations(network, read) / min(times)
 

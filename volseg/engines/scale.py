@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from volseg.data import TrainingPatches
 from volseg.machine import free_memory, has_bf16
 
-__all__ = ["Cache", "choose_scale", "keep_on_device", "place", "use_bf16"]
+__all__ = ["Cache", "choose_scale", "keep_on_device", "to_device", "use_bf16"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def choose_scale(
     return {**scales[name], "name": name, "note": note}
 
 
-def place(network: nn.Module, device: torch.device | str) -> nn.Module:
+def to_device(network: nn.Module, device: torch.device | str) -> nn.Module:
     """The network on its device, in the memory layout that convolutions run fastest in.
 
     On a CPU, networks with flat kernels such as (1, 3, 3) keep torch's ordinary layout: in channels-last
@@ -67,7 +67,7 @@ def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str =
     """Whether to compute in bfloat16: where that is clearly faster, unless told otherwise.
 
     On a CPU that multiplies it natively a convolution of the network is timed in both formats.
-    ``"auto"`` keeps to float32 there for networks with flat kernels, see :func:`place`.
+    ``"auto"`` keeps to float32 there for networks with flat kernels, see :func:`to_device`.
 
     Raises:
         ValueError: if ``precision`` is not ``"auto"``, ``"bfloat16"`` or ``"float32"``.

@@ -28,8 +28,8 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 
 from volseg.geometry import Tile, tile_writing
-from volseg.inferers.blocks import Demand, Source, Work, unwrapped
-from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.blocks import BlockRunner, Requirements, Source, unwrapped
+from volseg.inferers.overlap_tile import process_tiles
 
 __all__ = [
     "RotationAveragingInferer",
@@ -306,7 +306,12 @@ class Turned:
 
 
 def average_tile(
-    volume: Source, works: Sequence[Work], versions: Sequence[Symmetry], tile: Tile, *, spread: bool = False
+    volume: Source,
+    runners: Sequence[BlockRunner],
+    versions: Sequence[Symmetry],
+    tile: Tile,
+    *,
+    spread: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Mean and standard deviation of the probabilities of a tile, ``(classes, *written)``.
 
@@ -317,10 +322,10 @@ def average_tile(
     mean: Tensor | None = None
     squares: Tensor | None = None
     for count, version in enumerate(versions, start=1):
-        work = works[(count - 1) % len(works)]
-        turned, inner = _turned(tile, version, work.demand, volume.shape[1:])
+        runner = runners[(count - 1) % len(runners)]
+        turned, inner = _turned(tile, version, runner.required, volume.shape[1:])
         logits: Tensor | None = None
-        for _, where, piece in work_off(Turned(volume, version), work, [turned]):
+        for _, where, piece in process_tiles(Turned(volume, version), runner, [turned]):
             if logits is None:
                 logits = piece.new_empty((len(piece), *(p.stop - p.start for p in turned.write)))
             place = (
@@ -337,11 +342,13 @@ def average_tile(
     return mean, None if squares is None else squares.div_(len(versions)).clamp_(min=0).sqrt_()
 
 
-def reads_of(tile: Tile, versions: Sequence[Symmetry], demand: Demand, size: Sequence[int]) -> list[slice]:
+def reads_of(
+    tile: Tile, versions: Sequence[Symmetry], required: Requirements, size: Sequence[int]
+) -> list[slice]:
     """What of the volume all versions of a tile read, beyond its border too."""
     spans: list[list[slice]] = [[] for _ in size]
     for version in versions:
-        turned, _ = _turned(tile, version, demand, size)
+        turned, _ = _turned(tile, version, required, size)
         shape = [size[axis] for axis in version.axes]
         for span, part in zip(spans, _back(turned.read, version, shape), strict=True):
             span.append(part)
@@ -349,18 +356,18 @@ def reads_of(tile: Tile, versions: Sequence[Symmetry], demand: Demand, size: Seq
 
 
 def _turned(
-    tile: Tile, version: Symmetry, demand: Demand, size: Sequence[int]
+    tile: Tile, version: Symmetry, required: Requirements, size: Sequence[int]
 ) -> tuple[Tile, tuple[slice, ...]]:
     """The tile of the turned volume that holds this one, and where inside it."""
     write, inner = [], []
-    for axis, flipped, step in zip(version.axes, version.flipped, demand.stride, strict=True):
+    for axis, flipped, step in zip(version.axes, version.flipped, required.stride, strict=True):
         part = tile.write[axis]
         if flipped:
             part = slice(size[axis] - part.stop, size[axis] - part.start)
         before = part.start % step
         write.append(slice(part.start - before, part.stop))
         inner.append(slice(before, before + part.stop - part.start))
-    return tile_writing(tuple(write), demand.halo, demand.stride, demand.remainder), tuple(inner)
+    return tile_writing(tuple(write), required.halo, required.stride, required.remainder), tuple(inner)
 
 
 def _back(places: Sequence[slice], version: Symmetry, shape: Sequence[int]) -> list[slice]:

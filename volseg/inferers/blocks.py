@@ -28,7 +28,15 @@ from volseg.networks import UNet
 from volseg.networks.measuring import first_output, looks_how_far, sizes_of
 from volseg.networks.rows import ROWS, fold_batch_norm, forward_rows
 
-__all__ = ["Demand", "Source", "Work", "demand_of", "says_its_sizes", "unwrapped", "window_of"]
+__all__ = [
+    "BlockRunner",
+    "Requirements",
+    "Source",
+    "requirements_of",
+    "says_its_sizes",
+    "unwrapped",
+    "window_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +44,7 @@ _MOST_BORDER = 8  # times the image, with the borders that tiles of a network of
 _SAID: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks whose sizes were logged
 
 
-class Demand(NamedTuple):
+class Requirements(NamedTuple):
     """What tiles have to respect: border to read, multiples, and what outputs are modulo these."""
 
     context: tuple[int, ...]
@@ -45,13 +53,13 @@ class Demand(NamedTuple):
     remainder: tuple[int, ...]
 
 
-def demand_of(network: nn.Module) -> Demand:
+def requirements_of(network: nn.Module) -> Requirements:
     """What the network says of its sizes, by the attributes of :class:`volseg.UNet`, or what is measured."""
     described: Any = unwrapped(network)
     if not says_its_sizes(described):
-        demand = _measured(described)
-        _say(described, demand)
-        return demand
+        required = _measured(described)
+        _say(described, required)
+        return required
     missing = [name for name in ("context", "stride", "input_size") if not hasattr(described, name)]
     if not missing and not hasattr(described, "receptive_radius") and not any(described.context):
         missing = ["receptive_radius"]
@@ -64,7 +72,7 @@ def demand_of(network: nn.Module) -> Demand:
     context, stride = tuple(described.context), tuple(described.stride)
     radius = tuple(getattr(described, "receptive_radius", context))
     halo = tuple(c + -(-(r - c) // s) * s for c, r, s in zip(context, radius, stride, strict=True))
-    return Demand(context, halo, stride, _remainder(described, stride))
+    return Requirements(context, halo, stride, _remainder(described, stride))
 
 
 def says_its_sizes(network: nn.Module) -> bool:
@@ -100,7 +108,7 @@ def window_of(network: nn.Module, size: Sequence[int]) -> tuple[int, ...] | None
     return sizes.size
 
 
-def _measured(network: nn.Module) -> Demand:
+def _measured(network: nn.Module) -> Requirements:
     sizes, radius = sizes_of(network), looks_how_far(network)
     if radius is None:
         raise ValueError(
@@ -110,17 +118,17 @@ def _measured(network: nn.Module) -> Demand:
     context, stride = sizes.context, sizes.stride
     halo = tuple(c + -(-(r - c) // s) * s for c, r, s in zip(context, radius, stride, strict=True))
     remainder = tuple((n - 2 * c) % s for n, c, s in zip(sizes.size, context, stride, strict=True))
-    return Demand(context, halo, stride, remainder)
+    return Requirements(context, halo, stride, remainder)
 
 
-def _say(network: nn.Module, demand: Demand) -> None:
+def _say(network: nn.Module, required: Requirements) -> None:
     if network in _SAID:
         return
     _SAID.add(network)
     _log.info(
         "%s does not say its sizes; measured: context %s, stride %s; tiles overlap by the %s voxels that it "
         "looks beyond them.%s",
-        *(type(network).__name__, demand.context, demand.stride, demand.halo, _of_norms(network)),
+        *(type(network).__name__, required.context, required.stride, required.halo, _of_norms(network)),
     )
 
 
@@ -172,7 +180,7 @@ class Source(Protocol):
     def __getitem__(self, index: tuple[slice, ...], /) -> Tensor: ...
 
 
-class Work:
+class BlockRunner:
     """A network, what goes to it with every block, and the copy of it that is quicker.
 
     With ``by_rows`` set, the copy takes blocks a few rows at a time.
@@ -187,7 +195,7 @@ class Work:
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
-        self.demand: Demand = demand_of(network)
+        self.required: Requirements = requirements_of(network)
         self.args = args
         self.kwargs = dict(kwargs or {})
         parameter = next(network.parameters(), None)
@@ -227,11 +235,11 @@ class Work:
 
     @property
     def layout(self) -> torch.memory_format:
-        return _CHANNELS_LAST.get(len(self.demand.stride), torch.contiguous_format)
+        return _CHANNELS_LAST.get(len(self.required.stride), torch.contiguous_format)
 
     def forward(self, block: Tensor) -> Tensor:
         """The network as it is on one block, in 16 bits if asked for."""
-        dims = len(self.demand.stride)
+        dims = len(self.required.stride)
         if not self.amp:  # somebody around this call may have switched it on
             return first_output(self.network(block, *self.args, **self.kwargs), dims)
         with torch.autocast(block.device.type, dtype=self.half):
@@ -256,7 +264,7 @@ class Work:
 
     def pieces(self, volume: Source, tile: Tile) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
         """The logits ``(classes, *written)`` of a tile, piece by piece, and where they belong."""
-        start = tile.write[0].start - self.demand.halo[0] + self.demand.context[0]
+        start = tile.write[0].start - self.required.halo[0] + self.required.context[0]
         for result in self._results(volume, tile):
             first, last = start, start + result.shape[2]
             start = last
@@ -264,7 +272,7 @@ class Work:
             if rows.start >= rows.stop:
                 continue
             logits = result[0].narrow(1, rows.start - first, rows.stop - rows.start)
-            others = zip(tile.write[1:], self.demand.halo[1:], self.demand.context[1:], strict=True)
+            others = zip(tile.write[1:], self.required.halo[1:], self.required.context[1:], strict=True)
             for axis, (written, halo, border) in enumerate(others, start=2):
                 logits = logits.narrow(axis, halo - border, written.stop - written.start)
             logits = logits.float()
@@ -277,7 +285,7 @@ class Work:
         if self.quick is None:
             block = self.block(volume, tile.read)
             result = self.forward(block)
-            context = self.demand.context
+            context = self.required.context
             expected = [n - 2 * border for n, border in zip(block.shape[2:], context, strict=True)]
             if list(result.shape[2:]) != expected or len(result) != 1:
                 raise ValueError(

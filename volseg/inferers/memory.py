@@ -17,9 +17,9 @@ from volseg.networks.rows import ROWS, forward_rows
 
 __all__ = [
     "Forecast",
-    "Ledger",
-    "foretell_memory",
-    "foretell_quick_memory",
+    "MemoryTracker",
+    "estimate_memory",
+    "estimate_quick_memory",
 ]
 
 # Beside the tensors that torch shows, a convolution needs copies in another layout and scratch space.
@@ -41,7 +41,7 @@ class Forecast(NamedTuple):
     largest: int
 
 
-def foretell_memory(
+def estimate_memory(
     network: nn.Module,
     shape: Sequence[int],
     dtype: torch.dtype,
@@ -60,20 +60,20 @@ def foretell_memory(
         name: value.to("meta") for name, value in [*network.named_parameters(), *network.named_buffers()]
     }
     try:
-        with torch.no_grad(), Ledger(device) as ledger:
+        with torch.no_grad(), MemoryTracker(device) as tracker:
             block = torch.empty(tuple(shape), dtype=dtype, device="meta")
             functional_call(network, state, (block, *args), dict(kwargs or {}))
     except (
         RuntimeError
     ) as error:  # torch's word for an operation that the device lacks, and for a wrong shape
         raise ValueError(
-            f"The memory that {type(network).__name__} needs cannot be foretold, because it does not run on "
+            f"The memory that {type(network).__name__} needs cannot be estimated, because it does not run on "
             f"torch's meta device: {error} Give the inferer a tile instead."
         ) from error
-    return Forecast(int(_WORKSPACE * ledger.peak), ledger.largest)
+    return Forecast(int(_WORKSPACE * tracker.peak), tracker.largest)
 
 
-def foretell_quick_memory(
+def estimate_quick_memory(
     meta: UNet, shape: Sequence[int], *, by_rows: bool, device: str = "cpu"
 ) -> Forecast:
     """The same for the quick copy of a U-Net, which stands on the ``meta`` device, at once or by rows.
@@ -88,16 +88,16 @@ def foretell_quick_memory(
         size[2] -= max(0, size[2] - enough) // step * step
     parts = [ROWS] * (size[2] // ROWS) + [size[2] % ROWS] * bool(size[2] % ROWS) if by_rows else [size[2]]
     blocks = (weights[0].new_empty((*size[:2], rows, *size[3:])) for rows in parts)
-    with torch.no_grad(), Ledger(device, is_quick=True) as ledger:
+    with torch.no_grad(), MemoryTracker(device, is_quick=True) as tracker:
         for _ in forward_rows(meta, blocks) if by_rows else map(meta, blocks):
             pass
     copies = [part.numel() * part.element_size() for part in weights]
     if by_rows:
-        return Forecast(int(_WORKSPACE_BY_ROWS * ledger.peak) + max(copies), ledger.largest)
-    return Forecast(int(_WORKSPACE_AT_ONCE * ledger.peak) + sum(copies), ledger.largest)
+        return Forecast(int(_WORKSPACE_BY_ROWS * tracker.peak) + max(copies), tracker.largest)
+    return Forecast(int(_WORKSPACE_AT_ONCE * tracker.peak) + sum(copies), tracker.largest)
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Counts the bytes that the results of all operations occupy until they are freed, and those that
     convolutions take beside them.
 

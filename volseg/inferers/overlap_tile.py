@@ -22,18 +22,18 @@ from tqdm import tqdm
 
 from volseg.errors import ResourceError
 from volseg.geometry import Tile, choose_tile, halve_tile, per_axis, plan_tiles
-from volseg.inferers.blocks import Source, Work, says_its_sizes, window_of
+from volseg.inferers.blocks import BlockRunner, Source, says_its_sizes, window_of
 from volseg.inferers.planning import make_plan
 from volseg.inferers.statistics import BatchNorm, as_for_inference, freeze_volume_statistics, needs_image
 from volseg.machine import free_memory
 from volseg.networks.measuring import first_output
 
-__all__ = ["OverlapTileInferer", "work_off"]
+__all__ = ["OverlapTileInferer", "process_tiles"]
 
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_FREE_MEMORY = 0.5
-_USUAL_VOXELS = 2**21  # of a block, where what it needs cannot be foretold; a tile too large is halved
+_USUAL_VOXELS = 2**21  # of a block, where what it needs cannot be estimated; a tile too large is halved
 # Not every shortage of memory has a class of its own.
 _SHORTAGE = ("out of memory", "not enough memory", "can't allocate memory", "could not allocate")
 
@@ -103,9 +103,9 @@ class OverlapTileInferer(Inferer):
         """``args`` and ``kwargs`` go to the network with every block."""
         if (window := window_of(network, inputs.shape[2:])) is not None:
             return self._in_windows(inputs, network, window, args, kwargs)
-        work = Work(network, amp=self.amp, args=args, kwargs=kwargs)
+        runner = BlockRunner(network, amp=self.amp, args=args, kwargs=kwargs)
         x = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        dims = len(work.demand.stride)
+        dims = len(runner.required.stride)
         if x.ndim != dims + 2 or 0 in x.shape:
             raise ValueError(
                 f"The input has the shape {tuple(x.shape)}, but (batch, channels, *spatial) with "
@@ -119,7 +119,7 @@ class OverlapTileInferer(Inferer):
             tqdm(total=total, unit="voxel", unit_scale=True, disable=not self.progress) as bar,
         ):
             for item, volume in enumerate(x):
-                for _, where, logits in self.pieces(volume, work):
+                for _, where, logits in self.pieces(volume, runner):
                     if output is None:
                         output = x.new_empty((len(x), len(logits), *size), dtype=torch.float32)
                     output[item][:, *where] = logits.to(output.device)
@@ -151,96 +151,96 @@ class OverlapTileInferer(Inferer):
             logits: Tensor = slide(inputs.to(parameter.dtype), one)
         return logits
 
-    def pieces(self, volume: Source, work: Work) -> Iterator[tuple[Tile, tuple[slice, ...], Tensor]]:
+    def pieces(self, volume: Source, runner: BlockRunner) -> Iterator[tuple[Tile, tuple[slice, ...], Tensor]]:
         """Logits of a volume ``(C, *spatial)`` piece by piece: their tile, their place, and they.
 
         A place can come twice, when a tile runs out of memory half way.
         """
-        yield from work_off(volume, work, self.tiles(volume, work))
+        yield from process_tiles(volume, runner, self.tiles(volume, runner))
 
-    def tiles(self, volume: Source, work: Work) -> list[Tile]:
+    def tiles(self, volume: Source, runner: BlockRunner) -> list[Tile]:
         """The tiles of a volume, after whatever must be known about it before the first of them."""
         if needs_image(self.batch_norm):
-            freeze_volume_statistics(volume, work, self.memory(work), share=self.share)
-        work.prepare()
+            freeze_volume_statistics(volume, runner, self.memory(runner), share=self.share)
+        runner.prepare()
         size = tuple(volume.shape[1:])
-        demand = work.demand
+        required = runner.required
         if self.tile is not None:
             tile = per_axis(self.tile, len(size), "tile")
-            tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+            tiles = plan_tiles(size, tile, required.halo, required.stride, required.remainder)
         else:
-            work.by_rows, tile, tiles = self._planned(work, volume.shape[0], size)
+            runner.by_rows, tile, tiles = self._planned(runner, volume.shape[0], size)
         _log.debug("%s voxels in %d tiles of %s", size, len(tiles), tile)
         return tiles
 
     def _planned(
-        self, work: Work, channels: int, size: tuple[int, ...]
+        self, runner: BlockRunner, channels: int, size: tuple[int, ...]
     ) -> tuple[bool, tuple[int, ...], list[Tile]]:
         try:
-            plan = make_plan(work, channels, size, self.memory(work))
+            plan = make_plan(runner, channels, size, self.memory(runner))
         except ResourceError:
             raise
         except ValueError:  # a network of others that does not run on the meta device
-            if says_its_sizes(work.network):
+            if says_its_sizes(runner.network):
                 raise
-            demand = work.demand
-            tile = choose_tile(size, demand.halo, demand.stride, _USUAL_VOXELS, demand.remainder)
-            tile = tile or demand.stride
-            return False, tile, plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+            required = runner.required
+            tile = choose_tile(size, required.halo, required.stride, _USUAL_VOXELS, required.remainder)
+            tile = tile or required.stride
+            return False, tile, plan_tiles(size, tile, required.halo, required.stride, required.remainder)
         return plan.by_rows, plan.tile, plan.tiles
 
-    def memory(self, work: Work) -> int:
+    def memory(self, runner: BlockRunner) -> int:
         """Bytes that may be used."""
         if self.max_memory is not None:
             return self.max_memory
-        return int(free_memory(work.device) * _SHARE_OF_FREE_MEMORY)
+        return int(free_memory(runner.device) * _SHARE_OF_FREE_MEMORY)
 
 
-def work_off(
-    volume: Source, work: Work, tiles: Sequence[Tile]
+def process_tiles(
+    volume: Source, runner: BlockRunner, tiles: Sequence[Tile]
 ) -> Iterator[tuple[Tile, tuple[slice, ...], Tensor]]:
     """The logits of all tiles; one that runs out of memory is halved, and so are all as large as it."""
     left = deque(tiles)
     too_large: int | None = None
     while left:
         tile = left.popleft()
-        if too_large is not None and _area(tile, work) >= too_large:
-            left.extendleft(reversed(_smaller(tile, work)))
+        if too_large is not None and _area(tile, runner) >= too_large:
+            left.extendleft(reversed(_smaller(tile, runner)))
             continue
         try:
-            for where, logits in work.pieces(volume, tile):
+            for where, logits in runner.pieces(volume, tile):
                 yield tile, where, logits
             continue
         except (RuntimeError, MemoryError) as error:
             if not _is_shortage(error):
                 raise
-            if work.quick is not None and not work.by_rows:
-                work.by_rows = True
+            if runner.quick is not None and not runner.by_rows:
+                runner.by_rows = True
                 _log.warning("Memory ran out at a tile of %s; going on by rows.", _size(tile))
                 left.appendleft(tile)
-            elif len(_smaller(tile, work)) < 2:
+            elif len(_smaller(tile, runner)) < 2:
                 raise ResourceError(
                     f"Memory ran out at the smallest possible tile, {_size(tile)} voxels. Free memory, or "
                     "use a narrower network."
                 ) from error
             else:
-                too_large = _area(tile, work)
+                too_large = _area(tile, runner)
                 _log.warning("Memory ran out at a tile of %s; it is halved.", _size(tile))
                 left.appendleft(tile)
-        if work.device.type == "cuda":
+        if runner.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _smaller(tile: Tile, work: Work) -> list[Tile]:
+def _smaller(tile: Tile, runner: BlockRunner) -> list[Tile]:
     """Its halves; by rows only a cut across them helps."""
-    demand = work.demand
-    axes = range(1, len(tile.write)) if work.by_rows else None
-    return halve_tile(tile, demand.halo, demand.stride, demand.remainder, axes=axes)
+    required = runner.required
+    axes = range(1, len(tile.write)) if runner.by_rows else None
+    return halve_tile(tile, required.halo, required.stride, required.remainder, axes=axes)
 
 
-def _area(tile: Tile, work: Work) -> int:
+def _area(tile: Tile, runner: BlockRunner) -> int:
     """What memory goes with: the voxels of a block, or by rows those of one row."""
-    return prod(part.stop - part.start for part in tile.read[int(work.by_rows) :])
+    return prod(part.stop - part.start for part in tile.read[int(runner.by_rows) :])
 
 
 def _size(tile: Tile) -> str:

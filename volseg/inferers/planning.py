@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from volseg.errors import ResourceError
 from volseg.geometry import Tile, balanced_tiles, plan_tiles
-from volseg.inferers.blocks import Work, unwrapped
-from volseg.inferers.memory import Forecast, foretell_memory, foretell_quick_memory
+from volseg.inferers.blocks import BlockRunner, unwrapped
+from volseg.inferers.memory import Forecast, estimate_memory, estimate_quick_memory
 from volseg.networks import UNet
 
 __all__ = ["Layer", "Plan", "layers", "make_plan", "operations"]
@@ -101,7 +101,9 @@ class Plan(NamedTuple):
     bytes: int
 
 
-def make_plan(work: Work, channels: int, size: Sequence[int], memory: int, *, carried: float = 0) -> Plan:
+def make_plan(
+    runner: BlockRunner, channels: int, size: Sequence[int], memory: int, *, carried: float = 0
+) -> Plan:
     """The plan with the fewest operations for a volume of ``size`` within ``memory`` bytes.
 
     Args:
@@ -110,15 +112,15 @@ def make_plan(work: Work, channels: int, size: Sequence[int], memory: int, *, ca
     Raises:
         ResourceError: if the smallest possible tile is too large.
     """
-    demand = work.demand
-    options = balanced_tiles(size, demand.halo, demand.stride, demand.remainder)
-    foretell = _Forecasts(work, channels)
+    required = runner.required
+    options = balanced_tiles(size, required.halo, required.stride, required.remainder)
+    foretell = _Forecasts(runner, channels)
     whole = [max(axis[0][1]) for axis in options]
     forecast = foretell(tuple(whole), False)
     fits = forecast.bytes + carried * prod(whole) <= memory and forecast.largest <= _MOST_ELEMENTS
     if fits:
         options = [axis[:1] for axis in options]  # it fits, so nothing else need be looked at
-    costs = _costs(options, _layers(work))
+    costs = _costs(options, _layers(runner))
     ways = foretell.ways[:1] if fits else foretell.ways
     found = [
         (costs[place], by_rows, place)
@@ -137,29 +139,29 @@ def make_plan(work: Work, channels: int, size: Sequence[int], memory: int, *, ca
     tile = tuple(axis[i][0] for axis, i in zip(options, place, strict=True))
     read = tuple(max(axis[i][1]) for axis, i in zip(options, place, strict=True))
     need = foretell(read, by_rows).bytes + int(carried * prod(read))
-    tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+    tiles = plan_tiles(size, tile, required.halo, required.stride, required.remainder)
     return Plan(tile, tiles, by_rows, int(operations), need)
 
 
 class _Forecasts:
     """What blocks of any size need, each asked for once."""
 
-    def __init__(self, work: Work, channels: int) -> None:
-        self.work = work
+    def __init__(self, runner: BlockRunner, channels: int) -> None:
+        self.runner = runner
         self.channels = channels
-        self.meta = None if work.quick is None else copy.deepcopy(work.quick).to("meta")
-        self.ways = (False,) if work.quick is None else (False, True)
+        self.meta = None if runner.quick is None else copy.deepcopy(runner.quick).to("meta")
+        self.ways = (False,) if runner.quick is None else (False, True)
         self.known: dict[tuple[tuple[int, ...], bool], Forecast] = {}
 
     def __call__(self, read: tuple[int, ...], by_rows: bool) -> Forecast:
         if (read, by_rows) not in self.known:
-            shape, device = (1, self.channels, *read), self.work.device.type
+            shape, device = (1, self.channels, *read), self.runner.device.type
             if self.meta is not None:
-                forecast = foretell_quick_memory(self.meta, shape, by_rows=by_rows, device=device)
+                forecast = estimate_quick_memory(self.meta, shape, by_rows=by_rows, device=device)
             else:
-                work = self.work
-                network = unwrapped(work.network)
-                forecast = foretell_memory(network, shape, work.dtype, work.args, work.kwargs, device)
+                runner = self.runner
+                network = unwrapped(runner.network)
+                forecast = estimate_memory(network, shape, runner.dtype, runner.args, runner.kwargs, device)
             self.known[read, by_rows] = forecast
         return self.known[read, by_rows]
 
@@ -224,11 +226,11 @@ def _costs(options: _Options, convolutions: Sequence[Layer]) -> NDArray[Any]:
     return np.einsum(f"{terms},l->{letters}", *(each.astype(float) for each in lengths), weights)
 
 
-def _layers(work: Work) -> list[Layer]:
-    network = unwrapped(work.network)
+def _layers(runner: BlockRunner) -> list[Layer]:
+    network = unwrapped(runner.network)
     if isinstance(network, UNet):
         return layers(network)
-    axes = len(work.demand.stride)
+    axes = len(runner.required.stride)
     return [Layer(1, (Fraction(1),) * axes, (Fraction(0),) * axes)]
 
 

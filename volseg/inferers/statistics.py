@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from volseg.geometry import Tile, choose_tile, plan_tiles
-from volseg.inferers.blocks import Demand, Source, Work, unwrapped
-from volseg.inferers.memory import foretell_memory
+from volseg.inferers.blocks import BlockRunner, Requirements, Source, unwrapped
+from volseg.inferers.memory import estimate_memory
 
 __all__ = [
     "BatchNorm",
@@ -73,7 +73,7 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def freeze_volume_statistics(
-    volume: Source, work: Work, memory: int | None = None, *, share: float = 1.0
+    volume: Source, runner: BlockRunner, memory: int | None = None, *, share: float = 1.0
 ) -> None:
     """Make the running statistics those of one volume: total variance, between blocks and within.
 
@@ -82,8 +82,8 @@ def freeze_volume_statistics(
         memory: bytes that a block may take. The blocks depend on the volume's size alone unless this is
             too little for them; then they are smaller, and that is said.
     """
-    tiles = _fitting_tiles(volume, work, memory)
-    found = _gathered(work.network, (work.block(volume, tile.read) for tile in tiles), work.forward)
+    tiles = _fitting_tiles(volume, runner, memory)
+    found = _gathered(runner.network, (runner.block(volume, tile.read) for tile in tiles), runner.forward)
     for norm, (mean, variance) in found.items():
         norm.running_mean.lerp_(mean.to(norm.running_mean), share)  # type: ignore[union-attr]
         norm.running_var.lerp_(variance.to(norm.running_var), share)  # type: ignore[union-attr]
@@ -153,22 +153,25 @@ def load_statistics(network: nn.Module, statistics: Statistics) -> None:
             buffer.copy_(torch.tensor(values, dtype=buffer.dtype))  # type: ignore[union-attr]
 
 
-def _fitting_tiles(volume: Source, work: Work, memory: int | None) -> list[Tile]:
+def _fitting_tiles(volume: Source, runner: BlockRunner, memory: int | None) -> list[Tile]:
     """The blocks, as large as they should be or as memory allows."""
     voxels, size = _STATISTICS_VOXELS, tuple(volume.shape[1:])
-    tiles = _statistics_tiles(size, work.demand, voxels)
+    tiles = _statistics_tiles(size, runner.required, voxels)
     while memory is not None and any(
-        part.stop - part.start > step for part, step in zip(tiles[0].write, work.demand.stride, strict=True)
+        part.stop - part.start > step
+        for part, step in zip(tiles[0].write, runner.required.stride, strict=True)
     ):
         block = (1, volume.shape[0], *(part.stop - part.start for part in tiles[0].read))
         try:
-            need = foretell_memory(unwrapped(work.network), block, work.dtype, work.args, work.kwargs).bytes
-        except ValueError:  # it cannot be foretold for this network
+            need = estimate_memory(
+                unwrapped(runner.network), block, runner.dtype, runner.args, runner.kwargs
+            ).bytes
+        except ValueError:  # it cannot be estimated for this network
             break
         if need <= memory:
             break
         voxels //= 2
-        tiles = _statistics_tiles(size, work.demand, voxels)
+        tiles = _statistics_tiles(size, runner.required, voxels)
     if voxels < _STATISTICS_VOXELS:
         _log.warning(
             "Statistics of the volume are gathered over blocks of %d voxels, as %.1f MiB allow no more; with "
@@ -179,10 +182,10 @@ def _fitting_tiles(volume: Source, work: Work, memory: int | None) -> list[Tile]
     return tiles
 
 
-def _statistics_tiles(size: tuple[int, ...], demand: Demand, voxels: int) -> list[Tile]:
+def _statistics_tiles(size: tuple[int, ...], required: Requirements, voxels: int) -> list[Tile]:
     """At most two blocks along each axis, at a quarter and three quarters; they depend on the size alone."""
-    tile = choose_tile(size, demand.halo, demand.stride, voxels, demand.remainder)
-    tiles = plan_tiles(size, tile or demand.stride, demand.halo, demand.stride, demand.remainder)
+    tile = choose_tile(size, required.halo, required.stride, voxels, required.remainder)
+    tiles = plan_tiles(size, tile or required.stride, required.halo, required.stride, required.remainder)
     kept = []
     for axis in range(len(size)):
         origins = sorted({part.write[axis].start for part in tiles})

@@ -20,14 +20,14 @@ from volseg.geometry import Tile
 from volseg.installation import install_line
 from volseg.machine import allowed_processors
 from volseg.networks import UNet
-from volseg.streaming.job import Hand, Job
+from volseg.streaming.job import Job, TileWorker
 from volseg.streaming.journal import Journal
 
 __all__ = ["fill_by_cluster", "local_workers", "workers_of"]
 
 logger = logging.getLogger(__name__)
 
-_HANDS: dict[str, Hand] = {}  # of a worker: made with its first tile
+_WORKERS: dict[str, TileWorker] = {}  # of a worker: made with its first tile
 
 
 def local_workers() -> int:
@@ -81,12 +81,12 @@ def fill_by_cluster(
 
 def _work_on(job: Job, key: str, number: int, of_gpu: bool) -> None:
     """In a worker: one tile, from file to file."""
-    if key not in _HANDS:
-        _HANDS.clear()
-        _HANDS[key] = Hand(replace(job, network=job.network.to(_device(of_gpu))))
-    hand = _HANDS[key]
+    if key not in _WORKERS:
+        _WORKERS.clear()
+        _WORKERS[key] = TileWorker(replace(job, network=job.network.to(_device(of_gpu))))
+    worker = _WORKERS[key]
     with torch.no_grad():
-        hand.write(number, hand.compute(number, hand.read(number)))
+        worker.write(number, worker.compute(number, worker.read(number)))
 
 
 def _device(by_name: bool) -> torch.device:

@@ -1,9 +1,7 @@
-"""One volume to be segmented in tiles: the process at work on it, and the order of its tiles.
-
-One volume to be segmented in tiles, and one process at work on it.
+"""One volume to be segmented in tiles, and the process that works on it.
 
 A :class:`Job` says everything that is needed to compute any tile anywhere: it can be sent to other processes.
-A :class:`Hand` has the files open and the network ready.
+A :class:`TileWorker` has the files open and the network ready.
 
 The tiles of a job, one after another, while the next is read and the last is written.
 """
@@ -25,17 +23,17 @@ from tqdm import tqdm
 
 from volseg.geometry import Tile, plan_tiles
 from volseg.inferers.averaging import Symmetry, average_tile, reads_of
-from volseg.inferers.blocks import Demand, Work
-from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.blocks import BlockRunner, Requirements
+from volseg.inferers.overlap_tile import process_tiles
 from volseg.inferers.statistics import Statistics, load_statistics
 from volseg.io.blocks import BlockVolume, create_blocks, open_blocks
-from volseg.machine import give_back_at_once
+from volseg.machine import release_freed_memory
 from volseg.networks import UNet
 from volseg.runs import processes
 from volseg.streaming.journal import Journal
 from volseg.streaming.source import Blocks, Normalisation, require_unchanged
 
-__all__ = ["Hand", "Job", "Output", "fill"]
+__all__ = ["Job", "Output", "TileWorker", "fill"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,35 +76,35 @@ class Job:
     statistics: Sequence[Statistics] | None
     stamp: str
 
-    def tiles(self, demand: Demand, size: Sequence[int]) -> list[Tile]:
+    def tiles(self, required: Requirements, size: Sequence[int]) -> list[Tile]:
         """All tiles; what is known of them is their number."""
-        return plan_tiles(size, self.tile, demand.halo, demand.stride, demand.remainder)
+        return plan_tiles(size, self.tile, required.halo, required.stride, required.remainder)
 
-    def works(self) -> list[Work]:
+    def runners(self) -> list[BlockRunner]:
         """The network at work, once for each version with statistics of its own."""
         found = []
         each: Sequence[Statistics | None] = self.statistics or [None]
         for statistics in each:
             if statistics is not None:
                 load_statistics(self.network, statistics)
-            work = Work(self.network, amp=self.amp)
+            work = BlockRunner(self.network, amp=self.amp)
             work.prepare()
             work.by_rows = self.by_rows and work.quick is not None
             found.append(work)
         return found
 
 
-class Hand:
+class TileWorker:
     """A process at work on a job: reads, computes and writes tiles by their number."""
 
     def __init__(self, job: Job, source: BlockVolume | None = None) -> None:
-        give_back_at_once()
+        release_freed_memory()
         self.job = job
         self.source = source or open_blocks(*job.images)
         require_unchanged(self.source, job.stamp)
         self.in_files = not any(path.is_dir() for path in job.images)
         self.blocks = Blocks(self.source, job.normalise)
-        self.works = job.works()
+        self.runners = job.runners()
         self.files = [
             create_blocks(each.made, each.shape, each.dtype, self.source.like, tile=job.tile, anew=False)
             for each in job.outputs
@@ -114,14 +112,14 @@ class Hand:
 
     @cached_property
     def tiles(self) -> list[Tile]:
-        return self.job.tiles(self.works[0].demand, self.blocks.shape[1:])
+        return self.job.tiles(self.runners[0].required, self.blocks.shape[1:])
 
     def read(self, number: int) -> Blocks:
         """What a tile needs of the image, in memory."""
         tile = self.tiles[number]
         spans: Sequence[slice] = tile.read
         if self.job.versions:
-            spans = reads_of(tile, self.job.versions, self.works[0].demand, self.blocks.shape[1:])
+            spans = reads_of(tile, self.job.versions, self.runners[0].required, self.blocks.shape[1:])
         part = self.blocks.part(spans)
         if self.in_files:  # a folder of many chunks is looked at once, when the work is done
             require_unchanged(self.source, self.job.stamp)
@@ -134,10 +132,10 @@ class Hand:
         blocks = [np.empty((each.shape[0], *size), each.dtype) for each in self.job.outputs]
         if self.job.versions:
             wants_spread = any(each.kind == "spread" for each in self.job.outputs)
-            mean, spread = average_tile(part, self.works, self.job.versions, tile, spread=wants_spread)
+            mean, spread = average_tile(part, self.runners, self.job.versions, tile, spread=wants_spread)
             self._put(blocks, (slice(None),) * len(size), mean, mean, spread)
             return blocks
-        for _, where, logits in work_off(part, self.works[0], [tile]):
+        for _, where, logits in process_tiles(part, self.runners[0], [tile]):
             place = tuple(
                 slice(p.start - w.start, p.stop - w.start) for p, w in zip(where, tile.write, strict=True)
             )
@@ -181,17 +179,17 @@ def _highest(scores: Tensor) -> Tensor:
     return found
 
 
-def fill(hand: Hand, journal: Journal, progress: bool) -> None:
-    """Work off the tiles that are left: read the next, compute, write the last, all at the same time."""
-    tiles = hand.tiles
+def fill(worker: TileWorker, journal: Journal, progress: bool) -> None:
+    """Process the tiles that are left: read the next, compute, write the last, all at the same time."""
+    tiles = worker.tiles
     left = [number for number in range(len(tiles)) if number not in journal.done]
     if journal.done and processes.rank() == 0:
         logger.info("Going on: %d of %d tiles are there.", len(journal.done), len(tiles))
     left = left[processes.rank() :: processes.count()]
-    total = prod(hand.blocks.shape[1:]) if processes.count() == 1 else sum(_count(tiles[n]) for n in left)
+    total = prod(worker.blocks.shape[1:]) if processes.count() == 1 else sum(_count(tiles[n]) for n in left)
 
     def save(number: int, blocks: list[Any]) -> None:
-        hand.write(number, blocks)
+        worker.write(number, blocks)
         journal.note(number)
 
     with (
@@ -205,13 +203,13 @@ def fill(hand: Hand, journal: Journal, progress: bool) -> None:
             disable=not progress or processes.rank() > 0,
         ) as bar,
     ):
-        coming: list[Future[Blocks]] = [reader.submit(hand.read, left[0])] if left else []
+        coming: list[Future[Blocks]] = [reader.submit(worker.read, left[0])] if left else []
         saving: list[Future[None]] = []
         for place, number in enumerate(left, start=1):
             part = coming.pop().result()
             if place < len(left):
-                coming.append(reader.submit(hand.read, left[place]))
-            blocks = hand.compute(number, part)
+                coming.append(reader.submit(worker.read, left[place]))
+            blocks = worker.compute(number, part)
             del part
             for earlier in saving:
                 earlier.result()

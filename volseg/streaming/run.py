@@ -24,7 +24,7 @@ from volseg.geometry import plan_tiles
 from volseg.greyvalues import GreyScale
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.averaging import Symmetry, Turned, check_symmetric
-from volseg.inferers.blocks import Source, Work
+from volseg.inferers.blocks import BlockRunner, Source
 from volseg.inferers.planning import Plan, make_plan
 from volseg.inferers.statistics import (
     Statistics,
@@ -47,7 +47,7 @@ from volseg.labels import LabelScheme
 from volseg.networks import UNet
 from volseg.runs import processes
 from volseg.streaming.cluster import fill_by_cluster, workers_of
-from volseg.streaming.job import Hand, Job, Output, fill
+from volseg.streaming.job import Job, Output, TileWorker, fill
 from volseg.streaming.journal import Journal
 from volseg.streaming.source import Blocks, kept_as, normalisation, require_unchanged, why_not_blockwise
 
@@ -131,16 +131,16 @@ def predict_streamed(
         raise InputError(
             f"A cluster works on images in OME-Zarr, but {source.path} is none. Convert it first."
         )
-    work = Work(network, amp=plain.amp)
-    if source.shape[0] != network.in_channels or len(source.shape) != len(work.demand.stride) + 1:
+    work = BlockRunner(network, amp=plain.amp)
+    if source.shape[0] != network.in_channels or len(source.shape) != len(work.required.stride) + 1:
         raise InputError(
             f"{source.path} has {source.shape[0]} channel(s) and {len(source.shape) - 1} spatial axes, but "
-            f"the network takes {network.in_channels} and {len(work.demand.stride)}."
+            f"the network takes {network.in_channels} and {len(work.required.stride)}."
         )
     workers = processes.count() if cluster is None else workers_of(cluster)
     versions: tuple[Symmetry, ...] = ()
     if isinstance(inferer, RotationAveragingInferer):
-        versions = inferer.versions_for(len(work.demand.stride), source.like.spacing)
+        versions = inferer.versions_for(len(work.required.stride), source.like.spacing)
         check_symmetric(network, versions)
     elif spread is not None:
         raise ValueError("A spread is that of several versions: give a RotationAveragingInferer.")
@@ -196,9 +196,9 @@ def predict_streamed(
                 journal.join(known, done)
             job = job_of(known)
             if cluster is None:
-                fill(Hand(job, source), journal, plain.progress)
+                fill(TileWorker(job, source), journal, plain.progress)
             else:
-                tiles = job.tiles(work.demand, source.shape[1:])
+                tiles = job.tiles(work.required, source.shape[1:])
                 fill_by_cluster(job, journal, cluster, tiles, progress=plain.progress)
         processes.wait()
         if processes.rank() == 0:
@@ -215,7 +215,7 @@ def predict_streamed(
 
 def plan_streamed(
     source: BlockVolume,
-    work: Work,
+    work: BlockRunner,
     inferer: OverlapTileInferer,
     outputs: Sequence[Output] = (),
     *,
@@ -245,9 +245,9 @@ def plan_streamed(
                 break
             plan = smaller
         return plan
-    demand = work.demand
+    required = work.required
     tile = (inferer.tile,) * len(size) if isinstance(inferer.tile, int) else tuple(inferer.tile)
-    tiles = plan_tiles(size, tile, demand.halo, demand.stride, demand.remainder)
+    tiles = plan_tiles(size, tile, required.halo, required.stride, required.remainder)
     return Plan(tile, tiles, work.quick is not None, 0, 0)
 
 
@@ -307,7 +307,7 @@ def _output(kind: Any, path: Path, source: BlockVolume, network: UNet, values: A
 
 
 def _statistics(
-    volume: Source, work: Work, inferer: OverlapTileInferer, versions: Sequence[Symmetry]
+    volume: Source, work: BlockRunner, inferer: OverlapTileInferer, versions: Sequence[Symmetry]
 ) -> list[Statistics] | None:
     """Of batch normalisation, for each version, if they are to be those of the volume."""
     if not needs_image(inferer.batch_norm):
