@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from volseg.annotation import even_positions, keep_slices, understand_paint
-from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit import audit
 from volseg.cli import main
 from volseg.data.auditing import audit_files, lines, names_from
 from volseg.io import Volume, read_volume, write_volume
@@ -505,3 +505,10 @@ def test_a_real_label_has_no_error(shared_data):
     raw = np.where(on_any(dense.shape, [even_positions(n, 4) for n in dense.shape]), dense, 0)
     found = audit(raw.shape, image.spacing, understand_paint(raw), image.array)
     assert "error" not in [finding.severity for finding in found]
+
+
+def test_the_audit_is_a_room_of_annotation_with_its_function_inside():
+    import volseg.annotation
+
+    assert volseg.annotation.audit.audit is audit
+    assert volseg.annotation.audit.Finding is volseg.annotation.Finding

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from volseg.annotation import COUNTED, numbered, numbered_slices, ordinal, summarise, understand_paint
-from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit import audit
 from volseg.annotation.numbering import ranges
 from volseg.cli import main
 from volseg.io import Volume, write_volume

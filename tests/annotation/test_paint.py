@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from volseg.annotation import even_positions, understand_paint
-from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit import audit
 from volseg.errors import InputError
 from volseg.io import read_volume
 from volseg.labels import IGNORE_INDEX

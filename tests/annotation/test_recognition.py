@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from volseg.annotation import keep_slices, understand_paint
-from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit import audit
 from volseg.cli import main
 from volseg.densification import densify
 from volseg.errors import InputError

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from scipy import special
 
-from volseg.densification.calibration import Calibrator, Sample, calibrate, held_out_sample, log_scores
+from volseg.densification.calibration import Calibrator, HeldOutScores, calibrate, held_out_sample, log_scores
 from volseg.labels import IGNORE_INDEX
 
 
-def sample(seed: int, temperature: float, n: int = 4000) -> Sample:
+def sample(seed: int, temperature: float, n: int = 4000) -> HeldOutScores:
     """Scores that are ``temperature`` times as extreme as they should be, and classes drawn accordingly."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 2, (n, 3)).astype(np.float32)
     chances = special.softmax(scores, 1)
     truth = (rng.random((n, 1)) > chances.cumsum(1)[:, :2]).sum(1).astype(np.uint8)
-    return Sample(scores * np.float32(temperature), truth)
+    return HeldOutScores(scores * np.float32(temperature), truth)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 5.0])
@@ -39,7 +39,7 @@ def test_the_chart_is_measured_on_folds_that_the_temperature_was_not_fitted_on()
 def test_the_error_is_the_distance_between_confidence_and_frequency_bin_by_bin():
     scores = np.log(np.array([[0.72, 0.28]] * 10 + [[0.12, 0.88]] * 10, np.float32))
     truth = np.array([0] * 5 + [1] * 5 + [1] * 9 + [0], np.uint8)
-    chart = calibrate([Sample(scores, truth)] * 2).chart
+    chart = calibrate([HeldOutScores(scores, truth)] * 2).chart
     assert chart.error_before == pytest.approx((10 * 0.22 + 10 * 0.02) / 20, abs=1e-6)
     frequencies = [f for f in chart.before if f is not None]
     assert frequencies == pytest.approx([0.5, 0.9])
@@ -90,7 +90,7 @@ def test_a_sample_holds_the_held_out_voxels_and_at_most_so_many(scores):
 
 
 def test_without_held_out_voxels_nothing_is_changed():
-    empty = Sample(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8))
+    empty = HeldOutScores(np.zeros((0, 3), np.float32), np.zeros(0, np.uint8))
     assert calibrate([]) == calibrate([empty]) == Calibrator(1.0, None)
 
 

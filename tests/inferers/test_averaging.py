@@ -9,8 +9,9 @@ from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
 from torch import nn
 
+from volseg.geometry import Symmetry, grid_symmetries
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
-from volseg.inferers.averaging import Symmetry, grid_symmetries
+from volseg.inferers.averaging import turn, turn_back
 from volseg.networks import UNet
 
 EXACT = {"rtol": 0, "atol": 1e-6}
@@ -57,10 +58,10 @@ def test_a_grid_has_as_many_symmetries_as_geometry_says(dims, planes, count):
     assert len(set(group)) == count
     assert group[0] == Symmetry(tuple(range(dims)), (False,) * dims)
     x = torch.arange(2 * 3**dims).reshape(1, 2, *(3,) * dims)
-    images = {tuple(each.turn(x).flatten().tolist()) for each in group}
+    images = {tuple(turn(each, x).flatten().tolist()) for each in group}
     assert len(images) == count
     # Closed: a symmetry of a symmetry is one of them.
-    assert images == {tuple(a.turn(b.turn(x)).flatten().tolist()) for a in group for b in group[-3:]}
+    assert images == {tuple(turn(a, turn(b, x)).flatten().tolist()) for a in group for b in group[-3:]}
     assert sum(each.is_rotation for each in group) == count // 2
 
 
@@ -70,12 +71,12 @@ def test_quarter_turns_are_rotations_and_mirror_images_are_not():
     assert not Symmetry((0, 1), (False, True)).is_rotation
     assert not Symmetry((1, 0), (False, False)).is_rotation
     x = torch.arange(6).reshape(1, 1, 2, 3)
-    assert torch.equal(Symmetry((1, 0), (True, False)).turn(x), x.rot90(1, (2, 3)))
+    assert torch.equal(turn(Symmetry((1, 0), (True, False)), x), x.rot90(1, (2, 3)))
 
 
 def test_turning_back_undoes_turning(x):
     for each in grid_symmetries(x.ndim - 2, all_planes(x.ndim - 2)):
-        assert torch.equal(each.turn_back(each.turn(x)), x)
+        assert torch.equal(turn_back(each, turn(each, x)), x)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +141,12 @@ def test_the_average_turns_with_the_image(x, symmetries):
     network, inferer = crooked(dims), averaging(symmetries, dims, spread=True)
     logits, spread = inferer(x, network)
     for each in inferer.versions(x)[1::5]:
-        turned, its_spread = inferer(each.turn(x), network)
-        torch.testing.assert_close(turned, each.turn(logits), rtol=0, atol=1e-5)
-        torch.testing.assert_close(its_spread, each.turn(spread), rtol=0, atol=1e-5)
+        turned, its_spread = inferer(turn(each, x), network)
+        torch.testing.assert_close(turned, turn(each, logits), rtol=0, atol=1e-5)
+        torch.testing.assert_close(its_spread, turn(each, spread), rtol=0, atol=1e-5)
     alone = network(x).detach()
     each = inferer.versions(x)[1]
-    assert not torch.allclose(network(each.turn(x)), each.turn(alone), atol=1e-2), (
+    assert not torch.allclose(network(turn(each, x)), turn(each, alone), atol=1e-2), (
         "the network is too regular"
     )
 
@@ -154,7 +155,7 @@ def test_mean_and_spread_are_those_of_all_versions_kept(x):
     dims = x.ndim - 2
     network, inferer = crooked(dims), averaging("rotations7", dims, spread=True)
     kept = torch.stack(
-        [each.turn_back(network(each.turn(x))).softmax(1).detach() for each in inferer.versions(x)]
+        [turn_back(each, network(turn(each, x))).softmax(1).detach() for each in inferer.versions(x)]
     )
     logits, spread = inferer(x, network)
     torch.testing.assert_close(logits.softmax(1), kept.mean(0), **EXACT)

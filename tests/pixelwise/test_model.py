@@ -14,9 +14,9 @@ from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import features, members, model
 from volseg.pixelwise.features import filter_bank, responses_at, responses_in, smooth
-from volseg.pixelwise.members import Curve, Members, Sample, train
+from volseg.pixelwise.members import Curve, LabelledVoxels, Members, train
 from volseg.pixelwise.model import Model, Task, learn
-from volseg.pixelwise.place import Paint, measure_paint, prior_at
+from volseg.pixelwise.place import PlacePrior, measure_paint, prior_at
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SHAPES = [(40, 36), (22, 26, 18)]
@@ -262,7 +262,7 @@ def test_members_learn_what_columns_say(clock):
     seen = torch.randn(3000, 4, generator=generator)
     classes = (seen[:, 0] * seen[:, 1] > 0).long()
     members = Members.new(seen, slice(3, 4), 2, blind=(False, True), seed=0)
-    train(members, Sample(seen.clone(), classes), seconds=1.5, random=generator, curve=Curve())
+    train(members, LabelledVoxels(seen.clone(), classes), seconds=1.5, random=generator, curve=Curve())
     assert (members(seen.clone()).argmax(1) == classes).float().mean() > 0.95
 
 
@@ -271,7 +271,7 @@ def test_learning_ends_when_paint_was_seen_often_enough():
     seen = torch.randn(50, 3)
     members = Members.new(seen, slice(2, 3), 2, blind=(True,), seed=0)
     curve = Curve()
-    sample = Sample(seen, torch.arange(50) % 2)
+    sample = LabelledVoxels(seen, torch.arange(50) % 2)
     train(members, sample, seconds=300, random=torch.Generator(), curve=curve)
     assert 450 <= curve.iterations[-1] <= 500
 
@@ -294,5 +294,5 @@ def test_slices_in_one_direction_leave_all_networks_blind(scene, clock):
 
 def test_paint_without_slices_says_nothing(scene):
     _, truth = scene
-    found = prior_at(Paint((), (1.0,) * truth.ndim, 2), everywhere(truth.shape))
+    found = prior_at(PlacePrior((), (1.0,) * truth.ndim, 2), everywhere(truth.shape))
     assert found.std(0).max() == 0

@@ -1,8 +1,6 @@
-"""Annotation: which slices somebody annotated, what a painted file means, and what is wrong with it."""
+"""Annotation: which slices are annotated, what a painted file means; in ``audit`` what is wrong with it."""
 
-from volseg.annotation.audit.checks import audit
-from volseg.annotation.audit.findings import Finding
-from volseg.annotation.audit.strokes import check_scribbles
+from volseg.annotation.audit import Finding
 from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint
 from volseg.annotation.recognition import intent_of, looks_grey
@@ -23,8 +21,6 @@ __all__ = [
     "Paint",
     "annotated_slices",
     "annotation_counts",
-    "audit",
-    "check_scribbles",
     "choose_held_out",
     "choose_more_held_out",
     "even_positions",

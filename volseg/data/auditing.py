@@ -8,7 +8,7 @@ from typing import Any, Literal
 import nibabel as nib
 
 from volseg.annotation import Finding, Paint, understand_paint
-from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit import audit
 from volseg.data.verification.values import odd_values
 from volseg.greyvalues import normalised
 from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of

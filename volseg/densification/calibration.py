@@ -19,7 +19,7 @@ from scipy.special import log_softmax
 from volseg.labels import IGNORE_INDEX
 from volseg.report import Calibration
 
-__all__ = ["Calibrator", "Sample", "calibrate", "held_out_sample", "log_scores"]
+__all__ = ["Calibrator", "HeldOutScores", "calibrate", "held_out_sample", "log_scores"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ _CHUNK = 2**20
 _SMALLEST = 1e-7  # probability, so that its logarithm is a number
 
 
-class Sample(NamedTuple):
+class HeldOutScores(NamedTuple):
     """Scores and truth of held-out voxels, ``(N, C)`` and ``(N,)``."""
 
     scores: Floats
@@ -70,7 +70,7 @@ def log_scores(probabilities: npt.NDArray[Any]) -> Floats:
 
 def held_out_sample(
     scores: npt.NDArray[Any], test: npt.NDArray[np.uint8], *, limit: int = 100_000, seed: int = 0
-) -> Sample:
+) -> HeldOutScores:
     """The held-out voxels of a fold, at most ``limit`` of them, drawn evenly."""
     if scores.shape[1:] != test.shape:
         raise ValueError(f"scores have the shape {scores.shape}, test {test.shape}: (C, *spatial) is needed.")
@@ -78,10 +78,10 @@ def held_out_sample(
     if len(voxels) > limit:
         voxels = np.sort(np.random.default_rng(seed).choice(voxels, limit, replace=False))
     flat = scores.reshape(len(scores), -1)
-    return Sample(np.asarray(flat[:, voxels].T, np.float32), test.reshape(-1)[voxels])
+    return HeldOutScores(np.asarray(flat[:, voxels].T, np.float32), test.reshape(-1)[voxels])
 
 
-def calibrate(samples: Sequence[Sample]) -> Calibrator:
+def calibrate(samples: Sequence[HeldOutScores]) -> Calibrator:
     """The temperature with the highest likelihood on held-out voxels; 1 if there are none.
 
     Args:
@@ -102,7 +102,7 @@ def calibrate(samples: Sequence[Sample]) -> Calibrator:
     return Calibrator(_temperature(samples), chart)
 
 
-def _temperature(samples: Sequence[Sample]) -> float:
+def _temperature(samples: Sequence[HeldOutScores]) -> float:
     """Minimises the negative log-likelihood, which has one minimum in 1/T."""
     scores = np.concatenate([sample.scores for sample in samples])
     truth = np.concatenate([sample.truth for sample in samples]).astype(np.intp)[:, None]
@@ -115,7 +115,7 @@ def _temperature(samples: Sequence[Sample]) -> float:
     return float(np.exp(found.x))
 
 
-def _certainty(sample: Sample, temperature: float) -> npt.NDArray[np.float64]:
+def _certainty(sample: HeldOutScores, temperature: float) -> npt.NDArray[np.float64]:
     """Confidence of each voxel, and whether its class is right: ``(2, N)``."""
     probabilities = _softmax(sample.scores.T, temperature)
     return np.stack([probabilities.max(0), probabilities.argmax(0) == sample.truth]).astype(np.float64)

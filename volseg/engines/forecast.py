@@ -10,9 +10,8 @@ from monai.inferers.inferer import Inferer
 from torch import nn
 
 from volseg.errors import InputError
-from volseg.geometry import Tile
+from volseg.geometry import Symmetry, Tile
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
-from volseg.inferers.averaging import Symmetry
 from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.planning import make_plan, operations
 from volseg.inferers.statistics import as_for_inference

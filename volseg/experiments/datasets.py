@@ -29,7 +29,7 @@ __all__ = [
     "Annotated",
     "Flat",
     "Part",
-    "Sample",
+    "DerivedImage",
     "derive",
     "fingerprint",
     "link_images",
@@ -65,7 +65,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Sample:
+class DerivedImage:
     """One image of a derived dataset."""
 
     name: str
@@ -112,7 +112,7 @@ def fingerprint(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
     }
 
 
-def derive(folder: Path, samples: Iterable[Sample], scheme: LabelScheme) -> Path:
+def derive(folder: Path, samples: Iterable[DerivedImage], scheme: LabelScheme) -> Path:
     """Write a dataset, unless it is there already.
 
     Args:
@@ -161,7 +161,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise
 
 
-def volumes(part: Part, *, test: bool = False) -> Iterator[Sample]:
+def volumes(part: Part, *, test: bool = False) -> Iterator[DerivedImage]:
     """The cases as they are, with the part's labels; one without annotation in this part is left out.
 
     Args:
@@ -171,7 +171,7 @@ def volumes(part: Part, *, test: bool = False) -> Iterator[Sample]:
         label = part.labels[case.name]
         if annotated(label).any():
             name = f"{case.name}{_TEST}" if test else case.name
-            yield Sample(name, case.case.image, label, case.volume, case.truth if test else None)
+            yield DerivedImage(name, case.case.image, label, case.volume, case.truth if test else None)
 
 
 class Flat:
@@ -185,7 +185,7 @@ class Flat:
         self.folder = folder
         self._open: tuple[str, npt.NDArray[Any]] | None = None
 
-    def train(self, part: Part) -> Iterator[Sample]:
+    def train(self, part: Part) -> Iterator[DerivedImage]:
         """The part's slices, each with its annotation."""
         for case in part.cases:
             for axis, index in _each(part.slices[case.name]):
@@ -193,7 +193,7 @@ class Flat:
                 if annotated(plane).any():
                     yield self._sample(case, axis, index, plane, "")
 
-    def test(self, part: Part) -> Iterator[Sample]:
+    def test(self, part: Part) -> Iterator[DerivedImage]:
         """The part's slices; a voxel on two of them counts in the first only.
 
         With a truth, all slices along the last axis come along, so that the whole volume is scored as it
@@ -214,14 +214,14 @@ class Flat:
 
     def _sample(
         self, case: Annotated, axis: str, index: int, label: Labels, ending: str, truth: Labels | None = None
-    ) -> Sample:
+    ) -> DerivedImage:
         name = f"{case.name}_{axis}{index:03d}"
         like = _plane_like(case.volume, axis, f"{name}{ending}")
         path = self.folder / f"{name}.tif"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_volume(path, np.take(self._image(case), index, axis=1 + AXES.index(axis)), like)
-        return Sample(f"{name}{ending}", path, label, like, truth)
+        return DerivedImage(f"{name}{ending}", path, label, like, truth)
 
     def _image(self, case: Annotated) -> npt.NDArray[Any]:
         if self._open is None or self._open[0] != case.name:

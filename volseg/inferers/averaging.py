@@ -1,15 +1,11 @@
-"""Averaging over turned and mirrored versions: of whole images, and of their tiles.
-
-Mean over turned and mirrored versions of an image, as at test time in 2015.
+"""Mean over turned and mirrored versions of an image, as at test time in 2015.
 
 A network that has learnt well should say the same about an image and about its mirror image. Where it
-does not, the mean of its answers is better than any of them, and their spread tells how unsure it is
+does not, the mean of its answers is better than any of them, and their spread shows how unsure it is
 (Ronneberger et al. 2015, Sec. 4: "averaged over 7 rotated versions of the input data").
 
-A :class:`Symmetry` maps the voxel grid onto itself, so nothing is interpolated: mirror images always
-exist, quarter turns only between axes along which voxels are equally long.
-
-Tiles of a turned volume, one at a time, as the averaging over turned versions needs them.
+A :class:`~volseg.geometry.Symmetry` maps the voxel grid onto itself, so nothing is interpolated: mirror
+images always exist, quarter turns only between axes along which voxels are equally long.
 
 What a network says about a turned volume, turned back, can be had tile by tile as well: the voxels of the
 tile are looked up in the turned volume, and the tile is widened there until it starts on a multiple of the
@@ -18,28 +14,27 @@ stride. So nothing but the tile is ever in memory, and the numbers are those of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
 from math import isfinite
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 
-from volseg.geometry import Tile, tile_writing
+from volseg.geometry import Symmetry, Tile, check_planes, grid_symmetries, tile_writing
 from volseg.inferers.blocks import BlockRunner, Requirements, Source, unwrapped
 from volseg.inferers.overlap_tile import process_tiles
 
 __all__ = [
     "RotationAveragingInferer",
-    "Symmetry",
     "Turned",
     "average_tile",
     "check_symmetric",
     "fold_in",
-    "grid_symmetries",
     "reads_of",
+    "turn",
+    "turn_back",
 ]
 
 Symmetries = Literal["rotations7", "square", "grid", "rotations", "mirror"]
@@ -48,47 +43,19 @@ Plane = Sequence[int]
 _SAME_SPACING = 0.01  # voxel sizes that differ by less, relatively, are the same
 
 
-class Symmetry(NamedTuple):
-    """Take the axes in the order ``axes``, then mirror those that are ``flipped``. One entry per axis."""
-
-    axes: tuple[int, ...]
-    flipped: tuple[bool, ...]
-
-    def turn(self, x: Tensor) -> Tensor:
-        """The turned version of ``(B, C, *spatial)``."""
-        return x.permute(0, 1, *(axis + 2 for axis in self.axes)).flip(self._mirrored)
-
-    def turn_back(self, x: Tensor) -> Tensor:
-        """What :meth:`turn` was given."""
-        order = sorted(range(len(self.axes)), key=lambda axis: self.axes[axis])
-        return x.flip(self._mirrored).permute(0, 1, *(axis + 2 for axis in order))
-
-    @property
-    def is_rotation(self) -> bool:
-        """Whether it keeps left and right apart, as mirror images do not."""
-        swaps = sum(a > b for i, a in enumerate(self.axes) for b in self.axes[i + 1 :])
-        return (swaps + sum(self.flipped)) % 2 == 0
-
-    @property
-    def _mirrored(self) -> tuple[int, ...]:
-        return tuple(axis + 2 for axis, flipped in enumerate(self.flipped) if flipped)
+def turn(symmetry: Symmetry, x: Tensor) -> Tensor:
+    """The turned version of ``(B, C, *spatial)``."""
+    return x.permute(0, 1, *(axis + 2 for axis in symmetry.axes)).flip(_mirrored(symmetry))
 
 
-def grid_symmetries(spatial_dims: int, planes: Sequence[Plane]) -> tuple[Symmetry, ...]:
-    """All maps of a grid onto itself, given the planes in which it may make a quarter turn.
+def turn_back(symmetry: Symmetry, x: Tensor) -> Tensor:
+    """What :func:`turn` was given."""
+    order = sorted(range(len(symmetry.axes)), key=lambda axis: symmetry.axes[axis])
+    return x.flip(_mirrored(symmetry)).permute(0, 1, *(axis + 2 for axis in order))
 
-    The identity comes first. An image has 8 with ``planes=[(0, 1)]``; a volume has 8 without planes, 16
-    with one and 48 with two or three.
-    """
-    alike = list(range(spatial_dims))
-    for first, second in _checked_planes(planes, spatial_dims):
-        alike = [alike[first] if group == alike[second] else group for group in alike]
-    return tuple(
-        Symmetry(axes, flipped)
-        for axes in permutations(range(spatial_dims))
-        if all(alike[axis] == alike[place] for place, axis in enumerate(axes))
-        for flipped in product((False, True), repeat=spatial_dims)
-    )
+
+def _mirrored(symmetry: Symmetry) -> tuple[int, ...]:
+    return tuple(axis + 2 for axis, flipped in enumerate(symmetry.flipped) if flipped)
 
 
 class RotationAveragingInferer(Inferer):
@@ -106,7 +73,7 @@ class RotationAveragingInferer(Inferer):
             these, without mirror images. ``"mirror"``: mirror images along the axes alone, 4 or 8.
             ``"square"``: the 8 symmetries of one plane, also in a volume. ``"rotations7"``: the paper
             does not say which 7 versions it used; taken here are the 7 that the square has beside the
-            image itself. Or :class:`Symmetry` objects.
+            image itself. Or :class:`~volseg.geometry.Symmetry` objects.
         spacing: voxel size per axis. Quarter turns are made in planes whose two axes have the same
             one, within 1 %.
         planes: these planes themselves, such as ``[(0, 1)]``. Without both, the spacing is that of a
@@ -157,7 +124,7 @@ class RotationAveragingInferer(Inferer):
         mean: Tensor | None = None
         squares: Tensor | None = None
         for count, version in enumerate(versions, start=1):
-            logits = version.turn_back(self._logits(version.turn(x), network, *args, **kwargs))
+            logits = turn_back(version, self._logits(turn(version, x), network, *args, **kwargs))
             if mean is None:
                 mean = logits.new_zeros(logits.shape, dtype=torch.float32)
                 squares = torch.zeros_like(mean) if self.spread else None
@@ -223,7 +190,7 @@ class RotationAveragingInferer(Inferer):
     def _planes(self, dims: int, found: Sequence[float] | None) -> tuple[tuple[int, int], ...]:
         """The planes in which quarter turns are possible."""
         if self.planes is not None:
-            return _checked_planes(self.planes, dims)
+            return check_planes(self.planes, dims)
         spacing = found if self.spacing is None else self.spacing
         if spacing is None:
             return ((0, 1),) if dims > 1 else ()
@@ -274,15 +241,6 @@ def check_symmetric(network: nn.Module, versions: Sequence[Symmetry]) -> None:
                     )
 
 
-def _checked_planes(planes: Sequence[Plane], dims: int) -> tuple[tuple[int, int], ...]:
-    for plane in planes:
-        if len(plane) != 2 or len(set(plane)) != 2 or not all(axis in range(dims) for axis in plane):
-            raise ValueError(
-                f"planes holds {tuple(plane)}: a plane is two different axes out of 0 to {dims - 1}."
-            )
-    return tuple((min(plane), max(plane)) for plane in planes)
-
-
 def _with_meta(result: Tensor, inputs: Tensor) -> Tensor:
     return MetaTensor(result).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else result
 
@@ -302,7 +260,7 @@ class Turned:
     def __getitem__(self, index: tuple[slice, ...]) -> Tensor:
         channels, *places = index
         block = self.volume[(channels, *_back(places, self.version, self.shape[1:]))]
-        return self.version.turn(block[None])[0]
+        return turn(self.version, block[None])[0]
 
 
 def average_tile(
@@ -333,7 +291,7 @@ def average_tile(
             )
             logits[(slice(None), *place)] = piece
         assert logits is not None
-        upright = version.turn_back(logits[(slice(None), *inner)][None])[0]
+        upright = turn_back(version, logits[(slice(None), *inner)][None])[0]
         if mean is None:
             mean = torch.zeros((len(upright), *size), device=upright.device)
             squares = torch.zeros_like(mean) if spread else None

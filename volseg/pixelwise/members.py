@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-__all__ = ["Curve", "Members", "Sample", "train"]
+__all__ = ["Curve", "Members", "LabelledVoxels", "train"]
 
 _HIDDEN = (128, 128)
 _BATCH = 4096
@@ -39,7 +39,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class LabelledVoxels:
     """What is seen of some voxels ``(n, features)``, and their classes ``(n,)``."""
 
     seen: Tensor
@@ -118,13 +118,13 @@ class Members:
 
 def train(
     members: Members,
-    sample: Sample,
+    sample: LabelledVoxels,
     *,
     seconds: float,
     random: torch.Generator,
     curve: Curve,
     fewest: int = 100,
-    held_out: Sample | None = None,
+    held_out: LabelledVoxels | None = None,
     progress: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
@@ -141,7 +141,7 @@ def train(
     seen = members.scaled(sample.seen)
     if held_out is not None:
         chosen = torch.randperm(len(held_out.classes), generator=random, device=seen.device)[:_VALIDATED]
-        held_out = Sample(held_out.seen[chosen], held_out.classes[chosen])
+        held_out = LabelledVoxels(held_out.seen[chosen], held_out.classes[chosen])
     networks, masks = members.networks, members.masks
     parameters = [p for network in networks for p in network.parameters()]
     optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_DECAY)
@@ -203,7 +203,7 @@ def _folded(network: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _loss(members: Members, sample: Sample) -> float:
+def _loss(members: Members, sample: LabelledVoxels) -> float:
     found = members(sample.seen.clone())
     for network in members.networks:
         network.train()

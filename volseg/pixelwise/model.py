@@ -25,8 +25,8 @@ from volseg.errors import InputError
 from volseg.greyvalues import normalised
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise.features import Bank, filter_bank, responses_at, responses_in
-from volseg.pixelwise.members import Curve, Members, Sample, train
-from volseg.pixelwise.place import Paint, measure_paint, prior_at
+from volseg.pixelwise.members import Curve, LabelledVoxels, Members, train
+from volseg.pixelwise.place import PlacePrior, measure_paint, prior_at
 
 __all__ = ["Model", "Task", "learn", "seconds_to_look"]
 
@@ -81,7 +81,7 @@ class Model:
         paint: what distances are measured to.
     """
 
-    def __init__(self, stages: Sequence[Members], paint: Paint, curve: Curve) -> None:
+    def __init__(self, stages: Sequence[Members], paint: PlacePrior, curve: Curve) -> None:
         self.stages = list(stages)
         self.paint = paint
         self.curve = curve
@@ -119,7 +119,7 @@ class Model:
 
     def without_prior(self, task: Task) -> "Model":
         """The same for an image without paint: what is told by the distance to paint is left out."""
-        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+        paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
         return Model([stage.without_prior() for stage in self.stages], paint, self.curve)
 
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
@@ -158,7 +158,7 @@ class Model:
             parts = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
             stages.append(Members.from_state(parts))
         curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
-        return cls(stages, Paint.from_state(state["paint"]), curve)
+        return cls(stages, PlacePrior.from_state(state["paint"]), curve)
 
 
 def learn(
@@ -248,11 +248,11 @@ def learn(
     return model
 
 
-def seconds_to_look(task: Task, paint: Paint | None = None) -> float:
+def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
     """How long it takes to look at every voxel once, from how long it takes for some of them."""
     bank = task.bank
     if paint is None:
-        paint = Paint((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
+        paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
     first, last = next(_slabs(bank.size))
     members = Members.new(
         _everything([bank], paint, first, last), slice(0), task.classes, blind=_BLIND, seed=0
@@ -262,7 +262,7 @@ def seconds_to_look(task: Task, paint: Paint | None = None) -> float:
     return (time.monotonic() - began) * bank.size[0] / (last - first)
 
 
-def _forecast(task: Task, paint: Paint) -> float:
+def _forecast(task: Task, paint: PlacePrior) -> float:
     """Seconds until the second stage knows what it needs; infinite if it would not fit into memory."""
     bank = task.bank
     channels = task.classes - 1
@@ -280,15 +280,15 @@ def _standardised(probabilities: Tensor) -> Tensor:
     return (probabilities - probabilities.mean(axes, keepdim=True)) / torch.where(std > 1e-6, std, 1)
 
 
-def _sample(banks: Sequence[Bank], paint: Paint, labels: Labels) -> Sample:
+def _sample(banks: Sequence[Bank], paint: PlacePrior, labels: Labels) -> LabelledVoxels:
     """What is seen of the painted voxels."""
     device = banks[0].maps[0].device
     painted = labels != IGNORE_INDEX
     seen = torch.cat(list(_seen(banks, paint, painted)))
-    return Sample(seen, torch.from_numpy(labels[painted].astype(np.int64)).to(device))
+    return LabelledVoxels(seen, torch.from_numpy(labels[painted].astype(np.int64)).to(device))
 
 
-def _seen(banks: Sequence[Bank], paint: Paint, where: npt.NDArray[np.bool_]) -> Iterator[Tensor]:
+def _seen(banks: Sequence[Bank], paint: PlacePrior, where: npt.NDArray[np.bool_]) -> Iterator[Tensor]:
     """The same of the voxels where a mask is true, a few at a time."""
     places = torch.from_numpy(np.argwhere(where)).to(banks[0].maps[0].device)
     for part in places.split(_AT_ONCE):
@@ -296,7 +296,7 @@ def _seen(banks: Sequence[Bank], paint: Paint, where: npt.NDArray[np.bool_]) -> 
         yield torch.cat([first, prior_at(paint, part), *rest], 1)
 
 
-def _everything(banks: Sequence[Bank], paint: Paint, first: int, last: int) -> Tensor:
+def _everything(banks: Sequence[Bank], paint: PlacePrior, first: int, last: int) -> Tensor:
     """The same of all voxels of some layers, which is quicker."""
     limits = [(first, last), *((0, n) for n in banks[0].size[1:])]
     device = banks[0].maps[0].device

@@ -16,14 +16,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["Paint", "measure_paint", "prior_at"]
+__all__ = ["PlacePrior", "measure_paint", "prior_at"]
 
 _AXES = "xyz"
 _FEWEST, _DIRECTIONS = 2, 2  # slices in a direction, and directions
 _FAR = 1e3  # for a class that is nowhere else
 
 
-class Paint(NamedTuple):
+class PlacePrior(NamedTuple):
     """Distances within each painted slice, for :func:`prior_at`."""
 
     planes: tuple[tuple[int, int, Tensor], ...]  # axis, index, (classes, *others)
@@ -51,7 +51,7 @@ class Paint(NamedTuple):
         return {"planes": planes, "steps": list(self.steps), "classes": self.classes}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Paint":
+    def from_state(cls, state: Mapping[str, Any]) -> "PlacePrior":
         """What :meth:`state` gave."""
         planes = tuple((axis, index, plane.float()) for axis, index, plane in state["planes"])
         return cls(planes, tuple(state["steps"]), state["classes"])
@@ -63,7 +63,7 @@ def measure_paint(
     classes: int,
     spacing: Sequence[float],
     device: torch.device | str = "cpu",
-) -> Paint:
+) -> PlacePrior:
     """From each pixel of each painted slice to the nearest of every class on this slice.
 
     Args:
@@ -81,10 +81,10 @@ def measure_paint(
                 if (plane == c).any():
                     found[c] = ndimage.distance_transform_edt(plane != c, sampling=sampling)
             planes.append((axis, int(index), torch.from_numpy(found).to(device)))
-    return Paint(tuple(planes), steps, classes)
+    return PlacePrior(tuple(planes), steps, classes)
 
 
-def prior_at(paint: Paint, voxels: Tensor) -> Tensor:
+def prior_at(paint: PlacePrior, voxels: Tensor) -> Tensor:
     """Of voxels ``(n, dims)``: the distance to any paint, and by how much each class is farther than the
     nearest other one: ``(n, 1 + classes)``. Square roots, so that what is near counts most."""
     nearest = torch.full((paint.classes, len(voxels)), _FAR**2, device=voxels.device)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from volseg.geometry import Tile, plan_tiles
-from volseg.inferers.averaging import Symmetry, average_tile, reads_of
+from volseg.geometry import Symmetry, Tile, plan_tiles
+from volseg.inferers.averaging import average_tile, reads_of
 from volseg.inferers.blocks import BlockRunner, Requirements
 from volseg.inferers.overlap_tile import process_tiles
 from volseg.inferers.statistics import Statistics, load_statistics

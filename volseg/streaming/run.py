@@ -20,10 +20,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from volseg.errors import DISK, InputError, RefusedError, ResourceError
-from volseg.geometry import plan_tiles
+from volseg.geometry import Symmetry, plan_tiles
 from volseg.greyvalues import GreyScale
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
-from volseg.inferers.averaging import Symmetry, Turned, check_symmetric
+from volseg.inferers.averaging import Turned, check_symmetric
 from volseg.inferers.blocks import BlockRunner, Source
 from volseg.inferers.planning import Plan, make_plan
 from volseg.inferers.statistics import (

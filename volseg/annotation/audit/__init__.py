@@ -1,1 +1,7 @@
-"""What is probably wrong with an annotation, said before anything is learnt from it."""
+"""What is wrong with an annotation: slices, strokes, classes, and whether it lies on its image."""
+
+from volseg.annotation.audit.checks import audit
+from volseg.annotation.audit.findings import Finding
+from volseg.annotation.audit.strokes import check_scribbles
+
+__all__ = ["Finding", "audit", "check_scribbles"]

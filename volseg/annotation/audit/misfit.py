@@ -6,7 +6,7 @@ sharp peak of the correlation), and at that place nothing is shifted, mirrored o
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations, product
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import fft, ndimage
 
 from volseg.annotation.audit.findings import Finding, Plane
+from volseg.geometry import Symmetry, grid_symmetries
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_overlay"]
@@ -31,23 +32,6 @@ _NEAR = 2  # voxels that people may err by
 _FAR = 3  # voxels from which on a shift is one
 
 
-class Symmetry(NamedTuple):
-    """Axes in another order, then some of them reversed."""
-
-    order: tuple[int, ...]
-    reverse: tuple[bool, ...]
-
-    def describe(self) -> str:
-        parts = []
-        if self.order != tuple(sorted(self.order)):
-            parts.append(f"with its axes in the order {', '.join('xyz'[axis] for axis in self.order)}")
-        if any(self.reverse):
-            parts.append(
-                f"mirrored along {' and '.join('xyz'[k] for k, flag in enumerate(self.reverse) if flag)}"
-            )
-        return ", then ".join(parts)
-
-
 class _Drawing(NamedTuple):
     """The borders of the labels on one plane, which stands at ``position`` of ``axis``."""
 
@@ -57,13 +41,13 @@ class _Drawing(NamedTuple):
 
     def turned(self, symmetry: Symmetry, shape: Sequence[int]) -> "_Drawing":
         """Where a symmetry of a volume of this shape puts them."""
-        order, reverse = symmetry
+        order, flipped = symmetry
         axis = order.index(self.axis) if self.axis >= 0 else -1
-        index = shape[self.axis] - 1 - self.position if axis >= 0 and reverse[axis] else self.position
+        index = shape[self.axis] - 1 - self.position if axis >= 0 and flipped[axis] else self.position
         inside = [k for k in range(len(order)) if k != axis]
         old = sorted(order[k] for k in inside)
         borders = self.borders.transpose([old.index(order[k]) for k in inside])
-        return _Drawing(axis, index, np.flip(borders, tuple(i for i, k in enumerate(inside) if reverse[k])))
+        return _Drawing(axis, index, np.flip(borders, tuple(i for i, k in enumerate(inside) if flipped[k])))
 
 
 def check_overlay(image: npt.NDArray[Any], planes: Sequence[Plane]) -> Iterator[Finding]:
@@ -225,9 +209,7 @@ def _middle(score: Floats, reach: int) -> Floats:
 
 
 def _symmetries(shape: Sequence[int]) -> Iterator[Symmetry]:
-    """All ways to reorder and reverse axes that keep the shape, but the one that changes nothing."""
-    for order in permutations(range(len(shape))):
-        if tuple(shape[axis] for axis in order) == tuple(shape):
-            for reverse in product((False, True), repeat=len(shape)):
-                if any(reverse) or order != tuple(sorted(order)):
-                    yield Symmetry(order, reverse)
+    """All ways to reorder and mirror axes that keep the shape, but the one that changes nothing."""
+    axes = range(len(shape))
+    alike = [(a, b) for a, b in combinations(axes, 2) if shape[a] == shape[b]]
+    yield from grid_symmetries(len(shape), alike)[1:]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import check_scribbles, intent_of, looks_grey, summarise, understand_paint
+from volseg.annotation import intent_of, looks_grey, summarise, understand_paint
+from volseg.annotation.audit import check_scribbles
 from volseg.data.verification.expectations import Finding
 from volseg.instances import InstanceScheme
 from volseg.io import Volume
