@@ -135,7 +135,7 @@ def make_dataset(tmp_path):
 
 @pytest.fixture
 def make_run(make_dataset, tmp_path):
-    """Everything a training needs, made anew from the same seeds: a tiny 2D network on a tiny image."""
+    """Everything a training needs, made again from the same seeds: a tiny 2D network on a tiny image."""
     import torch
 
     from volseg.data import TrainingPatches, find_cases

@@ -61,7 +61,7 @@ def test_other_names_are_not_what_came_with_volseg(name):
 @pytest.mark.parametrize("name", ["xenopus", "xenopus.json", "./xenopus.json"])
 def test_a_file_of_this_folder_wins_and_that_is_said(tmp_path, name, caplog):
     (tmp_path / "xenopus.json").write_text("{}")
-    (tmp_path / "axon").mkdir()  # a folder is no bundle
+    (tmp_path / "axon").mkdir()  # a folder is not a bundle
     assert find(name).samefile(tmp_path / "xenopus.json")
     if name != "./xenopus.json":
         (told,) = caplog.messages

@@ -116,7 +116,7 @@ def test_many_objects_need_a_wider_type():
 @pytest.mark.parametrize(
     ("values", "settings", "message"),
     [
-        ([[0, -3, 1]], {}, "a.tif holds -3, which is no id: objects are 1 and up"),
+        ([[0, -3, 1]], {}, "a.tif holds -3, which is not an id: objects are 1 and up"),
         ([[0, -3, -1]], {"unlabelled": -1}, "a.tif holds -3, .* unlabelled is -1"),
         ([[0.5, 1.0]], {}, "a.tif holds 0.5 .* not integers"),
     ],
@@ -131,7 +131,7 @@ def test_what_is_no_id_is_refused(values, settings, message):
     [
         ({"names": ["cell"]}, "must hold two names"),
         ({"unlabelled": 255}, "255 could be the id of an object"),
-        ({"min_size": 0}, "min_size = 0 is no number of voxels"),
+        ({"min_size": 0}, "min_size = 0 must be 1 or more"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

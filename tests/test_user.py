@@ -52,7 +52,7 @@ def test_a_user_without_a_name_gets_that_of_the_number(number):
     assert os.environ.pop("LOGNAME") == str(os.getuid())  # pop: monkeypatch knows nothing of it
 
 
-@pytest.mark.parametrize("home", [None, "relative", "/proc/nobody", "/dev/null/home"])
+@pytest.mark.parametrize("home", [None, "relative", "/proc/no one", "/dev/null/home"])
 def test_without_a_home_pictures_keep_their_fonts_in_a_folder_of_ones_own(
     monkeypatch, number, tmp_path, home
 ):
@@ -69,7 +69,7 @@ def test_without_a_home_pictures_keep_their_fonts_in_a_folder_of_ones_own(
 
 
 def test_a_folder_that_was_chosen_stays(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.setenv("HOME", "/proc/no one")
     monkeypatch.setenv("MPLCONFIGDIR", "mine")
     make_do()
     assert os.environ["MPLCONFIGDIR"] == "mine"

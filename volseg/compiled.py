@@ -51,7 +51,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _numbas_own() -> str | None:
-    """The folder numba is told to use, empty if it shall choose; None if it would choose badly."""
+    """The folder numba is given to use, empty if it shall choose; None if it would choose badly."""
     given: str = _config.CACHE_DIR
     return given if given or "XDG_CACHE_HOME" in os.environ or has_home() else None
 
@@ -81,7 +81,7 @@ def _forgiving(function: Any) -> Any:
 @cache
 def _say_once(why: str) -> None:
     logger.warning(
-        "Compiled functions are not kept: %s. Every start compiles them anew, which takes about 20 "
+        "Compiled functions are not kept: %s. Every start compiles them again, which takes about 20 "
         "seconds; set NUMBA_CACHE_DIR to a folder that can be written to.",
         why,
     )

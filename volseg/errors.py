@@ -63,7 +63,7 @@ class RefusedError(VolsegError):
 
 
 def cause(error: BaseException | None) -> BaseException | None:
-    """The mendable error that ``error`` came from, if there is one in its chain.
+    """The user-fixable error that ``error`` came from, if there is one in its chain.
 
     That is one of ours, or a ``ValueError`` that our own code raised about an argument, whatever MONAI
     wrapped it in.
@@ -76,15 +76,15 @@ def cause(error: BaseException | None) -> BaseException | None:
 
 
 def in_words(error: BaseException) -> tuple[str, int]:
-    """What to tell a person about an error, in one to three sentences, and the exit code.
+    """What to say to a person about an error, in one to three sentences, and the exit code.
 
-    The code is 1 where it is a fault of ours, about which a person can do no more than tell us.
+    The code is 1 where it is a fault of ours, about which a person can do no more than report it.
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted.", 130
-    mendable = cause(error)
-    if mendable is not None:
-        return str(mendable), getattr(mendable, "exit_code", VolsegError.exit_code)
+    fixable = cause(error)
+    if fixable is not None:
+        return str(fixable), getattr(fixable, "exit_code", VolsegError.exit_code)
     chain = list(_chain(error))
     for one in chain:
         if _of_memory(one):
@@ -92,9 +92,9 @@ def in_words(error: BaseException) -> tuple[str, int]:
         if isinstance(one, OSError) and (one.filename is not None or one.errno in DISK):
             place = "" if one.filename is None else f"{one.filename}: "
             return f"{place}{one.strerror}. Check the disk, the folder and your rights.", 4
-    told = _of_a_bundle(chain)
-    if told is not None:
-        return told, VolsegError.exit_code
+    parts = _of_a_bundle(chain)
+    if parts is not None:
+        return parts, VolsegError.exit_code
     return (
         f"{brief(chain[-1])}. This is a fault of volseg, not of your data: please report "
         "it, with what --debug shows.",

@@ -32,7 +32,7 @@ OVERLAYS = {
     "smoke": "a tiny network and a handful of iterations: does everything run?",
     "fast": "half of the iterations, better than the bundle's own recipe after them",
     "multi_gpu": "several processes, started with torchrun",
-    "cluster": "tiles of OME-Zarr images worked off by Dask",
+    "cluster": "tiles of OME-Zarr images processed by Dask",
     "profile": "15 iterations, and where their time goes",
     "slices_2d": "makes a 3D bundle a 2D one, for `volseg experiment`",
     "without_norm": "no batch norm and a fifth of the learning rate, for `volseg experiment`",

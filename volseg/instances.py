@@ -22,7 +22,7 @@ def separate_touching(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
     In a class label, objects that touch are one, and no network can learn to part them. As in the
     2015 training data, where a border was drawn between cells, every voxel with a voxel of another object
-    among its neighbours becomes background. Negative ids (unlabelled) stay and are nobody's neighbour.
+    among its neighbours becomes background. Negative ids (unlabelled) stay and are no one's neighbour.
     """
     instances = checked_ids(instances)
     if instances.size == 0:
@@ -45,7 +45,7 @@ class InstanceScheme(LabelScheme):
     Args:
         names: of background and object.
         unlabelled: the integer that marks unannotated voxels in files; ``None`` if there are none.
-        min_size: pieces with fewer voxels are no objects.
+        min_size: pieces with fewer voxels are not objects.
     """
 
     min_size: int
@@ -60,14 +60,14 @@ class InstanceScheme(LabelScheme):
         if len(names) != 2:
             raise ValueError(f"names = {names!r} must hold two names, of the background and of an object.")
         if min_size < 1:
-            raise ValueError(f"min_size = {min_size} is no number of voxels: 1 keeps every piece.")
+            raise ValueError(f"min_size = {min_size} must be 1 or more; 1 keeps every piece.")
         object.__setattr__(self, "min_size", int(min_size))
         super().__init__(names, (0, 1), unlabelled)
 
     def _check(self) -> None:
         if self.unlabelled is not None and self.unlabelled >= 0:
             raise ValueError(
-                f"unlabelled = {self.unlabelled} could be the id of an object. Mark what nobody annotated "
+                f"unlabelled = {self.unlabelled} could be the id of an object. Mark what is unlabelled "
                 "with a negative number, in a signed file."
             )
 
@@ -77,7 +77,7 @@ class InstanceScheme(LabelScheme):
         if np.any((values < 0) & (values != self._unlabelled)):
             wrong = int(values[(values < 0) & (values != self._unlabelled)][0])
             raise InputError(
-                f"{source or 'The label array'} holds {wrong}, which is no id: objects are 1 and up, "
+                f"{source or 'The label array'} holds {wrong}, which is not an id: objects are 1 and up, "
                 f"background is 0, unlabelled is {self.unlabelled}."
             )
         if values.size and values.max() > np.iinfo(np.int32).max:

@@ -2,7 +2,7 @@
 
 Three vocabularies meet here: the *value* in a file (whatever the annotator's program wrote), the
 *class index* that a network is trained on (0 .. C-1, in the order of ``names``), and the *name* a
-person reads. "Nobody looked here" is ``unlabelled`` in files and ``IGNORE_INDEX`` in arrays.
+person reads. "Not looked at" is ``unlabelled`` in files and ``IGNORE_INDEX`` in arrays.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from volseg.errors import InputError
 __all__ = ["IGNORE_INDEX", "LabelScheme", "as_integers", "background_of", "checked_ids", "compact_ids"]
 
 IGNORE_INDEX = 255
-"""Class index of voxels nobody annotated, in arrays and tensors."""
+"""Class index of unlabelled voxels, in arrays and tensors."""
 
 _BACKGROUND = ("background", "bg")
 _UNKNOWN = 254  # free for internal use: at most 254 classes take the indices 0 .. 253
@@ -180,7 +180,7 @@ class LabelScheme:
         else:
             remedy = (
                 "Correct the file, add a class with that value to the label scheme, "
-                f"or, if it marks what nobody annotated, set unlabelled={found[0]}."
+                f"or, if it marks what is unlabelled, set unlabelled={found[0]}."
             )
         return (
             f"{_named(source)} holds {', '.join(shown)}{more}, the first at voxel {first}; "

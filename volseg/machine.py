@@ -129,7 +129,7 @@ def library_versions() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, where the system tells."""
+    """Its name, where the system says it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -2,7 +2,7 @@
 
 Libraries ask who runs them and keep small things below HOME. MONAI cannot even be imported where the user
 is a number only, and matplotlib, which MONAI draws in, reports at every start that it found no folder and
-lists all fonts anew. Nothing of this is a reason not to segment: before either is imported, they are given
+lists all fonts again. Nothing of this is a reason not to segment: before either is imported, they are given
 a name and a folder of the user's own among the temporary files.
 """
 
@@ -35,7 +35,7 @@ def has_home() -> bool:
 
 @cache
 def own_temporary() -> str | None:
-    """A folder among the temporary files that nobody else can write to: what lies in it is run."""
+    """A folder among the temporary files that no one else can write to: what lies in it is run."""
     folder = Path(tempfile.gettempdir(), f"volseg-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

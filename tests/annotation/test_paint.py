@@ -1,4 +1,4 @@
-"""A painted file is understood: which slices were finished, what is background, what nobody looked at."""
+"""A painted file is understood: which slices were finished, what is background, what is unlabelled."""
 
 import re
 

@@ -101,7 +101,7 @@ def test_what_somebody_said_is_not_guessed_over(shape, options):
     assert understand_paint(dense, names=names, **options).doubts == ()
 
 
-# --- a value that fills what nobody painted
+# --- a value that fills what is unlabelled
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -120,7 +120,7 @@ def test_a_value_that_fills_all_but_full_slices_is_unlabelled_and_that_is_said(m
 
 @pytest.mark.parametrize("mark", [255, 65535, -1])
 def test_what_could_be_a_class_is_asked_about_or_said(mark):
-    """A positive value of an image may be a class; nobody chooses a negative one for a class."""
+    """A positive value of an image may be a class; no one chooses a negative one for a class."""
     _, dense = scene(SHAPES["2d"])
     raw = sparse_label(dense, mark)
     _, findings = found(raw)

@@ -272,8 +272,8 @@ def test_wrong_arguments_are_refused(options, message):
         ({"planes": [(0, 1, 1)]}, r"planes holds \(0, 1, 1\)"),
         ({"planes": [(1, 1)]}, r"planes holds \(1, 1\)"),
         ({"spacing": (1, 2), "symmetries": "square"}, "no two axes have the same spacing"),
-        ({"symmetries": [((0, 1, 2), (False,) * 3)]}, "is no symmetry of an input with 2 spatial axes"),
-        ({"symmetries": [((0, 0), (False, False))]}, "is no symmetry of an input"),
+        ({"symmetries": [((0, 1, 2), (False,) * 3)]}, "is not a symmetry of an input with 2 spatial axes"),
+        ({"symmetries": [((0, 0), (False, False))]}, "is not a symmetry of an input"),
     ],
 )
 def test_what_does_not_fit_the_input_is_refused(options, message):

@@ -97,7 +97,7 @@ def test_an_unknown_mode_is_refused():
         OverlapTileInferer(batch_norm="mixed")
 
 
-# --- gathered anew -----------------------------------------------------------------------------------
+# --- gathered again -----------------------------------------------------------------------------------
 
 
 def test_clean_statistics_are_mean_and_total_variance(network):

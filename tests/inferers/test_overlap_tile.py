@@ -419,7 +419,7 @@ def test_impossible_settings_are_refused_at_construction(options, message):
 
 
 def test_a_network_that_tells_a_part_of_its_sizes_is_refused_with_a_way_out():
-    with pytest.raises(ValueError, match="does not tell receptive_radius"):
+    with pytest.raises(ValueError, match="does not say receptive_radius"):
         OverlapTileInferer()(torch.zeros(1, 1, 4, 4), Silent())
 
 

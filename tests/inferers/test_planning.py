@@ -1,4 +1,4 @@
-"""The planner foretells memory, takes the tiles that cost least within it, and mends what it got wrong."""
+"""The planner estimates memory, takes the tiles that cost least within it, and fixes what it got wrong."""
 
 import copy
 import json
@@ -50,10 +50,10 @@ def test_memory_is_foretold_within_15_per_cent(dims, padding, by_rows):
     runner = ready(small(dims, padding=padding))
     size = (200, 180) if dims == 2 else (44, 40, 36)
     found = plans(runner, size)
-    foretold = {plan.tile: plan for plan in found if plan.by_rows == by_rows}
-    assert foretold
+    estimated = {plan.tile: plan for plan in found if plan.by_rows == by_rows}
+    assert estimated
     volume = torch.randn(2, *size)
-    for plan in foretold.values():
+    for plan in estimated.values():
         runner.by_rows = by_rows
         with MemoryTracker(is_quick=True) as tracker, torch.no_grad():
             for _ in runner.pieces(volume, plan.tiles[0]):

@@ -122,7 +122,7 @@ class Undecided(nn.Module):
         (nn.NLLLoss(), "take torch.nn.CrossEntropyLoss"),
         (nn.BCELoss(), "take torch.nn.BCEWithLogitsLoss"),
         (nn.CrossEntropyLoss(reduction="none"), "set it to 'mean'"),
-        (nn.TripletMarginLoss(), r"takes anchor, positive, negative; it has to take \(input, target\)"),
+        (nn.TripletMarginLoss(), r"takes anchor, positive, negative; it must take \(input, target\)"),
         (Undecided(), "takes everything"),
         (monai_losses.MaskedDiceLoss(softmax=True), "takes a mask, of which there is no need"),
         (nn.KLDivLoss(), "wants probabilities, but the network gives logits: take torch.nn.CrossEntropyLoss"),

@@ -137,7 +137,7 @@ def test_a_perfect_prediction_costs_nothing(case):
     assert SparseDiceCE()(logits, target).item() == pytest.approx(0, abs=1e-5)
 
 
-# --- what nobody annotated
+# --- what is unlabelled
 
 
 def test_blank_slices_do_not_dilute_the_loss(case, loss):

@@ -35,7 +35,7 @@ def test_what_paint_was_understood_to_say_is_the_background_whatever_it_is_calle
     headline = Headline(["outside", "cell", "background"], 0)
     assert headline.classes == [1, 2]
     assert headline.title() == "mean IoU over foreground classes (cell, background)"
-    with pytest.raises(ValueError, match="background = 3 is no class: their indices are 0 to 2"):
+    with pytest.raises(ValueError, match="background = 3 must be the index of a class, 0 to 2"):
         Headline(["a", "b", "c"], 3)
 
 

@@ -196,7 +196,7 @@ def test_one_pixel_that_merges_two_cells_is_one_mistake():
     assert rand_error(leaky * 1.0, truth).value > 0.3
     v_rand, v_info = thinned_scores(leaky * 1.0, truth)
     assert v_rand.value < 0.7
-    assert v_info.value == 0  # one segment tells nothing
+    assert v_info.value == 0  # one segment says nothing
 
 
 def test_a_wide_merge_counts_with_the_pixels_that_would_mend_it():

@@ -237,7 +237,7 @@ def test_shapes_and_tolerance_are_checked(shape):
     with pytest.raises(ValueError, match="mask has the shape .*, truth .*: they have to agree"):
         boundary_f1(a, a, mask=a[1:])
     for bad in (-1, math.nan):
-        with pytest.raises(ValueError, match=f"tolerance = {bad} is no distance"):
+        with pytest.raises(ValueError, match=f"tolerance = {bad} must be 0 or more"):
             boundary_f1(a, a, tolerance=bad)
 
 

@@ -440,7 +440,7 @@ def test_redraws_change_nothing_where_nothing_folds(volume, shape):
 
 @pytest.fixture
 def cells(shape):
-    """Cubes in a row that touch, numbered from 1, and a slice that nobody labelled."""
+    """Cubes in a row that touch, numbered from 1, and a slice that no one labelled."""
     instances = np.zeros((1, *shape), np.int32)
     for index, start in enumerate(range(2, shape[0] - 4, 4), start=1):
         instances[0, start : start + 4, 3:9] = index
@@ -529,8 +529,8 @@ def test_weights_know_world_units_and_keep_the_kind_of_array(cells, shape):
     ("options", "message"),
     [
         ({"keys": ("a", "b")}, "must name one entry, the map of instances"),
-        ({"w0": -1}, "w0 = -1 is no weight"),
-        ({"sigma": 0}, "sigma = 0 is no distance"),
+        ({"w0": -1}, "w0 = -1 must be a finite number, 0 or more"),
+        ({"sigma": 0}, "sigma = 0 must be a finite number above 0"),
         ({"class_weight": (1,)}, "is not the pair"),
     ],
 )

@@ -228,10 +228,10 @@ def test_the_instances_are_not_changed(instances):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"w0": -1}, "w0 = -1 is no weight"),
-        ({"w0": math.nan}, "w0 = nan is no weight"),
-        ({"sigma": 0}, "sigma = 0 is no distance"),
-        ({"sigma": math.inf}, "sigma = inf is no distance"),
+        ({"w0": -1}, "w0 = -1 must be a finite number, 0 or more"),
+        ({"w0": math.nan}, "w0 = nan must be a finite number, 0 or more"),
+        ({"sigma": 0}, "sigma = 0 must be a finite number above 0"),
+        ({"sigma": math.inf}, "sigma = inf must be a finite number above 0"),
         ({"class_weight": (1, 2, 3)}, r"class_weight = \[1.0, 2.0, 3.0\] is not the pair"),
         ({"class_weight": (1, -2)}, r"class_weight = \[1.0, -2.0\] is not the pair"),
         (

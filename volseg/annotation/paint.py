@@ -1,7 +1,7 @@
-"""What a painted file means: which voxels somebody labelled, with what, and where nobody looked.
+"""What a painted file means: which voxels are labelled, with what, and which are unlabelled.
 
 Editors (3D Slicer, ITK-SNAP, napari, Fiji) leave 0 both for "background, on a slice I finished" and for
-"not looked at". Here the slices somebody worked on are found, 0 on them is background, and 0 elsewhere is
+"not looked at". Here the annotated slices are found, 0 on them is background, and 0 elsewhere is
 unlabelled. A slice perpendicular to x is a *yz slice*, to y an *xz slice*, to z an *xy slice*.
 """
 
@@ -33,7 +33,7 @@ _MAX_CLASSES = 254
 _LOOKUP_SPAN = 2**20
 _CHUNK = 2**22
 _MOST_SHOWN = 20  # classes in one line
-_FEW_SLICES = 0.5  # of the slices of one direction; more of them are no few that somebody painted strokes on
+_FEW_SLICES = 0.5  # of the slices of one direction; more of them are too many for slices with strokes
 _GREY = Doubt(
     "grey_values",
     "error",
@@ -49,15 +49,15 @@ class Paint:
     """A painted array as it was understood.
 
     Attributes:
-        labels: class indices, uint8 ``(*spatial)``, 255 where nobody looked.
+        labels: class indices, uint8 ``(*spatial)``, 255 where it is unlabelled.
         values: the value of each class in the file, in the order of the class indices.
-        slices: per axis x, y, z, the indices of the slices somebody worked on; empty for an image.
+        slices: per axis x, y, z, the indices of the annotated slices; empty for an image.
         rule: ``"slices"``: 0 is background on these slices and unlabelled elsewhere; ``"unlabelled"``: one
             value marks what is unlabelled; ``"painted"``: 0 is unlabelled everywhere.
-        unknown: values that are no class, and how many voxels hold them; these count as unlabelled.
+        unknown: values that are not a class, and how many voxels hold them; these count as unlabelled.
         stray: voxels painted outside of all slices; they have the class they were painted with.
         unlabelled: the value that marks what is unlabelled, by the rule ``"unlabelled"``.
-        doubts: what was concluded although nobody said so, and what has to be asked; the auditor says it.
+        doubts: what was concluded although it was not said, and what has to be asked; the auditor says it.
         finished: somebody said that painted slices are finished, so that 0 on them is background.
     """
 
@@ -111,7 +111,7 @@ class Paint:
         return f"0 on these slices is background; everything else without paint is unlabelled, {share}."
 
     def scheme(self, names: Mapping[int, str]) -> LabelScheme:
-        """A name for every class; what nobody named is called by its value. For no class at all, one."""
+        """A name for every class; what no one named is called by its value. For no class at all, one."""
         chosen: list[str] = []
         for index, value in enumerate(self.values):
             name = names.get(value, "background" if index == self.background else f"class {value}")
@@ -148,7 +148,7 @@ def understand_paint(
 ) -> Paint:
     """Which voxels of a painted array count, and as what.
 
-    With ``unlabelled``, that value marks what nobody looked at, and every other value, 0 too, is a class.
+    With ``unlabelled``, that value marks what was not looked at, and every other value, 0 too, is a class.
     With ``painted_only``, 0 does. If neither is said, a value that plainly marks what is unlabelled is taken
     for that, and so is 0 if another class is named background; ``Paint.doubts`` says so. Otherwise the slices
     that carry paint are found, along any axes: those that explain all of it and cover least, so that lines
@@ -158,7 +158,7 @@ def understand_paint(
     Some paint can be read in two ways, and a reading can be wrong without a trace in the array:
 
     - *Every slice painted* (a dense label): everything is labelled. Slices at the ends without any paint are
-      not, as nothing tells that somebody looked at them; ``unlabelled`` with a value that does not occur
+      not, as nothing shows that somebody looked at them; ``unlabelled`` with a value that does not occur
       makes every voxel count.
     - *An object painted in 3D*, over a few adjacent slices: slices along the last axis, or along another
       in which it is less than half as thick. The rest of these slices becomes background, which is wrong
@@ -291,7 +291,7 @@ def _classes(
 
 
 def _encode(array: npt.NDArray[Any], values: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Class indices, ``IGNORE_INDEX`` for what is no class."""
+    """Class indices, ``IGNORE_INDEX`` for what is not a class."""
     encoded = np.full(array.shape, IGNORE_INDEX, np.uint8)
     for index, value in enumerate(values):
         encoded[array == value] = index

@@ -6,10 +6,10 @@ Slices *explain* the paint that lies on them. Those are looked for that explain 
 of the volume. Every painted slice leaves a line in each slice that crosses it; the slices those lines come
 from explain them, so that nothing is left for the others to explain.
 
-What is unlabelled where nobody said it: concluded where it is plain, asked where it is not.
+What is unlabelled where it was not said: concluded where it is plain, asked where it is not.
 
 Programs write 0 where nothing was painted, scripts write 255, -1 or NaN. Read by the wrong rule, everything
-that nobody painted becomes a class, and that class is learnt. Two signs are plain enough to act on, and what
+that no one painted becomes a class, and that class is learnt. Two signs are plain enough to act on, and what
 was done is said: a class that is *called* background although 0 occurs as well, and a usual value for
 unlabelled that fills everything beside a few full slices. What looks like it, but not beyond doubt, is
 asked about: an error that spells out the option for each answer.
@@ -184,8 +184,8 @@ _MARKS = (-1, 255, 254, 65535, 2**31 - 1, 2**32 - 1)  # usual values for unlabel
 _MOST = 0.5  # of the voxels, what is unlabelled fills at least
 _FULL = 0.9  # of a slice that was labelled and not scribbled on
 _STRAY = 0.01  # of the labelled voxels may lie beside full slices
-_GREY_VALUES = 6  # fewer are no grey values, and no distances either
-_GREY_PAIRS = 20  # of neighbouring voxels, without which nothing can be told
+_GREY_VALUES = 6  # fewer are not grey values, and no distances either
+_GREY_PAIRS = 20  # of neighbouring voxels, without which nothing can be said
 _GREY_STEPS = 0.3  # of neighbouring voxels differ in an image; in labels those at borders do
 _SOME = 2**22  # voxels that are looked at
 
@@ -216,7 +216,7 @@ def intent_of(
     classes: Sequence[int] | None,
     names: Mapping[int, str],
 ) -> Intent:
-    """What is unlabelled in an array of values, where nobody said it.
+    """What is unlabelled in an array of values, where it was not said.
 
     Args:
         counts: every value and how many voxels hold it.
@@ -279,9 +279,9 @@ def _taken(mark: int, share: float) -> Doubt:
     return Doubt(
         "unlabelled_value",
         "warning",
-        f"{mark} fills {share:.1%} of the voxels and is no class that was named: it was taken as unlabelled, "
-        f"as with --unlabelled {mark} (unlabelled={mark} in Python). If it is a class, name it: --names "
-        f"{mark}=NAME and all others.",
+        f"{mark} fills {share:.1%} of the voxels and is not a class that was named: it was taken as "
+        f"unlabelled, as with --unlabelled {mark} (unlabelled={mark} in Python). If it is a class, name it: "
+        f"--names {mark}=NAME and all others.",
     )
 
 

@@ -210,7 +210,7 @@ def _unpacked(text: str, shape: Sequence[int], name: str) -> Mask:
         data = b""
     if len(data) != most:
         raise InputError(
-            f"The checkpoint's record of what was learnt from {name} is damaged or of another size: nobody "
-            "can say what of it may be scored. Take another checkpoint, or train anew."
+            f"The checkpoint's record of what was learnt from {name} is damaged or of another size: no one "
+            "can say what of it may be scored. Take another checkpoint, or train again."
         )
     return np.unpackbits(np.frombuffer(data, np.uint8), count=voxels).astype(bool).reshape(shape)

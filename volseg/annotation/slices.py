@@ -4,7 +4,7 @@ Sparse annotation (Çiçek et al. 2016) is a handful of slices painted in any of
 *yz slice* stands perpendicular to x, an *xz slice* to y, an *xy slice* to z. Here a slice is named by
 that axis and its index. In two dimensions the same words mean lines of an image.
 
-All functions take class indices of shape ``(*spatial)``, without a channel axis; voxels that nobody
+All functions take class indices of shape ``(*spatial)``, without a channel axis; voxels that no one
 annotated hold ``ignore_index``.
 """
 
@@ -77,13 +77,13 @@ def keep_slices(labels: Labels, counts: Sequence[int], *, ignore_index: int = IG
 def annotated_slices(
     labels: Labels, *, min_fraction: float = 0.5, ignore_index: int = IGNORE_INDEX
 ) -> tuple[list[int], ...]:
-    """Per axis, the indices of the slices that somebody annotated.
+    """Per axis, the indices of the annotated slices.
 
     Every annotated slice leaves a line in each slice that crosses it, and many parallel ones can fill
-    most of a slice nobody looked at. Hence slices are found one by one, the one with most annotation
+    most of a slice no one looked at. Hence slices are found one by one, the one with most annotation
     first, and each is judged by the voxels that the slices found before it do not explain: it counts
     where at least ``min_fraction`` of them are annotated. Fractions refer to the bounding box of all
-    annotation, so that painting only a region of interest is no disadvantage. Slices filled to the
+    annotation, so that painting only a region of interest is not a disadvantage. Slices filled to the
     last voxel come before those with gaps.
 
     A dense label, where every slice of every axis is full (to 95 %), gives all slices.
@@ -125,7 +125,7 @@ def choose_held_out(
     At least one slice is chosen where three or more are annotated, and at least one per direction is
     left to train on as long as any direction has two. Fewer than three annotated slices: none.
 
-    Where annotated slices are neighbours, a slice left to train on tells what the next one looks like.
+    Where annotated slices are neighbours, a slice left to train on shows what the next one looks like.
     Along such an axis whole blocks of consecutive slices are held out instead of single ones; a
     dense label is the extreme case and is held out along its last axis only (the last that has three slices).
 

@@ -1,7 +1,7 @@
 """Smooth random deformation: coarse grid of vectors → cubic B-spline → warped array, in 2D and 3D.
 
 ``field`` holds the mathematics of the spline and of the map from a patch to its source, ``folding``
-tells whether a deformation turns space over,
+says whether a deformation turns space over,
 ``sampling`` reads an array at the places such a map says, ``kernel`` does the same in one
 compiled loop for volumes in the processor's memory, with two instructions of ``intrinsics``.
 """

@@ -300,7 +300,7 @@ def smallest_jacobian(
 
 
 def jacobian_bound(control: npt.ArrayLike, grid_spacing: Sequence[float]) -> float:
-    """A number below every Jacobian determinant of ``x + d(x)``, at a glance; -infinity if it tells nothing.
+    """A number below every Jacobian determinant of ``x + d(x)``, at a glance; -infinity if it says nothing.
 
     The slopes of a spline lie between those of its coefficients. While they sum to less than 1 along every
     row, the matrix is diagonally dominant, and its determinant no less than the product of what is left.

@@ -159,11 +159,11 @@ class RotationAveragingInferer(Inferer):
         return self.versions_for(dims, spacing)
 
     def versions_for(self, dims: int, spacing: Sequence[float] | None = None) -> tuple[Symmetry, ...]:
-        """The versions of an image of so many axes; ``spacing`` counts where the inferer was told none."""
+        """The versions of an image of so many axes; ``spacing`` counts where the inferer was given none."""
         if not isinstance(self.symmetries, str):
             for each in self.symmetries:
                 if sorted(each.axes) != list(range(dims)) or len(each.flipped) != dims:
-                    raise ValueError(f"{each} is no symmetry of an input with {dims} spatial axes.")
+                    raise ValueError(f"{each} is not a symmetry of an input with {dims} spatial axes.")
             return self.symmetries
         if self.symmetries == "mirror":
             return grid_symmetries(dims, ())

@@ -65,7 +65,7 @@ def requirements_of(network: nn.Module) -> Requirements:
         missing = ["receptive_radius"]
     if missing:
         raise ValueError(
-            f"{type(described).__name__} does not tell {' and '.join(missing)}, so tiles cannot be planned "
+            f"{type(described).__name__} does not say {' and '.join(missing)}, so tiles cannot be planned "
             "for it. Use volseg.UNet, or monai.inferers.SlidingWindowInferer for a network that returns the "
             "size it is given."
         )

@@ -1,4 +1,4 @@
-"""Whole images and volumes through a network, tile by tile, so that nobody can tell.
+"""Whole images and volumes through a network, tile by tile, so that no seam is seen.
 
 Overlap-tile (Ronneberger et al. 2015, Fig. 2): tiles of output stand side by side, each is
 computed from a larger block of input, and the image is mirrored where a block reaches beyond it.

@@ -3,7 +3,7 @@
 Which tiles need the fewest operations within a limit of memory.
 
 What a forward pass keeps in memory is a sum of products of lengths, one factor per axis. So the forecast for
-the corners of a range of block sizes tells the sizes between them (where another operation sets the peak
+the corners of a range of block sizes gives the sizes between them (where another operation sets the peak
 there, it is an overestimate), and thousands of tiles can be compared.
 
 What a forward pass of a U-Net costs: multiplications, as a function of the input's size.
@@ -87,7 +87,7 @@ _MOST_ELEMENTS = 2**31 - 1
 
 
 class Plan(NamedTuple):
-    """How a volume will be worked off.
+    """How a volume will be processed.
 
     ``operations`` are the multiplications of the whole volume, or, for networks other than
     :class:`volseg.UNet`, the voxels that are read; ``bytes`` the memory for the largest tile;
@@ -114,22 +114,22 @@ def make_plan(
     """
     required = runner.required
     options = balanced_tiles(size, required.halo, required.stride, required.remainder)
-    foretell = _Forecasts(runner, channels)
+    estimate = _Forecasts(runner, channels)
     whole = [max(axis[0][1]) for axis in options]
-    forecast = foretell(tuple(whole), False)
+    forecast = estimate(tuple(whole), False)
     fits = forecast.bytes + carried * prod(whole) <= memory and forecast.largest <= _MOST_ELEMENTS
     if fits:
         options = [axis[:1] for axis in options]  # it fits, so nothing else need be looked at
     costs = _costs(options, _layers(runner))
-    ways = foretell.ways[:1] if fits else foretell.ways
+    ways = estimate.ways[:1] if fits else estimate.ways
     found = [
         (costs[place], by_rows, place)
         for by_rows in ways
-        if (place := _cheapest(costs, options, foretell, by_rows, memory, carried)) is not None
+        if (place := _cheapest(costs, options, estimate, by_rows, memory, carried)) is not None
     ]
     if not found:
         least = tuple(max(axis[-1][1]) for axis in options)
-        need = min(foretell(least, by_rows).bytes for by_rows in foretell.ways) + carried * prod(least)
+        need = min(estimate(least, by_rows).bytes for by_rows in estimate.ways) + carried * prod(least)
         raise ResourceError(
             f"The smallest possible tile needs about {need / 2**20:,.1f} MiB, but only "
             f"{memory / 2**20:,.1f} MiB may be used. Allow more (max_memory), free memory, "
@@ -138,7 +138,7 @@ def make_plan(
     operations, by_rows, place = min(found)
     tile = tuple(axis[i][0] for axis, i in zip(options, place, strict=True))
     read = tuple(max(axis[i][1]) for axis, i in zip(options, place, strict=True))
-    need = foretell(read, by_rows).bytes + int(carried * prod(read))
+    need = estimate(read, by_rows).bytes + int(carried * prod(read))
     tiles = plan_tiles(size, tile, required.halo, required.stride, required.remainder)
     return Plan(tile, tiles, by_rows, int(operations), need)
 
@@ -172,7 +172,7 @@ _Options = list[list[tuple[int, list[int]]]]
 def _cheapest(
     costs: NDArray[Any],
     options: _Options,
-    foretell: _Forecasts,
+    estimate: _Forecasts,
     by_rows: bool,
     memory: int,
     carried: float,
@@ -182,7 +182,7 @@ def _cheapest(
     ends = [(int(axis.min()), int(axis.max())) for axis in blocks]
     best: tuple[int, ...] | None = None
     for _ in range(2):  # once over all sizes, once more closely
-        need, largest = _between(ends, blocks, foretell, by_rows)
+        need, largest = _between(ends, blocks, estimate, by_rows)
         need = need + carried * _outer([axis.astype(float) for axis in blocks])
         inside = _outer([axis <= high for axis, (_, high) in zip(blocks, ends, strict=True)])
         fits = inside & (need <= memory) & (largest <= _MOST_ELEMENTS)
@@ -198,7 +198,7 @@ def _cheapest(
 
 
 def _between(
-    ends: Sequence[tuple[int, int]], blocks: Sequence[NDArray[Any]], foretell: _Forecasts, by_rows: bool
+    ends: Sequence[tuple[int, int]], blocks: Sequence[NDArray[Any]], estimate: _Forecasts, by_rows: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Bytes and largest tensor for all combinations of block sizes, from those at the corners."""
     need, largest = np.zeros(()), np.zeros(())
@@ -208,7 +208,7 @@ def _between(
         one_end = low == high or (by_rows and axis == 0)  # by rows, memory does not depend on their number
         parts.append([(high, np.ones(len(sizes)))] if one_end else [(low, 1 - share), (high, share)])
     for corner in product(*parts):
-        forecast = foretell(tuple(size for size, _ in corner), by_rows)
+        forecast = estimate(tuple(size for size, _ in corner), by_rows)
         weight = _outer([share for _, share in corner])
         need, largest = need + forecast.bytes * weight, largest + forecast.largest * weight
     return need, largest

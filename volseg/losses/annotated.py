@@ -19,7 +19,7 @@ from volseg.labels import IGNORE_INDEX
 
 __all__ = ["AnnotatedLoss", "over_annotated"]
 
-# What these compute of a voxel depends on where it lies, or they are no losses of a segmentation at all.
+# What these compute of a voxel depends on where it lies, or they are not losses of a segmentation at all.
 _NEIGHBOURS = frozenset({
     "AUCMLoss", "BarlowTwinsLoss", "BendingEnergyLoss", "BoundaryLoss", "BoxGIoULoss", "ContrastiveLoss",
     "DiffusionLoss", "GlobalMutualInformationLoss", "HausdorffDTLoss", "JukeboxLoss",
@@ -158,9 +158,9 @@ def _unfit(loss: nn.Module, name: str, arguments: list[str]) -> str | None:
             "Take the one that it masks, such as monai.losses.DiceLoss."
         )
     if len(arguments) != 2:
-        told = ", ".join(arguments) or "nothing that is named"
+        given = ", ".join(arguments) or "nothing that is named"
         return (
-            f"{name} takes {told}; it has to take (input, target) or (logits, target, weight). {_USE_INSTEAD}"
+            f"{name} takes {given}; it must take (input, target) or (logits, target, weight). {_USE_INSTEAD}"
         )
     if isinstance(loss, nn.NLLLoss | nn.BCELoss | nn.KLDivLoss):
         fit = "BCEWithLogitsLoss" if isinstance(loss, nn.BCELoss) else "CrossEntropyLoss"
@@ -178,7 +178,7 @@ def _arguments(loss: Any) -> list[str]:
     """The names of what a loss is called with; those with a default beyond the third are left out."""
     try:
         signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
-    except (TypeError, ValueError):  # some functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C do not say
         return ["input", "target"]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [p for p in signature.parameters.values() if p.kind in kinds]

@@ -1,7 +1,7 @@
 """Losses over annotated voxels, for targets in which most voxels were never looked at.
 
 All of them take ``logits (B, C, *spatial)``, a ``target (B, 1, *spatial)`` of class indices in which
-``ignore_index`` means "nobody annotated this", and optionally a float map ``weight (B, 1, *spatial)``
+``ignore_index`` means "unlabelled", and optionally a float map ``weight (B, 1, *spatial)``
 (see :mod:`volseg.weightmaps`). A voxel counts if it is annotated and its weight is not zero.
 
 Voxels that do not count are *selected away*, not multiplied by zero: ``0 * nan`` is ``nan``, and an
@@ -25,7 +25,7 @@ __all__ = ["SparseCrossEntropy", "SparseDice", "SparseDiceCE"]
 class SparseCrossEntropy(nn.Module):
     r"""Softmax cross-entropy averaged over annotated voxels.
 
-    Voxels labelled ``ignore_index`` belong to slices nobody annotated. They carry weight zero
+    Voxels labelled ``ignore_index`` belong to slices without annotation. They carry weight zero
     (Çiçek et al. 2016, Sec. 2), so they add nothing to the numerator *and* nothing to the
     denominator:
 

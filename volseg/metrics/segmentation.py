@@ -101,7 +101,7 @@ def boundary_f1(
         Precision is ``nan`` where nothing is predicted, recall where nothing is true, F1 where both.
     """
     if not tolerance >= 0:
-        raise ValueError(f"tolerance = {tolerance} is no distance: give voxels, 0 or more.")
+        raise ValueError(f"tolerance = {tolerance} must be 0 or more, in voxels.")
     predicted, true = _boolean(prediction), _boolean(truth)
     if predicted.shape != true.shape:
         raise ValueError(
@@ -135,7 +135,7 @@ def _flat(array: Array) -> torch.Tensor:
 
 
 def _checked(values: torch.Tensor, name: str, num_classes: int, ignore_index: int) -> torch.Tensor:
-    """Class indices as int64; refuses everything that is no class."""
+    """Class indices as int64; refuses everything that is not a class."""
     indices = values.to(torch.int64)
     wrong = (indices < 0) | (indices >= num_classes)
     if values.is_floating_point():
@@ -198,7 +198,7 @@ class Headline:
             object.__setattr__(self, "background", background_of(self.names))
         elif not 0 <= self.background < len(self.names):
             raise ValueError(
-                f"background = {self.background} is no class: their indices are 0 to {len(self.names) - 1}."
+                f"background = {self.background} must be the index of a class, 0 to {len(self.names) - 1}."
             )
 
     @property

@@ -47,7 +47,7 @@ def homotopic_warp(
     again until none of the rest is simple. The order decides where the remaining mistakes lie and can
     change their number a little: they are a local minimum.
 
-    What flipping a remaining pixel would do tells its kind: ``merge`` joins objects, ``split`` parts
+    What flipping a remaining pixel would do gives its kind: ``merge`` joins objects, ``split`` parts
     one, and so on. A pixel that would both merge objects and close a hole counts as a merge.
 
     Args:
@@ -105,7 +105,7 @@ def _relax(flat, order, width, simple):  # type: ignore[no-untyped-def]
 def _classify(warped: npt.NDArray[np.uint8], pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """1 + index into ``KINDS`` of each pixel (flat index, none at the rim).
 
-    A flip changes the number of objects minus holes by what the ring alone tells. The number of
+    A flip changes the number of objects minus holes by what the ring alone shows. The number of
     distinct things around the pixel on the side that it joins is all that has to be looked up in the
     image: no flood fill per pixel.
     """

@@ -55,7 +55,7 @@ def context_of(network: nn.Module) -> tuple[int, ...]:
     """Voxels that the network returns less on each side, per axis: its own word, or what is measured.
 
     Raises:
-        InputError: if no size was found that it takes, or what it returns is no segmentation of its input.
+        InputError: if no size was found that it takes, or what it returns is not a segmentation of its input.
     """
     said = getattr(network, "context", None)
     if isinstance(said, int):
@@ -204,24 +204,24 @@ def _first_taken(
 
 def _candidates(network: nn.Module, dims: int) -> list[tuple[int, ...]]:
     """Sizes to try: what the network itself says first, usual ones, any small ones."""
-    told: Any = getattr(network, "img_size", None) or getattr(network, "image_size", None)
+    given: Any = getattr(network, "img_size", None) or getattr(network, "image_size", None)
     features, patch = getattr(network, "feat_size", None), getattr(network, "patch_size", None)
-    if told is None and isinstance(features, tuple | list) and isinstance(patch, tuple | list):
-        told = [a * b for a, b in zip(features, patch, strict=False)]  # MONAI's UNETR
+    if given is None and isinstance(features, tuple | list) and isinstance(patch, tuple | list):
+        given = [a * b for a, b in zip(features, patch, strict=False)]  # MONAI's UNETR
     found = [(n,) * dims for n in _TRIED if n <= 256 or dims == 2]
-    if isinstance(told, int):
-        found.insert(0, (told,) * dims)
-    elif isinstance(told, tuple | list) and len(told) == dims:
-        found.insert(0, tuple(int(n) for n in told))
+    if isinstance(given, int):
+        found.insert(0, (given,) * dims)
+    elif isinstance(given, tuple | list) and len(given) == dims:
+        found.insert(0, tuple(int(n) for n in given))
     found += [(n,) * dims for n in range(8, 192)]
     return found + [size for size in product((16, 32, 48, 64, 96, 128), repeat=dims) if len(set(size)) > 1]
 
 
 def _channels(network: nn.Module) -> Iterator[int]:
     """Numbers of input channels, the likeliest first."""
-    told = [getattr(network, name, None) for name in ("in_channels", "in_chns", "n_channels", "in_ch")]
+    given = [getattr(network, name, None) for name in ("in_channels", "in_chns", "n_channels", "in_ch")]
     first = [part.in_channels for part in network.modules() if isinstance(part, _ConvNd)][:1]
-    yield from dict.fromkeys(n for n in [*told, *first, 1] if isinstance(n, int) and n > 0)
+    yield from dict.fromkeys(n for n in [*given, *first, 1] if isinstance(n, int) and n > 0)
 
 
 def _growth(probe: _Probe, channels: int, size: tuple[int, ...], axis: int, lost: int) -> int:
@@ -282,8 +282,8 @@ def _tries_along(network: nn.Module, sizes: Sizes, axis: int) -> Iterator[int | 
 def _is_alike_along_axes(network: nn.Module, sizes: Sizes) -> bool:
     """Whether what is so along one axis is so along all."""
     layers = [part for part in network.modules() if isinstance(part, _ConvNd | _MaxPoolNd | _AvgPoolNd)]
-    told = [getattr(part, name) for part in layers for name in ("kernel_size", "stride", "padding")]
-    return all(len(set(each)) == 1 for each in [*told, *sizes[1:5]] if isinstance(each, tuple))
+    given = [getattr(part, name) for part in layers for name in ("kernel_size", "stride", "padding")]
+    return all(len(set(each)) == 1 for each in [*given, *sizes[1:5]] if isinstance(each, tuple))
 
 
 def _reach_along(network: nn.Module, sizes: Sizes, axis: int, size: Sequence[int]) -> int | None:
@@ -320,12 +320,12 @@ def _spatial_dims(network: nn.Module) -> int:
     for dims, kind in _DIMS_OF.items():
         if dims > 1 and any(isinstance(part, kind) for part in network.modules()):
             return dims
-    told = getattr(network, "spatial_dims", None)
-    if told in (2, 3):
-        return int(told)
+    given = getattr(network, "spatial_dims", None)
+    if given in (2, 3):
+        return int(given)
     raise InputError(
-        f"{type(network).__name__} has neither 2D nor 3D convolutions and no spatial_dims: it cannot be told "
-        "for which images it is."
+        f"{type(network).__name__} has neither 2D nor 3D convolutions and no spatial_dims: whether it is for "
+        "images or volumes cannot be known."
     )
 
 

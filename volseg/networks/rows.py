@@ -55,7 +55,7 @@ def rows_per_step(network: UNet, step: int = ROWS) -> list[int]:
     return [max(step // prod(pools[:level]), min(step, _LEAST)) for level in range(len(pools) + 1)]
 
 
-# A suspended generator keeps its local variables alive. Hence rows are handed on from lists, by ``pop``.
+# A suspended generator keeps its local variables alive. Hence rows are passed on from lists, by ``pop``.
 
 
 def _level(network: UNet, level: int, rows: Iterable[Tensor], steps: list[int]) -> Iterator[Tensor]:
@@ -215,7 +215,7 @@ def _in_multiples(rows: Iterable[Tensor], multiple: int) -> Iterator[Tensor]:
 
 
 def _cut(kept: list[Tensor], count: int) -> list[Tensor]:
-    """Take the first ``count`` rows away; the rest is copied, so that nobody holds on to those."""
+    """Take the first ``count`` rows away; the rest is copied, so that no one holds on to those."""
     (rows,) = _as_one(kept)
     rest = rows.shape[2] - count
     kept[:] = [rows.narrow(2, count, rest).clone()] if rest else []

@@ -57,7 +57,7 @@ class UNet(nn.Module):
             way down, where the first of them feeds both the pooling and the skip.
         kernel_size: odd; one number, or per level a number or one number per axis.
         pooling: one number, or per step down a number or one number per axis; 1 leaves an axis as it is.
-        up_channels: whether an up-convolution keeps or halves the channels; a sequence tells it
+        up_channels: whether an up-convolution keeps or halves the channels; a sequence says it
             level by level, finest first.
         up_activation: whether a ReLU follows each up-convolution.
         checkpointing: forget what lies inside a level during training and compute it again for

@@ -45,7 +45,7 @@ def xenopus_phantom(
     The channels follow the paper: lectin (488 nm; lines the lumina, also glycans outside), DAPI
     (405 nm; nuclei in the walls and outside), beta-catenin (564 nm; cell membranes). Blur, worse
     along z; attenuation with depth; uneven staining per channel, region and tubule; debris that
-    is no part of the truth; shot noise.
+    is not part of the truth; shot noise.
 
     Returns:
         The image, uint8 ``(3, X, Y, Z)``, and the truth, uint8 ``(X, Y, Z)``: 0 inside the

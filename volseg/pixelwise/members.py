@@ -1,6 +1,6 @@
 """Small networks that look at one voxel at a time, trained together on painted voxels.
 
-Every other one does not see the *prior* (:mod:`volseg.pixelwise.place`): where texture tells the
+Every other one does not see the *prior* (:mod:`volseg.pixelwise.place`): where texture shows the
 class, place and shape mislead, and the other way round. Their mean is better than either kind.
 """
 

@@ -118,7 +118,7 @@ class Model:
         return found
 
     def without_prior(self, task: Task) -> "Model":
-        """The same for an image without paint: what is told by the distance to paint is left out."""
+        """The same for an image without paint: what the distance to paint says is left out."""
         paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
         return Model([stage.without_prior() for stage in self.stages], paint, self.curve)
 
@@ -176,14 +176,14 @@ def learn(
     """Learn from the painted voxels of one volume.
 
     Args:
-        labels: class indices ``(*spatial)``, 255 where nobody painted.
+        labels: class indices ``(*spatial)``, 255 where it is unlabelled.
         slices: indices of the painted slices by the axis across them, ``{"z": [3, 9]}``, where whole slices
             are painted; only then can it learn from where a voxel lies.
         seconds: of wall-clock time.
         fewest: steps that are taken, however short the time.
         start: a model to go on from, which learnt from the same or less paint.
         held_out: labels that nothing is learnt from, only looked at for the curve.
-        progress: told the share of the time that has gone, and what is being done.
+        progress: called with the share of the time that has gone, and what is being done.
         should_stop: asked after every step; what has been learnt by then is returned.
 
     Raises:

@@ -1,7 +1,7 @@
 """How far it is from a voxel to the nearest paint of each class: where in the volume, and in what shape.
 
-A painted slice must not be told its own answer. So a voxel on a slice is measured from all *other* slices,
-as one that nobody painted is: the distances that are learnt with are those that come later.
+A painted slice must not be given its own answer. So a voxel on a slice is measured from all *other* slices,
+as an unpainted one is: the distances that are learnt with are those that come later.
 
 Distances are in voxels along the finest axis.
 """

@@ -65,12 +65,12 @@ def scores_chart(names: Sequence[str], methods: Sequence[MethodScores]) -> str:
             if score.iou is not None and math.isfinite(score.iou):
                 x = left + score.iou * (right - left)
                 parts.append(_mark(j, x, y, f"{method.method}, {name}: {score.iou:.3f}"))
-    told = "; ".join(
+    text = "; ".join(
         f"{method.method}: "
         + ", ".join(f"{name} {_figure(s.iou)}" for name, s in zip(names, method.classes, strict=True))
         for method in methods
     )
-    return _svg(right + 16, height, "IoU of each class", told, "".join(parts))
+    return _svg(right + 16, height, "IoU of each class", text, "".join(parts))
 
 
 def calibration_chart(calibration: Calibration) -> str:
@@ -107,9 +107,9 @@ def calibration_chart(calibration: Calibration) -> str:
         f'transform="rotate(-90 12 {top + size / 2})">fraction that is right</text>'
     )
     before, after = calibration.error_before, calibration.error_after
-    told = f"Expected calibration error {before:.3f} before, {after:.3f} after."
+    text = f"Expected calibration error {before:.3f} before, {after:.3f} after."
     title = "Confidence and how often it is right"
-    return _svg(left + size + 14, top + size + 42, title, told, "".join(parts))
+    return _svg(left + size + 14, top + size + 42, title, text, "".join(parts))
 
 
 class _Line(NamedTuple):
@@ -158,7 +158,7 @@ def _line_chart(title: str, lines: Sequence[_Line], *, dots: bool) -> str:
                 f'<text class="tick" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">'
                 f"{tick:g}</text>"
             )
-    told = []
+    text = []
     for j, line in enumerate(lines):
         unbroken = line.parts()
         for part in unbroken:
@@ -174,25 +174,25 @@ def _line_chart(title: str, lines: Sequence[_Line], *, dots: bool) -> str:
         if unbroken:
             (first_x, first_y), (last_x, last_y) = unbroken[0][0], unbroken[-1][-1]
             whose = f"{line.name}: f" if line.name else "F"
-            told.append(f"{whose}rom {first_y:.4g} at iteration {first_x:g} to {last_y:.4g} at {last_x:g}.")
+            text.append(f"{whose}rom {first_y:.4g} at iteration {first_x:g} to {last_y:.4g} at {last_x:g}.")
     parts.append(f'<text class="axis" x="{left}" y="14">{escape(title)}</text>')
     parts.append(
         f'<text class="axis" x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
         "iteration</text>"
     )
-    return _svg(width, height, title, " ".join(told), "".join(parts))
+    return _svg(width, height, title, " ".join(text), "".join(parts))
 
 
-def _svg(width: float, height: float, title: str, told: str, body: str) -> str:
+def _svg(width: float, height: float, title: str, text: str, body: str) -> str:
     return (
         f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
-        f'role="img" aria-label="{escape(title)}. {escape(told)}">{body}</svg>'
+        f'role="img" aria-label="{escape(title)}. {escape(text)}">{body}</svg>'
     )
 
 
-def _mark(j: int, x: float, y: float, told: str) -> str:
+def _mark(j: int, x: float, y: float, text: str) -> str:
     """Methods differ in shape as well as in colour."""
-    style, title = f'class="dot line-{j % SERIES}"', f"<title>{escape(told)}</title>"
+    style, title = f'class="dot line-{j % SERIES}"', f"<title>{escape(text)}</title>"
     if j % 3 == 0:
         return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
     if j % 3 == 1:

@@ -11,7 +11,7 @@ const views = meta.views.map((plan) => {
     ...plan, figure, flat,
     canvas: figure.querySelector("canvas"),
     slider: figure.querySelector("input[type=range]"),
-    told: figure.querySelector("figcaption output"),
+    output: figure.querySelector("figcaption output"),
     previous: figure.querySelector(".previous-painted"), next: figure.querySelector(".next-painted"),
     brush: flat.getContext("2d"),
     pixels: new ImageData(meta.shape[plan.h], meta.shape[plan.v]),

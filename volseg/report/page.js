@@ -13,7 +13,7 @@ function valuesHere() {
 /* From 0, and in brackets from 1 as Fiji and ITK-SNAP count. */
 const numbered = (axis) => `${"xyz"[axis]} = ${position[axis]} (${position[axis] + 1} of ${meta.size[axis]})`;
 
-function tell() {
+function announce() {
   const values = valuesHere(), dims = meta.size.length;
   const readout = byId("readout");
   readout.replaceChildren();
@@ -42,14 +42,14 @@ function tell() {
     if (view.slider) {
       view.slider.value = position[view.n];
       view.slider.setAttribute("aria-valuetext", `slice ${numbered(view.n)}`);
-      view.told.textContent = where;
+      view.output.textContent = where;
       const painted = meta.painted[view.n];
       view.previous.disabled = !painted.some((i) => i < position[view.n]);
       view.next.disabled = !painted.some((i) => i > position[view.n]);
     }
     view.canvas.setAttribute("aria-label", `${view.name} view ${where}, layers: ${switchedOn().join(", ")}`);
   }
-  for (const layer of Object.values(layers)) layer.told.textContent = layer.amount.value;
+  for (const layer of Object.values(layers)) layer.output.textContent = layer.amount.value;
   byId("viewer").dataset.state = JSON.stringify({ position: position.slice(0, dims), layers: switchedOn(), values });
 }
 
@@ -66,7 +66,7 @@ function refresh() {
   requestAnimationFrame(() => {
     asked = false;
     views.forEach(draw);
-    tell();
+    announce();
   });
 }
 function changed() {

@@ -39,7 +39,7 @@ def readable(text: str) -> str:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class was found; ``None`` where it cannot be told.
+    """How well one class was found; ``None`` where it cannot be known.
 
     Args:
         interval: lower and upper end of the confidence interval of the IoU over slices.
@@ -114,9 +114,9 @@ class Suggestion:
     """The slice to paint next.
 
     Args:
-        gain: most that the mean IoU of all classes is expected to rise; ``None`` where nobody knows.
+        gain: most that the mean IoU of all classes is expected to rise; ``None`` where no one knows.
         todo: in which file to paint it, and what to do then.
-        command: to go on with.
+        command: to continue with.
     """
 
     axis: str

@@ -44,12 +44,12 @@ def _beside(*parts: str) -> str:
 
 def _subtitle(report: Report) -> str:
     size = " × ".join(map(str, report.size))
-    told = [f"{size} {'voxels' if len(report.size) == 3 else 'pixels'}"]
+    text = [f"{size} {'voxels' if len(report.size) == 3 else 'pixels'}"]
     if report.spacing is not None:
-        told[0] += f" of {' × '.join(f'{s:.4g}' for s in report.spacing)} {escape(unit_of(report))}".rstrip()
-    told.append(_several(report.image.shape[0], "channel"))
-    told.append(_several(len(report.labels), "class", "classes"))
-    return " · ".join(told)
+        text[0] += f" of {' × '.join(f'{s:.4g}' for s in report.spacing)} {escape(unit_of(report))}".rstrip()
+    text.append(_several(report.image.shape[0], "channel"))
+    text.append(_several(len(report.labels), "class", "classes"))
+    return " · ".join(text)
 
 
 def _facts(report: Report) -> str:
@@ -167,13 +167,13 @@ def _score_row(name: str, scores: list[ClassScore], with_dice: bool, kind: str =
     best = max(known) if len(known) > 1 else None
     cells = []
     for score in scores:
-        told = _figure(score.iou)
+        text = _figure(score.iou)
         if score.iou is not None and score.iou == best:
-            told = f'<b class="best">{told}</b>'
+            text = f'<b class="best">{text}</b>'
         if score.interval is not None:
             low, high = score.interval
-            told += f' <span class="interval">({_figure(low)} – {_figure(high)})</span>'
-        cells.append(f'<td class="number">{told}</td>')
+            text += f' <span class="interval">({_figure(low)} – {_figure(high)})</span>'
+        cells.append(f'<td class="number">{text}</td>')
     if with_dice:
         cells.append(f'<td class="number">{_figure(scores[0].dice)}</td>')
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
@@ -219,12 +219,12 @@ def _calibration(report: Report) -> str:
     calibration = report.calibration
     if calibration is None:
         return ""
-    told = (
+    text = (
         f"Confidence and truth are {_figure(calibration.error_after)} apart on average after calibration "
         f"({_figure(calibration.error_before)} before)."
     )
     chart = calibration_chart(calibration) + _series(["after calibration", "before"])
-    return _section("calibration", "Is the confidence right?", f"<p>{told}</p>{chart}")
+    return _section("calibration", "Is the confidence right?", f"<p>{text}</p>{chart}")
 
 
 def _findings(report: Report) -> str:
@@ -246,7 +246,7 @@ def _finding(finding: Finding) -> str:
     if finding.voxel is not None:
         voxel = [(axis, int(i)) for axis, i in enumerate(finding.voxel)]
         places.append((voxel[::-1], f"voxel {', '.join(map(str, finding.voxel))}"))
-    where = " ".join(_jump(to, told) for to, told in places)
+    where = " ".join(_jump(to, text) for to, text in places)
     if len(finding.slices) > _MAX_SLICES:
         where += f" and {len(finding.slices) - _MAX_SLICES} more"
     return (

@@ -24,7 +24,7 @@ _KEYS = (
     ("1, 2, 3, …", "switch a layer"),
     ("c", "hide or show the cross"),
 )
-_KEY_LIST = "".join(f"<dt><kbd>{escape(key)}</kbd></dt><dd>{told}</dd>" for key, told in _KEYS)
+_KEY_LIST = "".join(f"<dt><kbd>{escape(key)}</kbd></dt><dd>{text}</dd>" for key, text in _KEYS)
 _INFO = """<p id="readout" class="readout" role="status" aria-label="at the cross">Loading the volume …</p>
 <div class="under">{legend}{thinning}
 <details><summary>Keyboard</summary><p class="quiet">Click a view first, or reach it with Tab.</p>
@@ -167,15 +167,15 @@ def _classes(report: Report) -> str:
 
 def _thinning(report: Report, embedded: Embedded) -> str:
     """What is not shown, and how slices are counted."""
-    told = []
+    text = []
     steps = [(axis, step) for axis, step in zip(AXES, embedded.steps, strict=True) if step > 1]
     if steps:
         along = ", ".join(f"every {ordinal(step)} voxel along {axis}" for axis, step in steps)
-        told.append(f"To keep this page small, it shows {along}; the numbers are those of the whole volume.")
+        text.append(f"To keep this page small, it shows {along}; the numbers are those of the whole volume.")
     if report.image.shape[0] > 3:
-        told.append(f"Channels 1 to 3 of {report.image.shape[0]} are shown.")
-    told.append(COUNTED if len(report.size) == 3 else "Voxels are counted from 0.")
-    return f'<span class="quiet">{" ".join(told)}</span>'
+        text.append(f"Channels 1 to 3 of {report.image.shape[0]} are shown.")
+    text.append(COUNTED if len(report.size) == 3 else "Voxels are counted from 0.")
+    return f'<span class="quiet">{" ".join(text)}</span>'
 
 
 def _still(report: Report) -> str:

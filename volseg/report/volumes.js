@@ -25,7 +25,7 @@ for (const row of document.querySelectorAll(".layer")) {
   layers[name] = {
     on: row.querySelector("input[type=checkbox]"),
     amount: row.querySelector("input[type=range]"),
-    told: row.querySelector("output"),
+    output: row.querySelector("output"),
     style: row.querySelector("select"),
   };
 }

@@ -31,7 +31,7 @@ class BorderWeightMapd(MapTransform):
             unlabelled. If a label is there already, its ignored voxels stay ignored.
         weight_key: where the weight goes; 0 where unlabelled.
         w0, sigma, class_weight, background_only: see :func:`~volseg.weightmaps.border_weight_map`.
-        separate: open a gap of background where objects touch, without which nothing tells a network
+        separate: open a gap of background where objects touch, without which nothing shows a network
             to part them (:func:`~volseg.instances.separate_touching`).
         spacing_key: entry with the voxel size per axis, else that of a MetaTensor; sigma is then in
             world units. Without a key it is in voxels.

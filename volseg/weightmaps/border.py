@@ -52,16 +52,16 @@ def border_weight_map(
         background_only: leave the second term out inside objects. As it stands, Eq. 2 gives both sides of
             the border of a narrow gap nearly the same weight, which sharpens the border but does not
             speak for the gap; with this, what lies between two objects counts more than they do.
-        ignore: id that means "nobody looked here", as negative ids do. Weight 0 there.
+        ignore: id that means "unlabelled", as negative ids do. Weight 0 there.
 
     Returns:
         float32 array, ``(*spatial)``.
     """
     background, inside = _checked_class_weight(class_weight)
     if not (math.isfinite(w0) and w0 >= 0):
-        raise ValueError(f"w0 = {w0} is no weight: give a number, 0 or more.")
+        raise ValueError(f"w0 = {w0} must be a finite number, 0 or more.")
     if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma = {sigma} is no distance: give a number above 0.")
+        raise ValueError(f"sigma = {sigma} must be a finite number above 0.")
     instances = checked_ids(instances)
     voxel_size = _checked_spacing(spacing, instances.ndim)
 

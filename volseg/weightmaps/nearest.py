@@ -44,7 +44,7 @@ def two_nearest(objects: npt.NDArray[Any], reach: float, spacing: Sequence[float
     _in_threads(len(rows), lambda a, b: _scan_rows(rows, *flat, np.float32(spacing[-1]), limit, a, b))
     for axis in range(objects.ndim - 2, -1, -1):
         lines = (2, int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :])))
-        # The last pass may stop where the sum of both distances exceeds the reach: nobody asks further.
+        # The last pass may stop where the sum of both distances exceeds the reach: no one asks further.
         together = reach if axis == 0 else 2 * reach
         _search(labels.reshape(lines), squares.reshape(lines), spacing[axis], reach, together)
     squares[labels == _NOBODY] = np.inf
@@ -134,7 +134,7 @@ def _search_lines(labels, squares, steps, limit, together, lanes, first, last): 
 
     Lines side by side go in step, in lanes, so that vectors of the processor can look whether anything is to
     be won (their number is an argument: the compiler would unroll a constant, and then not use vectors).
-    They are copied with a margin that nobody is in: no line ends before the search does. First the nearest
+    They are copied with a margin that no one is in: no line ends before the search does. First the nearest
     object is found; then, where both distances are at most ``together``, the nearest of the others.
     """
     n, inner = labels.shape[2], labels.shape[3]

@@ -19,12 +19,12 @@ from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_agreement"]
 
-_MIN_PAINT = 12  # voxels of paint without which a slice or part of it tells nothing
+_MIN_PAINT = 12  # voxels of paint without which a slice or part of it says nothing
 _LINE_SHARE = 0.12  # of a line that disagrees with both sides, at least
 _LINE = 8  # voxels of a line that disagree with both sides, at least
 _CUT = 0.2  # of its extent that an unfinished slice lacks at least
 _WIDE = 0.15  # of that line's length that is painted where it is cut off
-_SHOWN = 8  # voxels of that line at least, where the image has to show that it is no border
+_SHOWN = 8  # voxels of that line at least, where the image has to show that it is not a border
 _FAINT = 0.4  # of the image's edge at other borders of the paint, that at the line has less
 _STRAIGHT = 0.75  # of the paint in the rows before it that goes on in the last row of a slice cut off
 _COPIED = 40  # border voxels two slices share if one was copied from the other

@@ -82,7 +82,7 @@ def _findings(
         yield from misplaced
         if not misplaced:
             yield from check_scribbles(paint, names, image)
-        image = None if misplaced else image  # then it tells nothing about single voxels
+        image = None if misplaced else image  # then it says nothing about single voxels
     else:
         yield from check_scribbles(paint, names, None)
     yield from check_agreement(paint, looked_at, image)
@@ -115,6 +115,6 @@ def _other_shape(labels: tuple[int, ...], image: tuple[int, ...]) -> Finding:
     return Finding(
         "shape",
         "error",
-        f"The labels have the shape {labels}, the image {image}. No voxel of one can be told to be that of "
+        f"The labels have the shape {labels}, the image {image}. No voxel of one can be matched with one of "
         f"the other. {remedy}.",
     )

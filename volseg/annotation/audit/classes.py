@@ -44,7 +44,7 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             "error",
             f"The values {', '.join(map(str, sorted(values)[:6]))} stand only in thin lines between larger "
             f"and smaller ones, such as {paint.values[index]} on {plane.name}, voxel {voxel}. The labels "
-            "were interpolated when they were resampled or rotated, and these are no classes. Export them "
+            "were interpolated when they were resampled or rotated, and these are not classes. Export them "
             "again with nearest neighbours.",
             plane.slices,
             voxel,
@@ -56,7 +56,7 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             "one_class",
             "error",
             "Every labelled voxel has the class "
-            f"{class_name(paint, paint.values.index(present[0]), names)}. With nothing to tell it from, "
+            f"{class_name(paint, paint.values.index(present[0]), names)}. With nothing beside it, "
             "nothing can be learnt. Paint the other classes, too, the background among them.",
         )
         return

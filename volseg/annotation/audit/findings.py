@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Plane:
-    """A slice somebody worked on, or a whole image.
+    """An annotated slice, or a whole image.
 
     Attributes:
         axis: it stands perpendicular to this axis; -1 for an image.
@@ -87,7 +87,7 @@ class Plane:
 
 
 def planes(paint: Paint) -> list[Plane]:
-    """The slices somebody worked on; of a dense label those along the last axis."""
+    """The annotated slices; of a dense label those along the last axis."""
     if not paint.slices:
         return [Plane(-1, 0, paint.labels, ((), ()))]
     slices = paint.slices

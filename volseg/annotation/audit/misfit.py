@@ -25,8 +25,8 @@ Shift = tuple[int, ...]
 _PER_DIRECTION = 3  # slices compared along each axis, those with most borders
 _WIDTH = 160  # pixels of a plane are merged until it is no wider than this
 _DEPTH = 4  # slices before and behind that are compared
-_MIN_BORDER = 60  # border voxels: fewer tell nothing
-_PEAK = 6.0  # standard deviations over all shifts from which on a fit is no chance
+_MIN_BORDER = 60  # border voxels: fewer say nothing
+_PEAK = 6.0  # standard deviations over all shifts from which on a fit is not by chance
 _MISFIT = 0.6  # below this share of the best fit, the one in place is none
 _NEAR = 2  # voxels that people may err by
 _FAR = 3  # voxels from which on a shift is one
@@ -55,7 +55,7 @@ def check_overlay(image: npt.NDArray[Any], planes: Sequence[Plane]) -> Iterator[
 
     Args:
         image: ``(C, *spatial)``.
-        planes: the slices somebody worked on.
+        planes: the annotated slices.
     """
     drawings: list[_Drawing] = []
     by_axis: dict[int, list[_Drawing]] = {}

@@ -14,14 +14,14 @@ from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_padding", "check_placement"]
 
-_STRAY = 0.01  # share of the labelled voxels: what lies outside of all slices beyond it is no slip
+_STRAY = 0.01  # share of the labelled voxels: what lies outside of all slices beyond it is not a slip
 _SCORED = 3  # slices without which none can be held out
 _BUNCHED = 0.35  # of the extent that evenly spread slices would have
 _MIN_SLICES = 12  # along an axis, below which slices cannot be far from each other
 _ISOTROPIC = 1.5  # largest by smallest spacing up to which directions are equally good to see
 _SHORT = 2.0  # how much shorter, or coarser, an axis has to be to stand out
 _BLOCK = 1.5  # how many times thicker than wide a painted block may be for its direction to be unclear
-_PADDING = 5  # voxels painted beside the image's content that are no slip of the brush
+_PADDING = 5  # voxels painted beside the image's content that are not a slip of the brush
 
 
 def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]:
@@ -139,7 +139,7 @@ def _stray(paint: Paint) -> Iterator[Finding]:
     stray = labelled & ~on_slices(labelled.shape, paint.slices)
     n = int(np.count_nonzero(stray))
     if n == 0 or (paint.rule != "slices" and n > _STRAY * np.count_nonzero(labelled)):
-        return  # where 0 is no background, scribbles in space are a way to annotate
+        return  # where 0 is not background, scribbles in space are a way to annotate
     voxel = tuple(int(axis[0]) for axis in np.nonzero(stray))
     yield Finding(
         "stray",

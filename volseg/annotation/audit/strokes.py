@@ -1,15 +1,15 @@
 """What is wrong with strokes, and within painted slices.
 
-What is wrong within a painted slice: specks, and holes that nobody filled.
+What is wrong within a painted slice: specks, and holes that no one filled.
 
-Real structures have small sections and narrow gaps of their own. So nothing is told from its shape alone: a
+Real structures have small sections and narrow gaps of their own. Nothing is concluded from its shape alone: a
 class's specks are compared with its other small sections, its holes with those in its other regions and with
 the image.
 
 Strokes that look like strokes: then what lies between them is unlabelled, and not background.
 
 ilastik, Labkit and others teach people to draw a few lines of each class, the background among them. Read as
-finished slices, everything between the lines becomes a class that nobody painted. A finished slice of thin
+finished slices, everything between the lines becomes a class that no one painted. A finished slice of thin
 structures, vessels or membranes, can look the same, but its borders lie on edges of the image, and those of
 a stroke lie anywhere: see :mod:`volseg.annotation.surroundings`.
 """
@@ -32,7 +32,7 @@ __all__ = ["check_scribbles", "check_strokes"]
 
 _SPECK = 3  # voxels of a speck at most
 _SMALL = 12  # voxels of a small section at most
-_SPECKS = 5  # specks that are no accident
+_SPECKS = 5  # so many specks are not an accident
 _ALONE = 4  # voxels around a speck without any other of its class
 _HOLE = 0.1  # of the region around it, a hole that is meant to be filled has no more
 _SOLID = 0.1  # of its planes, a class that is painted solid has holes in no more
@@ -179,9 +179,9 @@ def _frame(shape: tuple[int, ...]) -> Mask:
 _SPARSE = 0.5  # of a slice, strokes cover no more
 _LONG = 3.0  # times the area of the largest disc that fits into it, a stroke has at least
 _WIDE = 0.04  # of a slice's shorter side, half of a brush's width at most
-_ALL_THIN = 0.9  # of the paint is long and thin; without an image, nothing but the shape tells
+_ALL_THIN = 0.9  # of the paint is long and thin; without an image, nothing but the shape shows it
 _FEW = 0.5  # of all planes of a direction, those that carry paint if it was painted in that direction
-_LEAST = 20  # voxels of paint without which nothing can be told
+_LEAST = 20  # voxels of paint without which nothing can be said
 
 # Chosen on finished slices and on strokes of ten kinds over five phantoms and twelve data sets of microscopy,
 # CT and MRI: of 121 finished annotations, four are asked about, three of them of lesions on a T1 image that
@@ -201,7 +201,7 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
     """Paint that was read as finished slices and looks like strokes: asked about.
 
     Args:
-        image: ``(C, *spatial)``; without it, only the shape of the paint tells.
+        image: ``(C, *spatial)``; without it, only the shape of the paint shows it.
     """
     if paint.background is None or paint.finished:
         return
