@@ -305,8 +305,15 @@ def test_a_picture_shows_the_parts_side_by_side(tmp_path, size, has_truth):
         assert picture.shape == (size[1], parts * size[0] + 4 * (parts - 1), 3)
         annotated, predicted = (picture[:, i * (size[0] + 4) :][:, : size[0]] for i in (1, 2))
         np.testing.assert_array_equal(annotated, predicted)
-    save_picture(tmp_path / "picture.png", picture, SCHEME)
+    save_picture(tmp_path / "picture.png", picture, SCHEME, has_truth=has_truth)
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_a_white_picture_has_as_many_titles_as_parts(tmp_path):
+    white = np.full((16, 76, 3), 255, np.uint8)
+    for name, has_truth in (("three.png", False), ("four.png", True)):
+        save_picture(tmp_path / name, white, SCHEME, has_truth=has_truth)
+    assert (tmp_path / "three.png").read_bytes() != (tmp_path / "four.png").read_bytes()
 
 
 def test_the_picture_shows_a_slice_that_nobody_annotated():
@@ -342,7 +349,7 @@ def test_the_picture_is_of_the_worst_case_and_says_so(make_dataset, tmp_path, mo
     last = read_volume(folder / "images" / "e.tif")
     write_volume(folder / "images" / "e.tif", last.array * 0, last, overwrite=True)
     shown = []
-    monkeypatch.setattr(pages, "save_picture", lambda *given: shown.append(given))
+    monkeypatch.setattr(pages, "save_picture", lambda *given, has_truth: shown.append(given))
     run(datasets(folder), output_dir=tmp_path / "out")
     ((path, picture, _, title),) = shown
     assert path == tmp_path / "out" / "picture.png"

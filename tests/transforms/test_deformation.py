@@ -13,9 +13,14 @@ from volseg.bspline import smallest_jacobian
 from volseg.errors import InputError
 from volseg.instances import separate_touching
 from volseg.transforms import (
+    BorderWeightMap,
     BorderWeightMapd,
+    NormalizeGreyValues,
+    NormalizeGreyValuesd,
+    RandBSplineDeform,
     RandBSplineDeformd,
     RandDeformedPatchd,
+    RandGreyValues,
     RandGreyValuesd,
     annotated_voxels,
 )
@@ -693,3 +698,53 @@ def test_a_flat_image_stays_finite():
 def test_wrong_grey_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RandGreyValuesd(**options)
+
+
+# Of an array and of a dictionary
+
+
+def test_a_transform_of_an_array_does_what_that_of_a_dictionary_does(shape):
+    random = np.random.default_rng(0)
+    image = MetaTensor(torch.from_numpy(random.normal(3, 2, (2, *shape)).astype(np.float32)))
+    for one, many in (
+        (
+            RandBSplineDeform(grid_spacing=6, mode="cubic"),
+            RandBSplineDeformd("a", grid_spacing=6, mode="cubic"),
+        ),
+        (RandGreyValues(noise=0.3), RandGreyValuesd("a", noise=0.3)),
+    ):
+        one.set_random_state(3)
+        many.set_random_state(3)
+        for _ in range(2):
+            changed = one(image)
+            assert isinstance(changed, MetaTensor)
+            assert torch.equal(changed, many({"a": image})["a"])
+            assert not torch.allclose(changed, image, atol=0.1)
+    assert torch.equal(NormalizeGreyValues()(image), NormalizeGreyValuesd("a")({"a": image})["a"])
+    ids = random.integers(-1, 3, (1, *shape))
+    target, weight = BorderWeightMap(sigma=2)(ids)
+    out = BorderWeightMapd("label", sigma=2)({"label": ids})
+    np.testing.assert_array_equal(target, out["label"])
+    np.testing.assert_array_equal(weight, out["weight"])
+
+
+def test_a_random_state_that_is_given_is_drawn_from():
+    """As ``TrainingPatches`` does: one generator for all transforms of a sample."""
+    state = np.random.RandomState(0)
+    transform = RandGreyValuesd("a").set_random_state(state=state)
+    transform({"a": torch.ones(1, 4, 4)})
+    assert state.rand() != np.random.RandomState(0).rand()
+
+
+def test_an_array_of_instances_is_weighed_with_its_spacing_and_what_is_unlabelled():
+    ids = np.zeros((1, 8, 12), np.int32)
+    ids[0, 2:6, 1:5], ids[0, 2:6, 7:11] = 1, 2
+    hidden = np.zeros((8, 12), bool)
+    hidden[:, :3] = True
+    target, weight = BorderWeightMap(sigma=2)(ids, spacing=(1, 2), unlabelled=hidden)
+    assert (target[0][hidden] == 255).all()
+    assert (weight[0][hidden] == 0).all()
+    closer = BorderWeightMap(sigma=2)(ids)[1]
+    assert weight[0, 4, 6] < closer[0, 4, 6]
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 4\); they are \(1, \*spatial\)"):
+        BorderWeightMap()(np.zeros((2, 4, 4), int))

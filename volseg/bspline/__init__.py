@@ -8,7 +8,6 @@ compiled loop for volumes in the processor's memory, with two instructions of ``
 
 from volseg.bspline.field import (
     SplineMap,
-    bspline_basis,
     bspline_displacement,
     control_shape,
     interpolating_coefficients,
@@ -20,7 +19,6 @@ from volseg.bspline.sampling import Part, sample_map, sample_maps, warp
 __all__ = [
     "Part",
     "SplineMap",
-    "bspline_basis",
     "bspline_displacement",
     "control_shape",
     "interpolating_coefficients",

@@ -1,7 +1,5 @@
 """Displacement fields: cubic B-splines on a coarse grid, and whether the map they make folds.
 
-Cubic B-splines on a coarse grid, and the map from a patch to the volume it is drawn from.
-
 The deformation of Çiçek et al. (2016, Sec. 3) and Ronneberger et al. (2015, Sec. 3.1): random
 vectors on a coarse grid become a smooth dense displacement through a tensor product of uniform
 cubic B-splines.
@@ -39,7 +37,6 @@ from torch import Tensor
 
 __all__ = [
     "SplineMap",
-    "bspline_basis",
     "bspline_displacement",
     "control_shape",
     "interpolating_coefficients",
@@ -96,27 +93,6 @@ def spline_taps(
 def cubic_weights(t: FloatArray) -> FloatArray:
     """Weights of a uniform cubic B-spline's four coefficients, ``(4, *t)``, t of the way through a cell."""
     return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
-
-
-def bspline_basis(
-    size: int,
-    spacing: float,
-    n: int,
-    *,
-    offset: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Matrix ``(size, n)`` that takes n coefficients to the spline's values at ``size`` voxels.
-
-    Rows are voxels ``offset, offset + 1, ...``; column j belongs to the control point at
-    ``(j - 1) * spacing``. Each row holds at most four weights, which sum to one.
-    """
-    (spacing,) = _positive_spacing(spacing, 1)
-    first, weights = spline_taps(size, spacing, n, offset=offset)
-    basis = np.zeros((size, n))
-    np.put_along_axis(basis, first[:, None] + np.arange(4), weights.T, axis=1)
-    return torch.as_tensor(basis, dtype=dtype, device=device)
 
 
 def bspline_displacement(

@@ -198,8 +198,6 @@ def _itk() -> Callable[[Labels], Labels]:
     return fill
 
 
-Box = tuple[slice, ...]
-
 _BETA = 100.0  # differences being in standard deviations of the image
 _LARGEST = 1_500_000  # voxels of a piece that is solved as it is; about 0.6 kB of memory each
 _TOLERANCE = 1e-3

@@ -82,7 +82,8 @@ def write_pages(
         found = page(name)
         title = f"{name}: the {what} of {len(_cases(scores))} cases" if len(chosen) > 1 else name
         if what == "worst":
-            save_picture(folder / "picture.png", _panel(found), scores.labels, title)
+            has_truth = found.truth is not None
+            save_picture(folder / "picture.png", _panel(found), scores.labels, title, has_truth=has_truth)
         written.append(
             write_report(folder / PAGES[what], replace(found, title=title, **shared), overwrite=True)
         )

@@ -1,9 +1,4 @@
-"""Pictures of a case, and which planes of a volume they show.
-
-Pictures of a result: image, annotation, prediction and truth side by side.
-
-Which planes of a volume are shown, and which way round.
-"""
+"""Pictures of a result: image, annotation, prediction and truth side by side; which planes and which way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +53,7 @@ def panel(
     labels = [np.asarray(a)[0] for a in (annotation, prediction, truth) if a is not None]
     picture = np.asarray(image)
     if picture.ndim == 4:
-        z = _telling_slice(labels[0], annotated)
+        z = _slice_to_show(labels[0], annotated)
         picture, labels = picture[..., z], [a[..., z] for a in labels]
     parts = [grey_or_rgb(picture)] + [coloured(a, num_classes) for a in labels]
     height = parts[0].shape[0]
@@ -66,8 +61,15 @@ def panel(
     return np.concatenate([p for part in parts for p in (part, gap)][:-1], axis=1)
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme, title: str = "") -> None:
-    """A panel with titles and the colours of the classes, as PNG."""
+def save_picture(
+    path: Path,
+    picture: NDArray[np.uint8],
+    labels: LabelScheme,
+    title: str = "",
+    *,
+    has_truth: bool = False,
+) -> None:
+    """What :func:`panel` made, with titles and the colours of the classes, as PNG; ``has_truth`` as there."""
     height, width = picture.shape[:2]
     figure = Figure(figsize=(12, 12 * height / width + 0.7), dpi=110, layout="constrained")
     axes = figure.subplots()
@@ -75,7 +77,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme, ti
     axes.axis("off")
     if title:
         figure.suptitle(readable(title), parse_math=False)
-    count = _parts_of(picture)
+    count = len(TITLES) if has_truth else len(TITLES) - 1
     for index, title in enumerate(TITLES[:count]):
         axes.text((index + 0.5) / count, 1.01, title, transform=axes.transAxes, ha="center", va="bottom")
     for index, name in enumerate(labels.names):
@@ -86,14 +88,7 @@ def save_picture(path: Path, picture: NDArray[np.uint8], labels: LabelScheme, ti
         figure.savefig(temporary, format="png")
 
 
-def _parts_of(picture: NDArray[np.uint8]) -> int:
-    """How many pictures stand side by side: four where the gaps between four are white, else three."""
-    step, rest = divmod(picture.shape[1] + _GAP, len(TITLES))
-    gaps = [picture[:, i * step - _GAP : i * step] for i in range(1, len(TITLES))]
-    return len(TITLES) if not rest and all((gap == 255).all() for gap in gaps) else len(TITLES) - 1
-
-
-def _telling_slice(annotation: NDArray[Any], annotated: bool) -> int:
+def _slice_to_show(annotation: NDArray[Any], annotated: bool) -> int:
     """The xy slice to show."""
     covered = (annotation != IGNORE_INDEX).mean(axis=(0, 1))
     if annotated:

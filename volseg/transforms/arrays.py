@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
-__all__ = ["entry", "like", "plain_tensor"]
+__all__ = ["entry", "like", "plain_tensor", "probability"]
 
 
 def entry(data: Mapping[Any, Any], key: Any) -> Any:
@@ -38,3 +38,10 @@ def plain_tensor(array: Any) -> Tensor:
 def like(result: Tensor, original: Any) -> Any:
     """``result`` as the kind of array that ``original`` is, with its metadata."""
     return convert_to_dst_type(result, original, dtype=result.dtype)[0]
+
+
+def probability(value: float, name: str) -> float:
+    """``value``, if it can be the probability ``name``."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} = {value!r} must be a probability between 0 and 1.")
+    return float(value)

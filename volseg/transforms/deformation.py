@@ -1,4 +1,4 @@
-"""Training patches drawn straight from the volume, and elastic deformation for any MONAI pipeline.
+"""Training patches drawn straight from the volume.
 
 Crop, rotation, scaling, flip and deformation are one map, and the volume is read once, through that
 map: a patch has real context instead of black corners, and is smoothed by one interpolation only.
@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import ensure_tuple, ensure_tuple_rep
-from torch import Tensor
+from monai.utils import ensure_tuple
 
 from volseg.bspline import Part, SplineMap, sample_maps
 from volseg.bspline.field import numbers_per_axis
-from volseg.bspline.sampling import Mode, Outside, check_mode, check_outside
+from volseg.bspline.sampling import Mode, check_mode
 from volseg.errors import InputError
 from volseg.geometry import per_axis
 from volseg.labels import IGNORE_INDEX
-from volseg.transforms.arrays import entry, like, plain_tensor
+from volseg.transforms.arrays import entry, plain_tensor, probability
 from volseg.transforms.vectors import RandomVectors, Spline
 
-__all__ = ["RandBSplineDeformd", "RandDeformedPatchd", "annotated_voxels"]
+__all__ = ["RandDeformedPatchd", "annotated_voxels"]
 
 COARSE_AXIS = 1.5  # an axis with voxels longer than this times the others' is left out of rotations
 
@@ -149,10 +147,10 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         self.scaling = numbers_per_axis(scaling, 2, "scaling")
         if not 0 < self.scaling[0] <= self.scaling[1]:
             raise ValueError(f"scaling = {scaling!r} must be two positive factors, the smaller one first.")
-        self.flip = tuple(_probability(p, "flip") for p in numbers_per_axis(flip, dims, "flip"))
+        self.flip = tuple(probability(p, "flip") for p in numbers_per_axis(flip, dims, "flip"))
         self.quarter_turns = quarter_turns
         self.keep_inside = keep_inside
-        self.prob_deform = _probability(prob_deform, "prob_deform")
+        self.prob_deform = probability(prob_deform, "prob_deform")
         self.class_ratios = None if class_ratios is None else tuple(float(ratio) for ratio in class_ratios)
         if self.class_ratios is not None and not (
             min(self.class_ratios, default=-1) >= 0 < sum(self.class_ratios)
@@ -307,82 +305,6 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
         if min(spacing) <= 0:
             raise ValueError(f"{self.spacing_key} = {given!r} must be positive: it is the size of a voxel.")
         return spacing
-
-
-class RandBSplineDeformd(RandomizableTransform, MapTransform):
-    """Smooth elastic deformation alone, the same for all keys; every array keeps its size.
-
-    Arrays keep their kind and metadata. Linear and cubic give float32 (also when nothing is
-    deformed, so that samples stay alike), nearest keeps the dtype. Not invertible.
-
-    Args:
-        keys: of arrays ``(C, *spatial)`` that share their spatial shape.
-        mode: ``"linear"``, ``"cubic"`` or ``"nearest"`` (labels), one for all keys or one per key.
-        outside: what comes in from beyond the border: ``"mirror"``, or a number such as the ignored
-            label; one for all keys or one per key.
-        grid_spacing, grid_points, std, spline, max_redraws: see :class:`RandDeformedPatchd`.
-    """
-
-    def __init__(
-        self,
-        keys: Sequence[str] | str,
-        *,
-        grid_spacing: float | Sequence[float] | None = None,
-        grid_points: int | Sequence[int] | None = None,
-        std: float | Sequence[float] = 4.0,
-        spline: Spline = "approximating",
-        max_redraws: int = 0,
-        mode: Mode | Sequence[Mode] = "linear",
-        outside: Outside | Sequence[Outside] = "mirror",
-        prob: float = 1.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, _probability(prob, "prob"))
-        self.deformation = RandomVectors(grid_spacing, grid_points, std, spline, max_redraws)
-        self.mode: tuple[Mode, ...] = ensure_tuple_rep(mode, len(self.keys))
-        self.outside: tuple[Outside, ...] = ensure_tuple_rep(outside, len(self.keys))
-        for name in self.mode:
-            check_mode(name)
-        for value in self.outside:
-            check_outside(value, torch.float32)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        shapes = {key: tuple(data[key].shape[1:]) for key in self.key_iterator(data)}
-        if len(set(shapes.values())) > 1:
-            raise ValueError(
-                f"Arrays that are deformed together must share their spatial shape; here: {shapes}."
-            )
-        if not shapes:
-            return dict(data)
-        return self.apply(data, self.sample(next(iter(shapes.values()))))
-
-    def sample(self, shape: Sequence[int]) -> SplineMap:
-        """Draw a deformation of an array; the identity with probability ``1 - prob``."""
-        dims = len(shape)
-        self.randomize(None)
-        identity = np.eye(dims)
-        if not self._do_transform:
-            return SplineMap(identity, np.zeros(dims))
-        return self.deformation.draw(self.R, shape, identity)
-
-    def apply(self, data: Mapping[Hashable, Any], mapping: SplineMap) -> dict[Hashable, Any]:
-        """Deform every key through one map."""
-        out = dict(data)
-        parts: dict[Hashable, Part] = {}
-        for key, mode, outside in self.key_iterator(data, self.mode, self.outside):
-            source: Tensor = plain_tensor(data[key])
-            size = tuple(source.shape[1:])
-            parts[key] = Part(source, (0,) * len(size), size, mode, outside)
-        for key, warped in zip(parts, sample_maps(list(parts.values()), mapping), strict=True):
-            out[key] = like(warped, data[key])
-        return out
-
-
-def _probability(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} = {value!r} must be a probability between 0 and 1.")
-    return float(value)
 
 
 def _alike(first: float, second: float) -> bool:

@@ -8,30 +8,39 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, RandomizableTransform, Transform
 from torch import Tensor
 
 from volseg.bspline.field import numbers_per_axis
 from volseg.greyvalues import normalised
-from volseg.transforms.arrays import like, plain_tensor
+from volseg.transforms.arrays import like, plain_tensor, probability
 
-__all__ = ["NormalizeGreyValuesd", "RandGreyValuesd"]
+__all__ = ["NormalizeGreyValues", "NormalizeGreyValuesd", "RandGreyValues", "RandGreyValuesd"]
 
 
-class NormalizeGreyValuesd(MapTransform):
+class NormalizeGreyValues(Transform):
     """Zero mean and unit spread for each channel of an image ``(C, *spatial)``, as its bulk has them.
 
-    In place of MONAI's ``NormalizeIntensityd(channel_wise=True)``, which gives the same but for images with
+    In place of MONAI's ``NormalizeIntensity(channel_wise=True)``, which gives the same but for images with
     hot voxels, fill values or numbers near the ends of their type: see `volseg.greyvalues`. The result is
     float32.
     """
 
+    def __call__(self, image: Any) -> Any:
+        return like(normalised(plain_tensor(image)), image)
+
+
+class NormalizeGreyValuesd(MapTransform):
+    """:class:`NormalizeGreyValues` of each key."""
+
+    def __init__(self, keys: Sequence[str] | str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.normalise = NormalizeGreyValues()
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        for key in self.key_iterator(data):
-            out[key] = like(normalised(plain_tensor(data[key])), data[key])
-        return out
+        return {**data, **{key: self.normalise(data[key]) for key in self.key_iterator(data)}}
 
 
 class GreyDraw(NamedTuple):
@@ -44,12 +53,12 @@ class GreyDraw(NamedTuple):
     seed: int
 
 
-class RandGreyValuesd(RandomizableTransform, MapTransform):
-    """Grey values as another microscope, another day or another stain would give them.
+class RandGreyValues(RandomizableTransform):
+    """Grey values of an image as another microscope, another day or another stain would give them.
 
     In this order: gamma between the image's smallest and largest value, contrast about its mean,
     brightness, Gaussian noise. Gamma, mean and range are taken per channel; one draw serves all
-    channels and keys. Results are float32, also where nothing is changed.
+    channels. Results are float32, also where nothing is changed.
 
     Args:
         brightness: largest shift up or down.
@@ -61,19 +70,14 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
 
     def __init__(
         self,
-        keys: Sequence[str] | str = "image",
         *,
         brightness: float = 0.2,
         contrast: Sequence[float] = (0.8, 1.25),
         gamma: Sequence[float] = (0.8, 1.25),
         noise: float = 0.1,
         prob: float = 1.0,
-        allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        if not 0 <= prob <= 1:
-            raise ValueError(f"prob = {prob!r} must be a probability between 0 and 1.")
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(probability(prob, "prob"))
         for name, value in (("brightness", brightness), ("noise", noise)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} = {value!r} must be zero or a positive number.")
@@ -82,12 +86,8 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
         self.contrast = _factors(contrast, "contrast")
         self.gamma = _factors(gamma, "gamma")
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        draw = self.sample()
-        out = dict(data)
-        for key in self.key_iterator(data):
-            out[key] = like(self.apply(plain_tensor(data[key]), draw), data[key])
-        return out
+    def __call__(self, image: Any) -> Any:
+        return like(self.apply(plain_tensor(image), self.sample()), image)
 
     def sample(self) -> GreyDraw | None:
         """Draw a change of grey values; ``None`` with probability ``1 - prob``."""
@@ -118,6 +118,42 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
             generator = torch.Generator(out.device).manual_seed(draw.seed)
             noise = torch.randn(out.shape, generator=generator, device=out.device)
             out.add_(noise, alpha=draw.noise)
+        return out
+
+
+class RandGreyValuesd(RandomizableTransform, MapTransform):
+    """:class:`RandGreyValues`, one draw for all keys; the arguments beside ``keys`` are those."""
+
+    def __init__(
+        self,
+        keys: Sequence[str] | str = "image",
+        *,
+        brightness: float = 0.2,
+        contrast: Sequence[float] = (0.8, 1.25),
+        gamma: Sequence[float] = (0.8, 1.25),
+        noise: float = 0.1,
+        prob: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.change = RandGreyValues(
+            brightness=brightness, contrast=contrast, gamma=gamma, noise=noise, prob=prob
+        )
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> "RandGreyValuesd":
+        """Where draws come from, as in MONAI."""
+        super().set_random_state(seed, state)
+        self.change.set_random_state(state=self.R)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        draw = self.change.sample()
+        out = dict(data)
+        for key in self.key_iterator(data):
+            out[key] = like(self.change.apply(plain_tensor(data[key]), draw), data[key])
         return out
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 
 from volseg.bspline.field import numbers_per_axis
 from volseg.instances import separate_touching
@@ -14,11 +14,78 @@ from volseg.labels import IGNORE_INDEX
 from volseg.transforms.arrays import entry, like, plain_tensor
 from volseg.weightmaps import border_weight_map
 
-__all__ = ["BorderWeightMapd"]
+__all__ = ["BorderWeightMap", "BorderWeightMapd"]
+
+
+class BorderWeightMap(Transform):
+    """Class target and border weight from a map of instances (Ronneberger et al. 2015, Eq. 2).
+
+    Args:
+        w0, sigma, class_weight, background_only: see :func:`~volseg.weightmaps.border_weight_map`.
+        separate: open a gap of background where objects touch, without which nothing shows a network
+            to part them (:func:`~volseg.instances.separate_touching`).
+
+    Shape:
+        - instances: ``(1, *spatial)``, integers, 0 for background, negative for unlabelled.
+        - target: uint8 ``(1, *spatial)``: 0 background, 1 object, ``ignore_index`` unlabelled.
+        - weight: float32 ``(1, *spatial)``; 0 where unlabelled.
+    """
+
+    def __init__(
+        self,
+        *,
+        w0: float = 10.0,
+        sigma: float = 5.0,
+        class_weight: Sequence[float] | None = None,
+        background_only: bool = False,
+        separate: bool = True,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        self.w0 = w0
+        self.sigma = sigma
+        self.class_weight = class_weight
+        self.background_only = background_only
+        self.separate = separate
+        self.ignore_index = ignore_index
+        self._weigh(np.zeros((1, 1), np.int32), None)  # wrong weights are refused here and now
+
+    def __call__(
+        self, instances: Any, *, spacing: Sequence[float] | None = None, unlabelled: Any = False
+    ) -> tuple[Any, Any]:
+        """The target and the weight, as the kind of array that ``instances`` is.
+
+        Args:
+            spacing: voxel size per axis; sigma is then in world units, else in voxels.
+            unlabelled: bool ``(*spatial)``, where it is unlabelled beside negative ids.
+        """
+        if instances.shape[0] != 1:
+            raise ValueError(f"Instances have shape {tuple(instances.shape)}; they are (1, *spatial).")
+        ids = plain_tensor(instances).cpu().numpy()[0]
+        unlabelled = (ids < 0) | np.asarray(unlabelled)
+        if self.separate:
+            ids = separate_touching(ids)
+        weight = self._weigh(ids, spacing)
+        weight[unlabelled] = 0
+        target = (ids > 0).astype(np.uint8)
+        target[unlabelled] = self.ignore_index
+        return (
+            like(torch.from_numpy(target[None]), instances),
+            like(torch.from_numpy(weight[None]), instances),
+        )
+
+    def _weigh(self, ids: Any, spacing: Sequence[float] | None) -> Any:
+        return border_weight_map(
+            ids,
+            w0=self.w0,
+            sigma=self.sigma,
+            class_weight=self.class_weight,
+            spacing=spacing,
+            background_only=self.background_only,
+        )
 
 
 class BorderWeightMapd(MapTransform):
-    """Class target and border weight from a map of instances (Ronneberger et al. 2015, Eq. 2).
+    """:class:`BorderWeightMap` of an entry: class target and weight as entries.
 
     After :class:`RandDeformedPatchd` it weighs the deformed crop, so gaps have the width that the
     network is shown; there, deform the instances with ``ignore_index=-1``, or let them go along as its
@@ -26,19 +93,11 @@ class BorderWeightMapd(MapTransform):
     deformed (``weight_key="weight"``): cheaper, and objects beyond the crop count.
 
     Args:
-        keys: of the instances ``(1, *spatial)``: integers, 0 for background, negative for unlabelled.
-        label_key: where the class target goes: 0 background, 1 object, ``ignore_index``
-            unlabelled. If a label is there already, its ignored voxels stay ignored.
-        weight_key: where the weight goes; 0 where unlabelled.
-        w0, sigma, class_weight, background_only: see :func:`~volseg.weightmaps.border_weight_map`.
-        separate: open a gap of background where objects touch, without which nothing shows a network
-            to part them (:func:`~volseg.instances.separate_touching`).
+        keys: of the instances.
+        label_key: where the class target goes. If a label is there already, its ignored voxels stay ignored.
+        weight_key: where the weight goes.
         spacing_key: entry with the voxel size per axis, else that of a MetaTensor; sigma is then in
             world units. Without a key it is in voxels.
-
-    Shape:
-        - label: uint8 ``(1, *spatial)``.
-        - weight: float32 ``(1, *spatial)``.
     """
 
     def __init__(
@@ -60,22 +119,22 @@ class BorderWeightMapd(MapTransform):
             raise ValueError(f"keys = {keys!r} must name one entry, the map of instances.")
         self.label_key = label_key
         self.weight_key = weight_key
-        self.w0 = w0
-        self.sigma = sigma
-        self.class_weight = class_weight
-        self.background_only = background_only
-        self.separate = separate
         self.spacing_key = spacing_key
-        self.ignore_index = ignore_index
-        self._weigh(np.zeros((1, 1), np.int32), None)  # wrong weights are refused here and now
+        self.weigh = BorderWeightMap(
+            w0=w0,
+            sigma=sigma,
+            class_weight=class_weight,
+            background_only=background_only,
+            separate=separate,
+            ignore_index=ignore_index,
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         (key,) = self.keys
         given = entry(data, key)
         if given.shape[0] != 1:
             raise ValueError(f"{key!r} has shape {tuple(given.shape)}; instances are (1, *spatial).")
-        instances = plain_tensor(given).cpu().numpy()[0]
-        unlabelled = instances < 0
+        unlabelled: Any = False
         if self.label_key != key and self.label_key in data:
             label = plain_tensor(data[self.label_key])
             if label.shape != given.shape:
@@ -83,27 +142,10 @@ class BorderWeightMapd(MapTransform):
                     f"{self.label_key!r} has shape {tuple(label.shape)}, but {key!r} {tuple(given.shape)}; "
                     "both must show the same voxels."
                 )
-            unlabelled = unlabelled | (label[0] == self.ignore_index).cpu().numpy()
-        if self.separate:
-            instances = separate_touching(instances)
-        weight = self._weigh(instances, self._spacing(data, instances.ndim))
-        weight[unlabelled] = 0
-        target = (instances > 0).astype(np.uint8)
-        target[unlabelled] = self.ignore_index
-        out = dict(data)
-        for name, array in ((self.label_key, target), (self.weight_key, weight)):
-            out[name] = like(torch.from_numpy(array[None]), given)
-        return out
-
-    def _weigh(self, instances: Any, spacing: Sequence[float] | None) -> Any:
-        return border_weight_map(
-            instances,
-            w0=self.w0,
-            sigma=self.sigma,
-            class_weight=self.class_weight,
-            spacing=spacing,
-            background_only=self.background_only,
-        )
+            unlabelled = (label[0] == self.weigh.ignore_index).cpu().numpy()
+        spacing = self._spacing(data, given.ndim - 1)
+        target, weight = self.weigh(given, spacing=spacing, unlabelled=unlabelled)
+        return {**data, self.label_key: target, self.weight_key: weight}
 
     def _spacing(self, data: Mapping[Hashable, Any], dims: int) -> tuple[float, ...] | None:
         if self.spacing_key is None:
