@@ -4,6 +4,7 @@ import csv
 import logging
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,11 +16,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from volseg.runs import processes
+from volseg.runs.budget import Budget
 
-__all__ = ["ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
+__all__ = ["Announcement", "ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
 
 logger = logging.getLogger(__name__)
 
+_TIMED = (3, 8)  # iterations between which a step is timed; the first ones allocate memory
 _RECENT = 50  # steps over which the shown loss is averaged
 
 
@@ -142,6 +145,35 @@ class Tracking:
         if self.writer is not None:
             self.writer.add_scalar(name, value, iteration)
             self.writer.flush()  # a program that is stopped leaves its curves, too
+
+
+class Announcement:
+    """Says how long the run will take, once a few steps have been timed."""
+
+    def __init__(self, note: str, budget: Budget, start: int) -> None:
+        self.note, self.budget = note, budget
+        self.iterations = budget.iterations - start
+        self._began: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Follow a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _step(self, _: Engine) -> None:
+        began, (first, last) = self._began, _TIMED
+        if len(began) == min(last, self.iterations):
+            return
+        began.append(time.perf_counter())
+        if len(began) < min(last, self.iterations):
+            return
+        per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
+        minutes, limit = self.iterations * per_step / 60, self.budget.max_minutes
+        if limit is not None and limit - self.budget.earlier < minutes:
+            logger.info("%s: up to %d iterations, %g min.", self.note, self.iterations, limit)
+            return
+        logger.info(
+            "%s: %d iterations, about %.0f min on this machine.", self.note, self.iterations, max(1, minutes)
+        )
 
 
 class StopOnSignal:

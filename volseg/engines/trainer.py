@@ -1,9 +1,6 @@
 """The training loop: a MONAI trainer with checkpoints, budgets, validation and a log attached."""
 
-import logging
-import math
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,26 +10,20 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import Tensor, nn
 
-from volseg.data import PatchLoader, TrainingPatches, listed
-from volseg.engines.handlers import ProgressBar, StopOnSignal, Tracking, quiet, reraise, taken
+from volseg.data import PatchLoader, TrainingPatches
+from volseg.engines.course import Course, Validation
+from volseg.engines.handlers import Announcement, ProgressBar, quiet, reraise
 from volseg.engines.profiling import Stopwatch
 from volseg.engines.scale import Cache, keep_on_device, use_bf16
 from volseg.engines.state import RunState
 from volseg.engines.step import Step, can_wait, moving_average
-from volseg.errors import theirs
 from volseg.losses import over_annotated
 from volseg.runs import processes
-from volseg.runs.budget import Budget, Improvement, advance
-from volseg.runs.checkpoint import save_checkpoint
-from volseg.runs.claim import release
-from volseg.runs.folder import check_run, complete_run, open_run, say_what_is_older, tidy_up, working_folder
-from volseg.runs.log import close_log
+from volseg.runs.budget import Budget, Improvement
+from volseg.runs.folder import RunFolder
 
 __all__ = ["trainer"]
 
-logger = logging.getLogger(__name__)
-
-_TIMED = (3, 8)  # iterations between which a step is timed; the first ones allocate memory
 _EVERY = 10  # on a GPU, so many steps go by between two looks at what became of them
 
 
@@ -106,10 +97,34 @@ def trainer(
         train_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
         note: what the log says at the start, before the expected time.
     """
-    device, home = torch.device(device), Path(output_dir)
-    processes.from_first(lambda: tidy_up(home))
-    folder = working_folder(home, resume=resume, overwrite=overwrite)
+    folder, device = RunFolder.at(output_dir, resume=resume, overwrite=overwrite), torch.device(device)
+    _require_least(max_epochs, epoch_length, batch_size, num_workers, keep_last, statistics)
     iterations = max_epochs * epoch_length
+    validation = None if evaluator is None or val_interval == 0 else Validation(evaluator, val_interval)
+    budget, best = Budget(iterations, max_minutes), _improvement(patience, validation)
+    forward = processes.parallel(network, device, sync_batch_norm=sync_batch_norm)
+    if amp is None:
+        amp = processes.any_of(use_bf16(network, device, precision=precision), device)
+    every = _steps_between_looks(device, optimizer)
+    stopwatch = Stopwatch(device) if profile else None
+    lap = stopwatch.lap if stopwatch else _no_lap
+    average = moving_average(network, weight_average)
+    step = Step(_faster(forward, compiled), amp=amp, average=average, every=every, lap=lap)
+    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset, statistics)
+    start = _start(state, folder, precision)
+    if keep_on_device(dataset, device, cache) or profile:
+        num_workers = 0  # what is drawn on the device is drawn here; what is timed, too
+    loader = _loader(dataset, range(start, iterations), batch_size, num_workers, device)
+    engine = _engine(state, loader, loss, device, max_epochs, epoch_length, train_handlers)
+    engine.state.iteration, engine.state.epoch = start, start // epoch_length
+    course = Course(state, folder, device, start, max_epochs, validation, keep_last)
+    _attach(engine, course, note, stopwatch, forward)
+    return engine
+
+
+def _require_least(
+    max_epochs: int, epoch_length: int, batch_size: int, num_workers: int, keep_last: int, statistics: str
+) -> None:
     if min(max_epochs, epoch_length) < 1:
         raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
     if statistics not in ("running", "clean"):
@@ -119,148 +134,83 @@ def trainer(
             raise ValueError(f"{name} = {count} is too small: {least} is the least.")
     if keep_last < 1:
         raise ValueError(f"keep_last = {keep_last} keeps no checkpoint: 1 is the least.")
-    validates = evaluator is not None and val_interval > 0
-    if patience and not validates:
+
+
+def _improvement(patience: int, validation: Validation | None) -> Improvement:
+    if patience and validation is None:
         raise ValueError(
             f"patience = {patience} counts validations, but there are none: set val_interval to 1 or more."
         )
-    budget, best = Budget(iterations, max_minutes), Improvement(patience)
-    forward = processes.parallel(network, device, sync_batch_norm=sync_batch_norm)
-    if amp is None:
-        amp = processes.any_of(use_bf16(network, device, precision=precision), device)
-    every = _steps_between_looks(device, optimizer)
-    stopwatch = Stopwatch(device) if profile else None
-    lap = stopwatch.lap if stopwatch else lambda _: None
-    average = moving_average(network, weight_average)
-    step = Step(_faster(forward, compiled), amp=amp, average=average, every=every, lap=lap)
-    state = RunState(network, optimizer, lr_scheduler, step, budget, best, seed, dataset, statistics)
-    start = 0
-    if resume:
-        check_run(home, resume=resume, overwrite=overwrite)
-        start = state.restore(folder / "last.pt", precision=precision)
-    if keep_on_device(dataset, device, cache) or profile:
-        num_workers = 0  # what is drawn on the device is drawn here; what is timed, too
+    return Improvement(patience)
+
+
+def _start(state: RunState, folder: RunFolder, precision: str) -> int:
+    """The iteration to begin with: 0, or where the checkpoint of a resumed run, put back now, was written."""
+    if not folder.resume:
+        return 0
+    folder.check()
+    return state.restore(folder.stage / "last.pt", precision=precision)
+
+
+def _loader(
+    dataset: TrainingPatches, iterations: range, batch_size: int, num_workers: int, device: torch.device
+) -> PatchLoader:
+    """The batches of this process; patches are numbered over all processes."""
     each = batch_size * processes.count()
-    loader = PatchLoader(
+    firsts = (iteration * each + processes.rank() * batch_size for iteration in iterations)
+    return PatchLoader(
         dataset,
-        [
-            range(first, first + batch_size)
-            for first in range(start * each + processes.rank() * batch_size, iterations * each, each)
-        ],
+        [range(first, first + batch_size) for first in firsts],
         num_workers=num_workers,
         prepare=_leave_signals,
         pin_memory=device.type == "cuda",
     )
+
+
+def _engine(
+    state: RunState,
+    loader: PatchLoader,
+    loss: nn.Module,
+    device: torch.device,
+    max_epochs: int,
+    epoch_length: int,
+    train_handlers: Sequence[Any],
+) -> SupervisedTrainer:
     engine = SupervisedTrainer(
         device=device,
         max_epochs=max_epochs,
         train_data_loader=loader,
         epoch_length=epoch_length,
-        network=network,
-        optimizer=optimizer,
+        network=state.network,
+        optimizer=state.optimizer,
         loss_function=over_annotated(loss).to(device),
-        iteration_update=step,
+        iteration_update=state.step,
         decollate=False,
         train_handlers=list(train_handlers) or None,
     )
     quiet(engine)
-    engine.state.iteration, engine.state.epoch = start, start // epoch_length
-    writes = processes.rank() == 0
-    describe: list[Callable[[], None]] = []  # for once: the description of this part of the run
-    tracking = Tracking(folder)
-
-    @engine.on(Events.STARTED)
-    def begin(_: Engine) -> None:
-        check_run(home, resume=resume, overwrite=overwrite)
-        processes.wait()
-        if writes:
-            facts = state.facts(device)
-            describe.append(
-                open_run(
-                    home, folder, resume=resume, data=[listed(case) for case in dataset.data], facts=facts
-                )
-            )
-        processes.wait()
-        if resume:
-            logger.info("Resuming at iteration %d.", start)
-        budget.start()
-
-    engine.add_event_handler(Events.ITERATION_STARTED, _seed_step, seed + processes.rank())
-    if writes:
-        ProgressBar(start).attach(engine)
-        tracking.attach(engine)
-    if lr_scheduler is not None:
-
-        @engine.on(Events.ITERATION_COMPLETED)
-        def schedule(engine: Engine) -> None:
-            if every > 1 or taken(engine):  # on a GPU what became of the step is not known yet
-                with theirs("lr_scheduler", lr_scheduler, "failed"):
-                    advance(lr_scheduler, budget, engine.state.iteration)
-
-    _announce(engine, note, iterations - start, budget)
-    if stopwatch and writes:
-        stopwatch.attach(engine, forward, amp)
-
-    def save(engine: Engine, *, done: bool = False) -> None:
-        if writes:
-            iteration = engine.state.iteration
-            save_checkpoint(folder / "model.pt", state.weights(iteration, done=done))
-            save_checkpoint(folder / "last.pt", state.content(iteration), keep=keep_last)
-            while describe:
-                describe.pop()()
-        processes.wait()
-
-    def validate(engine: Engine) -> None:
-        if evaluator is None or val_interval == 0:
-            return
-        iteration = engine.state.iteration
-        evaluator.state.trained_on = state.trained_on  # what it has learnt from is not scored
-        with state.in_use(done=True), processes.alone(network):
-            evaluator.run(max(1, engine.state.epoch))
-        metrics = evaluator.state.metrics
-        if best.note(next(iter(metrics.values()), math.nan), iteration) and writes:
-            save_checkpoint(folder / "best.pt", state.weights(iteration, done=True))
-        if writes:
-            tracking.scores(iteration, metrics)
-            for name, picture in evaluator.state.pictures.items():
-                tracking.picture(iteration, name, picture)
-
-    @engine.on(Events.EPOCH_COMPLETED)
-    def close_epoch(engine: Engine) -> None:
-        epoch = engine.state.epoch
-        is_spent = processes.any_of(budget.is_spent, device)
-        if is_spent or epoch == max_epochs or (val_interval and epoch % val_interval == 0):
-            validate(engine)
-        save(engine, done=is_spent or best.is_over or epoch == max_epochs)
-        if is_spent or best.is_over:
-            engine.terminate()
-
-    @engine.on(Events.ITERATION_COMPLETED)
-    def watch_the_clock(engine: Engine) -> None:
-        iteration = engine.state.iteration
-        if max_minutes is None or iteration % epoch_length == 0 or iteration % every:
-            return
-        if processes.any_of(budget.is_spent, device):
-            validate(engine)
-            save(engine, done=True)
-            engine.terminate()
-
-    StopOnSignal(save, every=every).attach(engine)
-
-    @engine.on(Events.COMPLETED)
-    def say_done(engine: Engine) -> None:
-        step.read()
-        _say_done(engine.state.iteration, home, step, budget, best)
-        close_log()
-        if writes and folder != home:
-            complete_run(home)
-        if writes:
-            say_what_is_older(home, engine.state.iteration)
-
-    for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-        engine.add_event_handler(event, lambda *_: release(home))
-    engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
     return engine
+
+
+def _attach(
+    engine: Engine, course: Course, note: str, stopwatch: Stopwatch | None, network: nn.Module
+) -> None:
+    """In this order: what opens the folder, seeds and shows the steps, validates and saves, and raises."""
+    course.attach_opening(engine)
+    seed = course.state.seed + processes.rank()
+    engine.add_event_handler(Events.ITERATION_STARTED, _seed_step, seed)
+    if processes.rank() == 0:
+        ProgressBar(course.start).attach(engine)
+        course.tracking.attach(engine)
+    Announcement(note, course.state.budget, course.start).attach(engine)
+    if stopwatch and processes.rank() == 0:
+        stopwatch.attach(engine, network, course.state.step.amp)
+    course.attach(engine)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
+
+
+def _no_lap(_: str) -> None:
+    """Nobody takes the time."""
 
 
 def _steps_between_looks(device: torch.device, optimizer: torch.optim.Optimizer) -> int:
@@ -283,44 +233,3 @@ def _leave_signals(_: int) -> None:
 def _seed_step(engine: Engine, seed: int) -> None:
     """Dropout of iteration ``i`` is a function of the seed and ``i``, as the patches are."""
     torch.manual_seed(seed * 1_000_003 + engine.state.iteration)
-
-
-def _announce(engine: Engine, note: str, iterations: int, budget: Budget) -> None:
-    """Say how long the run will take, once a few steps have been timed."""
-    began: list[float] = []
-    first, last = _TIMED
-
-    def tell(engine: Engine) -> None:
-        began.append(time.perf_counter())
-        if len(began) == min(last, iterations):
-            per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
-            minutes = iterations * per_step / 60
-            if budget.max_minutes is not None and budget.max_minutes - budget.earlier < minutes:
-                logger.info("%s: up to %d iterations, %g min.", note, iterations, budget.max_minutes)
-                return
-            logger.info(
-                "%s: %d iterations, about %.0f min on this machine.", note, iterations, max(1, minutes)
-            )
-
-    engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
-
-
-def _say_done(iteration: int, folder: Path, step: Step, budget: Budget, best: Improvement) -> None:
-    for count, what in (
-        (step.blank, "had no annotation"),
-        (step.bad, "had a loss or gradient that is not finite"),
-    ):
-        if count:
-            logger.warning("%d step(s) %s and were skipped.", count, what)
-    if best.is_over:
-        logger.info("Stopped at iteration %d: %d validations brought no better score.", iteration, best.since)
-    elif budget.is_spent and iteration < budget.iterations:
-        logger.info("Stopped at iteration %d: the %g minutes are used up.", iteration, budget.max_minutes)
-    if best.score is not None:
-        logger.info(
-            "The best validation, %.4f, was at iteration %d; its weights are in %s.",
-            best.score,
-            best.iteration,
-            folder / "best.pt",
-        )
-    logger.info("Trained. The weights are in %s.", folder / "model.pt")

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from monai.bundle import ConfigWorkflow
 from volseg.errors import InputError, RefusedError
 from volseg.io import atomic_write, read_json
 from volseg.machine import library_versions
+from volseg.runs import processes
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
 from volseg.runs.log import open_log
@@ -32,6 +34,7 @@ __all__ = [
     "OWN",
     "PAGES",
     "STAGE",
+    "RunFolder",
     "check_run",
     "complete_run",
     "differences",
@@ -55,6 +58,45 @@ FIGURES = ("metrics.json", "metrics.csv", "picture.png", *PAGES.values())
 """What an evaluation leaves."""
 
 _MARK = "complete"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one training.
+
+    Attributes:
+        home: as the run was given it.
+        stage: where it takes place: ``home``, or a folder inside while an earlier result has to stay.
+    """
+
+    home: Path
+    stage: Path
+    resume: bool
+    overwrite: bool
+
+    @classmethod
+    def at(cls, folder: str | Path, *, resume: bool, overwrite: bool) -> "RunFolder":
+        """The folder of a training to come; of several processes the first ends an interrupted move."""
+        home = Path(folder)
+        processes.from_first(lambda: tidy_up(home))
+        return cls(home, working_folder(home, resume=resume, overwrite=overwrite), resume, overwrite)
+
+    def check(self) -> None:
+        """See :func:`check_run`."""
+        check_run(self.home, resume=self.resume, overwrite=self.overwrite)
+
+    def open(self, data: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Callable[[], None]:
+        """See :func:`open_run`."""
+        return open_run(self.home, self.stage, resume=self.resume, data=data, facts=facts)
+
+    def complete(self) -> None:
+        """The training is done: it takes the place of the earlier result, if there is one."""
+        if self.stage != self.home:
+            complete_run(self.home)
+
+    def release(self) -> None:
+        """Others may have the folder now."""
+        release(self.home)
 
 
 def working_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
