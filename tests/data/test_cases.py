@@ -319,7 +319,7 @@ def test_a_single_case_is_not_held_out(make_dataset):
     folder = make_dataset(size=(8, 8))
     assert [case.held_out for case in find_cases(folder, held_out_cases=0.9)] == [None]
     for wrong in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"held_out_cases = {wrong} is no fraction"):
+        with pytest.raises(ValueError, match=f"held_out_cases = {wrong} must be from 0 to below 1"):
             find_cases(folder, held_out_cases=wrong)
 
 
@@ -328,7 +328,7 @@ def test_a_single_case_is_not_held_out(make_dataset):
 
 @pytest.fixture(params=[(24, 20), (16, 16, 14)], ids=["2d", "3d"])
 def touching(request, make_dataset):
-    """A dataset whose labels are ids: slabs that touch, and what nobody annotated at the end."""
+    """A dataset whose labels are ids: slabs that touch, and what is unlabelled at the end."""
     size = request.param
     folder = make_dataset(size=size, channels=1)
     label = folder / "labels" / "a.tif"
@@ -460,7 +460,7 @@ def test_the_phantoms_of_images_are_annotated_and_every_fifth_is_held_out(tmp_pa
 
 def test_an_unknown_phantom_is_refused(tmp_path):
     assert set(KINDS) == {"kidney", "membranes", "cells", "brain"}
-    with pytest.raises(ValueError, match="kind = 'heart' is no phantom. There are: kidney, membranes"):
+    with pytest.raises(ValueError, match="kind = 'heart' is not a phantom. There are: kidney, membranes"):
         write_phantom(tmp_path / "phantom", "heart")
 
 

@@ -135,7 +135,7 @@ def test_images_to_segment_are_joined_where_the_network_has_so_many_channels(apa
     (alone,) = join_channels(find_images(cases[1].image), 3)  # of one file those beside it
     assert alone == cases[1]
     assert join_channels(found, 1) == found
-    assert join_channels(found, 2) == found  # three files are no two channels
+    assert join_channels(found, 2) == found  # three files are not two channels
 
 
 def test_frames_that_are_numbered_are_not_taken_for_channels(apart, grid):

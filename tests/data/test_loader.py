@@ -156,7 +156,7 @@ print("all there")
 def test_where_shared_memory_does_not_suffice_for_workers_there_are_none(root):
     mount = "mount -t tmpfs -o size=2m none /dev/shm"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("this system lets nobody mount anything, so /dev/shm cannot be made small")
+        pytest.skip("this system lets no one mount anything, so /dev/shm cannot be made small")
     command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", SMALL]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=root)
     assert run.stdout == "all there\n", run.stderr

@@ -272,12 +272,12 @@ def test_what_a_bundle_expects_is_read_as_data(root):
 def test_a_table_shows_errors_first_and_nothing_is_cut_off(tmp_path):
     found = [
         Finding("warning", str(tmp_path / "b.tif"), "odd " * 30, "look"),
-        Finding("error", str(tmp_path / "folder" / ("x" * 50 + ".tif")), "bad", "mend " * 20),
+        Finding("error", str(tmp_path / "folder" / ("x" * 50 + ".tif")), "bad", "repair " * 20),
     ]
     lines = list(table(found, tmp_path))
     text = "\n".join(lines)
     assert text.count("odd") == 30
-    assert text.count("mend") == 20
+    assert text.count("repair") == 20
     assert text.count("x") == 50
     assert text.index("error: bad") < text.index("warning: odd")
     assert max(map(len, lines)) <= 140

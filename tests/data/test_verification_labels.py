@@ -48,7 +48,7 @@ def scene(shape, seed=0):
 
 
 def maps(image, label):
-    """What is no label, by what it is."""
+    """What is not a label, by what it is."""
     distance = ndimage.distance_transform_edt(label)
     yield "distances", distance.round().astype(np.uint8)
     yield "signed distances", (distance - ndimage.distance_transform_edt(label == 0)).round().astype(np.int16)
@@ -98,7 +98,7 @@ def test_objects_that_touch_and_dense_classes_are_sound(shape, dataset):
 
 @pytest.mark.parametrize("labels", [None, SCHEME], ids=["no bundle", "a bundle"])
 def test_slices_beside_which_all_is_zero_are_warned_of(dataset, labels):
-    """Learnt as it stands, everything that nobody painted would be background."""
+    """Learnt as it stands, everything that no one painted would be background."""
     image, label = scene(SHAPES["3d"])
     sparse = np.zeros_like(label)
     sparse[..., [6, 15, 24]] = label[..., [6, 15, 24]]

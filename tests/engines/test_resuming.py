@@ -38,7 +38,7 @@ def test_other_settings_start_anew_and_a_second_process_is_refused(tmp_path, cap
     lost = begin(Journal(target, "one"), {"tile": [32]}, there=False)
     lost.close()
     assert (lost.plan, lost.done) == ({"tile": [32]}, set()), "the unfinished file has gone"
-    assert "starts anew" in caplog.text
+    assert "starts again" in caplog.text
     other = begin(Journal(target, "two"), {"tile": [16]})
     assert (other.plan, other.done) == ({"tile": [16]}, set())
     other.finish()

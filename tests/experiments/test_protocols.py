@@ -330,7 +330,7 @@ def test_a_vary_that_says_nothing_is_refused(texts):
 
 def test_budgets_are_read_or_refused():
     assert _budgets("1,1,1 5,5,3") == [(1, 1, 1), (5, 5, 3)]
-    with pytest.raises(ValueError, match='--budgets "1,x" is no list such as'):
+    with pytest.raises(ValueError, match='--budgets "1,x" is not a list such as'):
         _budgets("1,x")
 
 

@@ -220,7 +220,7 @@ def test_a_training_that_went_astray_is_a_result_and_a_wrong_file_is_not(files, 
     runs.done.clear()
     budget(files, settings, out, budgets=[(1, 1, 1), (2, 2, 2)])
     assert runs.done == []
-    runs.error = {"b_1-1-1": InputError("mend me")}
+    runs.error = {"b_1-1-1": InputError("fix me")}
     with pytest.raises(RuntimeError, match="Failed to instantiate"):
         budget(files, settings, tmp_path / "other", budgets=[(1, 1, 1)])
 
@@ -392,7 +392,7 @@ def test_a_sweep_goes_on_where_its_store_says(files, settings, tmp_path, runs):
     assert runs.trainings == ["epochs=1", "epochs=2", "epochs=2", "epochs=3"]
     scores = [score_of(out, f"epochs={n}") for n in (1, 2, 3)]
     assert states(out) == [(str(n), "COMPLETE", score) for n, score in zip((1, 2, 3), scores, strict=True)]
-    (out / "study.db").unlink()  # the runs are all that is needed to write it anew
+    (out / "study.db").unlink()  # the runs are all that is needed to write it again
     sweep(files, given, out, vary={"epochs": [1, 2, 3]}, examples=0)
     assert len(runs.trainings) == 4
     assert [value for _, _, value in states(out)] == scores

@@ -170,8 +170,8 @@ def test_a_run_that_is_out_of_time_is_validated_first(make_run, clock):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_minutes": 0}, "max_minutes = 0 is no time to train: give a number above 0"),
-        ({"max_minutes": math.nan}, "max_minutes = nan is no time"),
+        ({"max_minutes": 0}, "max_minutes = 0 must be a number above 0"),
+        ({"max_minutes": math.nan}, "max_minutes = nan must be a number above 0"),
         ({"patience": -1, "evaluator": scoring([])}, "patience = -1 is negative: 0 for never"),
         ({"patience": 3}, "patience = 3 counts validations, but there are none: set val_interval"),
         ({"patience": 3, "evaluator": scoring([]), "val_interval": 0}, "patience = 3 counts validations"),

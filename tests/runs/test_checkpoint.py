@@ -150,7 +150,7 @@ def test_of_damaged_checkpoints_the_one_before_is_taken_and_said(tmp_path, caplo
     assert "last_1.pt instead" in caplog.text
     for old in past_checkpoints(path):
         old.write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"None of the 2 checkpoint\(s\) in .* can be read: train anew"):
+    with pytest.raises(InputError, match=r"None of the 2 checkpoint\(s\) in .* can be read: train again"):
         load_newest(path)
 
 

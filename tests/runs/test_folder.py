@@ -56,7 +56,7 @@ def test_the_earlier_result_stays_until_the_new_one_is_complete(make_run, tmp_pa
         second.engine.run()
     assert content(first.folder) == before
     assert load_checkpoint(first.folder / "unfinished" / "last.pt")["iteration"] == 4
-    resumed = make_run(max_epochs=3, resume=True)  # goes on with the new one
+    resumed = make_run(max_epochs=3, resume=True)  # continues with the new one
     resumed.engine.run()
     assert load_checkpoint(first.folder / "last.pt")["iteration"] == 6
     names = {"data.json", "last.pt", "last_1.pt", "log.txt", "model.pt", "progress.csv", "tensorboard"}

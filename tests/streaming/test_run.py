@@ -93,7 +93,7 @@ def test_probabilities_are_written_as_channels_beside_the_classes(tmp_path, suff
 @pytest.mark.parametrize("batch_norm", ["running", "mix"])
 @pytest.mark.parametrize("symmetries", ["square", "mirror"])
 def test_turned_versions_are_averaged_tile_by_tile(tmp_path, size, batch_norm, symmetries):
-    """Sizes are no multiples of the stride, so mirrored tiles begin elsewhere."""
+    """Sizes are not multiples of the stride, so mirrored tiles begin elsewhere."""
     image = make_image(tmp_path, ".nii", size)
     network = network_for(len(size))
     inner = OverlapTileInferer(8, batch_norm=batch_norm)

@@ -57,10 +57,10 @@ def look_at(
     """Image and label file, what it was understood to say, and the auditor's findings.
 
     Args:
-        unlabelled: the value of voxels nobody looked at; see :func:`volseg.annotation.understand_paint`.
+        unlabelled: the value of voxels no one looked at; see :func:`volseg.annotation.understand_paint`.
         painted_only: 0 is unlabelled everywhere.
         finished: 0 on painted slices is background, whatever the paint looks like.
-        names: of the classes, by value; then other values are no classes. Those of a ``.seg.nrrd`` if None.
+        names: of the classes, by value; then other values are not classes. Those of a ``.seg.nrrd`` if None.
         spacing, colours: how the files are to be read; see `volseg.io.read_volume`.
     """
     volume = read_volume(image, spacing=spacing)

@@ -120,7 +120,7 @@ def find_cases(
 def _hold_out_cases(cases: Sequence[Case], fraction: float) -> list[Case]:
     """The same cases, some of them held out as a whole unless some are already; one at least is kept."""
     if not 0 <= fraction < 1:
-        raise ValueError(f"held_out_cases = {fraction} is no fraction from 0 to below 1.")
+        raise ValueError(f"held_out_cases = {fraction} must be from 0 to below 1.")
     if fraction == 0 or any(case.held_out == "all" for case in cases):
         return list(cases)
     count = min(max(1, round(fraction * len(cases))), len(cases) - 1)
@@ -161,7 +161,7 @@ def find_images(
 def join_channels(cases: Sequence[Case], in_channels: int) -> list[Case]:
     """The cases, where as many files as there are channels, ``a_0000``, ``a_0001``, ..., are one case ``a``.
 
-    Cases with an annotation are left as they are: its name has told already what belongs together.
+    Cases with an annotation are left as they are: its name says already what belongs together.
     """
     if in_channels < 2:
         return list(cases)
@@ -306,11 +306,11 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
 
 def _words(folder: Path, listing: Mapping[str, Any], key: str) -> str | None:
     """How all files of the dataset are to be read, where it says so."""
-    told = listing.get(key)
-    if told is None or isinstance(told, str):
-        return told
+    given = listing.get(key)
+    if given is None or isinstance(given, str):
+        return given
     raise InputError(
-        f"{folder / 'dataset.json'}: {key} is {told!r}, but a text is needed, as on the command line: "
+        f"{folder / 'dataset.json'}: {key} is {given!r}, but a text is needed, as on the command line: "
         '"spacing": "0.5,0.5,2um", "colours": "000000=0,ff0000=1".'
     )
 

@@ -37,7 +37,7 @@ _PATCH_INPUTS = (*_PATCH_OUTPUTS, "instances", "spacing", "label_voxels")
 class TrainingPatches(Dataset[dict[str, Any]]):
     """Random patches around annotated voxels; patch ``i`` is a function of the seed and ``i``.
 
-    So a run that was interrupted goes on with the very patches it would have seen, and neither the
+    So a run that was interrupted continues with the very patches it would have seen, and neither the
     number of workers nor their order matters. All volumes are verified, as ``volseg verify`` does, read
     and kept in memory when the dataset is made: bad input stops a run before it trains, with a table of
     all that is wrong. What was verified before and has not changed is not verified again.
@@ -243,17 +243,17 @@ def _about(case: Case) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # raised again below, whatever a transform threw
-        mendable = cause(error)
-        if str(case.image) in str(mendable or error):
+        fixable = cause(error)
+        if str(case.image) in str(fixable or error):
             raise
-        if mendable is None:
+        if fixable is None:
             raise RuntimeError(f"{case.image}: {type(error).__name__}: {error}") from error
-        kind = type(mendable) if isinstance(mendable, VolsegError) else VolsegError
-        raise kind(f"{case.image}: {mendable}") from error
+        kind = type(fixable) if isinstance(fixable, VolsegError) else VolsegError
+        raise kind(f"{case.image}: {fixable}") from error
 
 
 def _spatial_dims(transform: Any) -> int | None:
-    """The number of axes of the patches, if a part of the transform tells."""
+    """The number of axes of the patches, if a part of the transform says it."""
     parts = [transform, *getattr(transform, "transforms", ())]
     sizes = [part.patch_size for part in parts if hasattr(part, "patch_size")]
     return len(sizes[0]) if sizes else None

@@ -1,8 +1,8 @@
 """Patches drawn by worker processes, any of which may die: of memory, of shared memory, of a fault in C.
 
 torch's ``DataLoader`` ends a training then, with "worker exited unexpectedly". As patch ``i`` is a function
-of the seed and ``i``, a training can go on with fewer workers and the very same patches. Each worker has a
-pipe of its own, so that one that dies holds up nobody, and its end is noticed where its patch is waited for.
+of the seed and ``i``, a training can continue with fewer workers and the very same patches. Each worker has a
+pipe of its own, so that one that dies holds up no one, and its end is noticed where its patch is waited for.
 """
 
 import logging
@@ -107,7 +107,7 @@ class PatchLoader:
                 worker.end()
 
 
-class _Lost(Exception):  # noqa: N818 - nobody sees it
+class _Lost(Exception):  # noqa: N818 - no one sees it
     """A worker that will bring nothing more."""
 
     def __init__(self, what: str, patch: int, *, is_memory: bool) -> None:
@@ -172,7 +172,7 @@ class _Worker:
 
 
 def _work(loader: PatchLoader, number: int, pipe: Any, patch: Any, parent: int) -> None:
-    """What a worker does until nobody wants anything more."""
+    """What a worker does until no one wants anything more."""
     torch.set_num_threads(1)
     if loader.prepare is not None:
         loader.prepare(number)
@@ -197,12 +197,12 @@ def _drawn_or_failed(loader: PatchLoader, batch: Sequence[int], patch: Any) -> d
         patch.value = index
         try:
             items.append(loader.dataset[index])
-        except Exception as error:  # told to the process that waits: a transform may raise anything
-            mendable = cause(error)
-            if mendable is None:
+        except Exception as error:  # sent to the process that waits: a transform may raise anything
+            fixable = cause(error)
+            if fixable is None:
                 return _Failure(RuntimeError, f"{type(error).__name__} in a worker process: {error}")
-            kind = type(mendable) if isinstance(mendable, VolsegError) else VolsegError
-            return _Failure(kind, str(mendable))
+            kind = type(fixable) if isinstance(fixable, VolsegError) else VolsegError
+            return _Failure(kind, str(fixable))
     try:
         return _together(loader.dataset, items)
     except InputError as error:

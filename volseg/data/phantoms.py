@@ -99,7 +99,7 @@ def write_phantom(
         RefusedError: if something stands there already.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r} is no phantom. There are: {', '.join(KINDS)}.")
+        raise ValueError(f"kind = {kind!r} is not a phantom. There are: {', '.join(KINDS)}.")
     folder = Path(folder)
     if folder.exists():
         raise RefusedError(

@@ -70,7 +70,7 @@ def run_cells(
     before: Callable[[Cell], None] = lambda cell: None,
     after: Callable[[Cell, Result], None] = lambda cell, result: None,
 ) -> dict[str, Result]:
-    """Run the cells that are not finished, with the table written anew after each.
+    """Run the cells that are not finished, with the table written again after each.
 
     Args:
         report: writes table and plot of what there is.

@@ -1,4 +1,4 @@
-"""One cell: a bundle trained and scored in this process, as the command line would, or gone on with."""
+"""One cell: a bundle trained and scored in this process, as the command line would, or resumed."""
 
 import gc
 import json
@@ -66,7 +66,7 @@ class Result:
 
 
 def finished(folder: Path) -> Result | None:
-    """What lies in the folder of a finished cell; ``None`` if it has yet to be run, or to be gone on with."""
+    """What lies in the folder of a finished cell; ``None`` if it has yet to be run, or to be resumed."""
     state = _state(folder)
     if not state.get("finished"):
         return None
@@ -104,11 +104,11 @@ def run_cell(cell: Cell, folder: Path) -> Result:
             run_bundle("predicting", cell.files, {**settings, **on, **images})
         note(finished=True)
     except Exception as error:  # MONAI wraps what went wrong in errors of its own
-        mendable = cause(error)
-        if type(mendable) is not VolsegError:
+        fixable = cause(error)
+        if type(fixable) is not VolsegError:
             raise
-        logger.warning("%s failed: %s", cell.title, mendable)
-        note(finished=True, trouble=str(mendable))
+        logger.warning("%s failed: %s", cell.title, fixable)
+        note(finished=True, trouble=str(fixable))
     result = finished(folder)
     assert result is not None
     return result

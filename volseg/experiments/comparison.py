@@ -148,7 +148,7 @@ def write_variants(
     parts = [head, grid(cells, results, row)]
     unseen = any(result.kind("never annotated") for result in results.values())
     if unseen:
-        parts.append("\nOn the voxels that nobody annotated, from the dense truth:\n\n")
+        parts.append("\nOn the unlabelled voxels, from the dense truth:\n\n")
         parts.append(grid(cells, results, row, kind="never annotated"))
     parts.append(_failures(cells, results))
     rows = [[str(n + 1), *(figure(paper[c][n]) for c in columns)] for n in range(3)]
@@ -185,7 +185,7 @@ def write_budgets(folder: Path, cells: Sequence[Cell], results: Results, data: s
     )
     text += markdown(["slices", *columns], rows)
     if any(result.kind("never annotated") for result in results.values()):
-        text += "\nMean IoU on the voxels that nobody annotated, from the dense truth:\n\n"
+        text += "\nMean IoU on the unlabelled voxels, from the dense truth:\n\n"
         text += grid(cells, results, "slices", kind="never annotated", average=False)
     text += _failures(cells, results)
     text += f"\n{_PAPER}, Table 2:\n\n"

@@ -46,7 +46,7 @@ class Annotated:
 
     case: Case
     label: Labels
-    truth: Labels | None  # where nobody annotated, else unlabelled
+    truth: Labels | None  # where there is no annotation, else unlabelled
     volume: Volume  # the image's geometry, without its voxels
 
     @property
@@ -80,7 +80,7 @@ def read_annotated(cases: Sequence[Case], scheme: LabelScheme, in_channels: int)
     if scheme.unlabelled is None:
         raise InputError(
             "The bundle's labels have no value for unlabelled voxels, but slices are to be left out. "
-            "Set labels#unlabelled to a value that is no class."
+            "Set labels#unlabelled to a value that is not a class."
         )
     found = []
     for case in cases:

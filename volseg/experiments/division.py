@@ -1,6 +1,6 @@
 """Which annotated slices are trained on and which are tested on: arithmetic on label arrays.
 
-As in :mod:`volseg.annotation`, labels are class indices ``(*spatial)`` with 255 where nobody annotated,
+As in :mod:`volseg.annotation`, labels are class indices ``(*spatial)`` with 255 where it is unlabelled,
 and a choice of slices is a mapping from the axis, ``"x"``, ``"y"`` or ``"z"``, to indices.
 """
 
@@ -49,7 +49,7 @@ def divide_folds(cases: Mapping[str, Slices], folds: int) -> list[dict[str, dict
     """Every annotated slice in one of ``folds`` test subsets: per fold the slices of each case.
 
     The subsets are equally large, and each is spread evenly over each direction; slices that are
-    neighbours stay together, because one of them tells what the next looks like.
+    neighbours stay together, because one of them shows what the next looks like.
     """
     total = sum(count(slices) for slices in cases.values())
     if not 2 <= folds <= total:

@@ -1,4 +1,4 @@
-"""What the command ``volseg experiment`` can be told, beside the entries of the bundle."""
+"""What the command ``volseg experiment`` can be given, beside the entries of the bundle."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +138,7 @@ def _budgets(text: str) -> list[tuple[int, ...]]:
     try:
         return [tuple(int(n) for n in budget.split(",")) for budget in text.split()]
     except ValueError:
-        raise ValueError(f'--budgets "{text}" is no list such as "1,1,1 3,3,2".') from None
+        raise ValueError(f'--budgets "{text}" is not a list such as "1,1,1 3,3,2".') from None
 
 
 def _vary(texts: Sequence[str], typed: Callable[[str, str], Any]) -> dict[str, list[Any]]:

@@ -131,7 +131,7 @@ def ways(
 
 
 def way(key: str, title: str, files: tuple[Path, ...], settings: dict[str, Any]) -> Way:
-    """A way to train, with the size of its network; a patch that does not fit the network is told now."""
+    """A way to train, with the size of its network; a patch that does not fit the network is reported now."""
     bundle = read_bundle(files)
     check_overrides(bundle, settings)
     network, epochs, length = content_of(

@@ -24,7 +24,7 @@ class Budget:
 
     def __init__(self, iterations: int, max_minutes: float | None = None) -> None:
         if max_minutes is not None and not (math.isfinite(max_minutes) and max_minutes > 0):
-            raise ValueError(f"max_minutes = {max_minutes!r} is no time to train: give a number above 0.")
+            raise ValueError(f"max_minutes = {max_minutes!r} must be a number above 0.")
         self.iterations = iterations
         self.max_minutes = max_minutes
         self.earlier = 0.0
@@ -98,7 +98,7 @@ def advance(lr_scheduler: Any, budget: Budget, iteration: int) -> None:
 
 
 def stretch(lr_scheduler: Any, saved: Mapping[str, Any]) -> None:
-    """Restore a schedule; if this run is to be longer or shorter than that one was, it is laid out anew.
+    """Restore a schedule; if this run is to be longer or shorter than that one was, it is laid out again.
 
     torch would restore the old length, too, and have nothing left for the iterations beyond it.
     """

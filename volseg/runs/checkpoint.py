@@ -8,7 +8,7 @@ and what they were trained on; ``best.pt`` the same, of the best validation.
 
 Each carries the SHA-256 of its content, because neither the file format nor torch notices a flipped bit.
 
-Weights to hand on: what ``model.pt`` holds, in safetensors, which cannot hold code.
+Weights to share: what ``model.pt`` holds, in safetensors, which cannot hold code.
 """
 
 import contextlib
@@ -53,14 +53,14 @@ def export_weights(content: Mapping[str, Any], target: str | Path, *, overwrite:
     the scores of both as far as ``volseg evaluate`` has measured them; see :func:`batch_norm_of`.
 
     Returns:
-        the SHA-256 of the file, to be told by another way than the file.
+        the SHA-256 of the file, to be given by another way than the file.
     """
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"{target} does not end in .safetensors, by which programs know the format.")
-    told = {key: value for key, value in content.items() if key not in ("model", *_FROM_TRAINING)}
+    kept = {key: value for key, value in content.items() if key not in ("model", *_FROM_TRAINING)}
     if "statistics" in content:
-        told["statistics"] = "clean" if "clean" in content["statistics"] else "running"
-    notes = {key: json.dumps(value) for key, value in told.items()}
+        kept["statistics"] = "clean" if "clean" in content["statistics"] else "running"
+    notes = {key: json.dumps(value) for key, value in kept.items()}
     return write_weights(target, content["model"], notes, overwrite=overwrite)
 
 
@@ -166,7 +166,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of volseg: it holds no 'model'.")
     if not is_record(content.get("trained_on", {})):
         raise InputError(
-            f"{path}: its record of what was trained on was not written by volseg, so nobody can say what "
+            f"{path}: its record of what was trained on was not written by volseg, so no one can say what "
             "may be scored. Take the checkpoint of a training."
         )
     _require_dense(content, path)
@@ -187,7 +187,7 @@ def past_checkpoints(path: Path) -> list[Path]:
 
 
 def load_newest(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that can be read, and its content; damaged ones are told and passed over.
+    """The newest checkpoint that can be read, and its content; damaged ones are reported and passed over.
 
     Raises:
         InputError: if there is none.
@@ -202,7 +202,7 @@ def load_newest(path: Path) -> tuple[Path, dict[str, Any]]:
         if candidate != found[0] or candidate != path:
             logger.warning("Going on from %s instead, of iteration %s.", candidate, content.get("iteration"))
         return candidate, content
-    raise InputError(f"None of the {len(found)} checkpoint(s) in {path.parent} can be read: train anew.")
+    raise InputError(f"None of the {len(found)} checkpoint(s) in {path.parent} can be read: train again.")
 
 
 def load_weights(network: nn.Module, path: str | Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> N
         claim(folder, option, lock=lock)
         return
     _HELD[path] = handle
-    with suppress(OSError):  # on a full disk nobody is told the number
+    with suppress(OSError):  # on a full disk no one gets the number
         os.truncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
 

@@ -74,7 +74,7 @@ def _forget() -> list[logging.LogRecord]:
 
 
 def _listen(root: logging.Logger) -> None:
-    if root.level == logging.NOTSET:  # nobody set up logging, as in a notebook: the file gets it all the same
+    if root.level == logging.NOTSET:  # no one set up logging, as in a notebook: the file gets it all the same
         root.setLevel(logging.INFO)
 
 
@@ -82,7 +82,7 @@ def begin(seed: int) -> None:
     """Seed every generator, and let bad input end a bundle run with its message instead of a traceback.
 
     MONAI reports whatever goes wrong while it builds a component as "Failed to instantiate", forty
-    lines below the cause. Here the cause is what is shown, if it is one that a user can mend.
+    lines below the cause. Here the cause is what is shown, if it is one that a user can fix.
     What is said from now on is remembered, for the log of the run. Threads are as many as allowed.
     """
     set_determinism(seed)

@@ -1,4 +1,4 @@
-"""The tiles of a job worked off by Dask: by processes of this machine, or of many.
+"""The tiles of a job processed by Dask: by processes of this machine, or of many.
 
 Every worker opens the image and the unfinished outputs itself, on a file system that all of them share, and
 computes on its own device. Chunks of the output never cross tiles, so no two workers touch one file. The
@@ -48,7 +48,7 @@ def workers_of(address: str) -> int:
 def fill_by_cluster(
     job: Job, journal: Journal, address: str, tiles: Sequence[Tile], *, progress: bool = False
 ) -> None:
-    """Have the tiles that are left worked off.
+    """Have the tiles that are left processed.
 
     Args:
         address: of a Dask scheduler; ``"local"`` starts workers on this machine.

@@ -31,7 +31,7 @@ class Journal:
 
     Args:
         target: the name of the output when it is complete.
-        work: what identifies the work; another text, and everything starts anew.
+        work: what identifies the work; another text, and everything starts again.
     """
 
     def __init__(self, target: Path, work: str) -> None:
@@ -62,12 +62,12 @@ class Journal:
             head = {}
         if head.get("work") == self.work and there():
             self.plan = head["plan"]
-            # What a kill cut off is no whole line, and the next one begins anew.
+            # What a kill cut off is not a whole line, and the next one begins again.
             self.done = {int(found[1]) for line in lines if (found := _LINE.fullmatch(line))}
             return
         if head:
             logger.warning(
-                "%s was begun with another image, network or setting: it starts anew.", self.target
+                "%s was begun with another image, network or setting: it starts again.", self.target
             )
         self.plan = plan()
         assert self._handle is not None

@@ -97,7 +97,7 @@ def predict_streamed(
 ) -> None:
     """Segment a file into others, block by block, as far as its format allows.
 
-    If unfinished outputs of the same image, network and settings are there, the run goes on with them.
+    If unfinished outputs of the same image, network and settings are there, the run continues with them.
     Nothing stands under a final name before it is complete. Processes that ``torchrun`` started share the
     tiles.
 

@@ -66,7 +66,7 @@ class Blocks:
 
 
 def require_unchanged(source: BlockVolume, stamp: str) -> None:
-    """Refuse to go on with an image that somebody has written to: the result would be a mixture.
+    """Refuse to continue with an image that somebody has written to: the result would be a mixture.
 
     Raises:
         InputError: if its stamp is another.
@@ -74,7 +74,7 @@ def require_unchanged(source: BlockVolume, stamp: str) -> None:
     if source.stamp != stamp:
         raise InputError(
             f"{source.path} was changed, replaced or removed while it was being segmented, so no result is "
-            "written. Let nobody write to it meanwhile, and give the command again."
+            "written. Let nothing write to it meanwhile, and give the command again."
         )
 
 

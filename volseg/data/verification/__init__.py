@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a data set, told at once and before anything is trained on it."""
+"""Everything that can be wrong with a data set, reported at once and before anything is trained on it."""
 
 from volseg.data.verification.cases import listening
 from volseg.data.verification.dataset import default_cache, require_sound, verify

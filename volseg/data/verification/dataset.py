@@ -121,8 +121,8 @@ def _check(
         found += findings
     if keep is not None:
         _forget(keep)
-    told = {"channels": expected.in_channels, "spatial_dims": expected.spatial_dims, "unit": None}
-    unsaid = [key for key, value in told.items() if value is None]
+    stated = {"channels": expected.in_channels, "spatial_dims": expected.spatial_dims, "unit": None}
+    unsaid = [key for key, value in stated.items() if value is None]
     facts = [facts for _, facts, _ in results]
     found += _compare(cases, facts, [key for _, _, key in results], unsaid)
     if together and not any(one.level == "error" for one in found):
@@ -144,7 +144,7 @@ def _never_painted(
             "warning",
             where,
             f"it and all other labels hold {found.pop()} only",
-            "With nothing to tell it from, nothing can be learnt: paint the other classes, too.",
+            "With nothing beside it, nothing can be learnt: paint the other classes, too.",
         )
     for name, value in zip(labels.names, labels.values, strict=True) if labels else ():
         if value not in found:
@@ -157,7 +157,7 @@ def _never_painted(
 
 
 def _forget(cache: Path) -> None:
-    """Remove what nobody asked for in a long time."""
+    """Remove what no one asked for in a long time."""
     with suppress(OSError):  # somebody else may be doing the same
         for place in cache.glob("*.json"):
             if place.stat().st_mtime < time.time() - _KEPT:
@@ -205,14 +205,14 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     image = "".join(hashes[str(path)] for path in case.images)
     if cache is None or not all(hashes.values()):
         return *check_case(case, expected), image
-    told = json.dumps([RULES, hashes, repr(expected), repr(case.held_out), case.spacing, case.colours])
-    place = cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made anew
+    stated = json.dumps([RULES, hashes, repr(expected), repr(case.held_out), case.spacing, case.colours])
+    place = cache / f"{hashlib.sha256(stated.encode()).hexdigest()}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made again
         kept = read_json(place, constant=float)
         os.utime(place)  # still of use
         return [Finding(*one) for one in kept["findings"]], kept["facts"], image
     findings, facts = check_case(case, expected)
-    if {str(path): sha256(path) for path in files_of(case)} == hashes:  # nobody wrote meanwhile
+    if {str(path): sha256(path) for path in files_of(case)} == hashes:  # no one wrote meanwhile
         with suppress(OSError, ValueError):  # a cache that cannot be written is none
             cache.mkdir(parents=True, exist_ok=True)
             with atomic_write(place, overwrite=True) as temporary:

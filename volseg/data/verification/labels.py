@@ -77,7 +77,7 @@ def _unsaid(array: Array, file: str) -> Iterator[Finding]:
 
 
 def _left_open(array: Array, image: Volume, labels: LabelScheme | None, file: str) -> Iterator[Finding]:
-    """0 is a class, or nobody said what it is, and it looks as if it were what nobody painted."""
+    """0 is a class, or it was not said what it is, and it looks as if it meant unlabelled."""
     values = labels.values if labels else (0,)
     if 0 not in values or (labels and labels.unlabelled is not None and np.any(array == labels.unlabelled)):
         return
@@ -86,7 +86,7 @@ def _left_open(array: Array, image: Volume, labels: LabelScheme | None, file: st
     paint = understand_paint(array, classes=labels.values if labels else None)
     named = f" {labels.names[values.index(0)]!r}" if labels else ""
     todo = (
-        f"If so, 0{named} would be learnt where nobody painted. Give what is unlabelled a value of its own, "
+        f"If so, 0{named} would be learnt from voxels without paint. Give these a value of their own, "
         'such as 255, and the bundle\'s labels "unlabelled": 255; or segment this one with volseg densify.'
     )
     slices = [(axis, index) for axis, found in enumerate(paint.slices) for index in found]
