@@ -296,3 +296,13 @@ def test_paint_without_slices_says_nothing(scene):
     _, truth = scene
     found = prior_at(PlacePrior((), (1.0,) * truth.ndim, 2), everywhere(truth.shape))
     assert found.std(0).max() == 0
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_asking_members_leaves_their_mode(mode):
+    seen = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    found = Members.new(seen, slice(2, 3), 2, blind=(False, True), seed=0)
+    for network in found.networks:
+        network.train(mode)
+    found(seen.clone())
+    assert {part.training for network in found.networks for part in network.modules()} == {mode}

@@ -1,6 +1,9 @@
 """Two runs are not in one folder at once, whatever they do there."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -12,7 +15,7 @@ from volseg.errors import RefusedError
 from volseg.experiments.campaign import open_campaign
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
-from volseg.runs.claim import claim, release
+from volseg.runs.claim import claim, release, take_lock
 
 
 def _hold(folder, lock, held):
@@ -82,3 +85,22 @@ def test_two_that_make_one_phantom(tmp_path, monkeypatch):
     with pytest.raises(RefusedError, match="was made by another process meanwhile; it stays"):
         phantoms.write_phantom(tmp_path / "cells", "cells", sizes=[(24, 24)])
     assert [path.name for path in tmp_path.rglob("*")] == ["cells", "first"]
+
+
+def test_a_file_is_locked_once_and_free_when_it_is_closed(tmp_path):
+    first, second = (os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert take_lock(first)
+    assert not take_lock(second)
+    os.close(first)
+    assert take_lock(second)
+    os.close(second)
+
+
+def test_where_locks_are_unknown_a_file_counts_as_free(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    handle = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+    assert take_lock(handle)
+    os.close(handle)

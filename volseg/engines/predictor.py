@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from volseg.data import Case, WholeVolumes, output_of
@@ -68,112 +70,143 @@ def predictor(
         [path if wanted else None for path, wanted in zip(output_of(case, folder), kinds, strict=True)]
         for case in dataset.data
     ]
+    work = _Prediction(
+        folder, dataset, network, inferer, Path(checkpoint), kinds, outputs, blockwise, cluster, overwrite
+    )
+    numbers = range(len(dataset))
+    engine = engine_for(device, _Numbers(len(dataset)), network, inferer, work.update, "segmenting", numbers)
+    engine.add_event_handler(Events.STARTED, work.start)
+    engine.add_event_handler(Events.COMPLETED, work.finish)
+    for handler in val_handlers:
+        handler.attach(engine)
+    return engine
 
-    books: list[Batch] = []
 
-    def update(engine: Any, batch: Sequence[int]) -> dict[str, Any]:
+@dataclass
+class _Prediction:
+    """The images, their results and the journal of both.
+
+    Attributes:
+        kinds: which of classes, probabilities and spread are wanted.
+        outputs: for each case the file of each kind, ``None`` where it is not wanted.
+    """
+
+    folder: Path
+    dataset: WholeVolumes
+    network: nn.Module
+    inferer: Inferer
+    checkpoint: Path
+    kinds: Sequence[bool]
+    outputs: Sequence[Sequence[Path | None]]
+    blockwise: bool | None
+    cluster: str | None
+    overwrite: bool
+    book: Batch = field(init=False)
+
+    def start(self, _: Engine) -> None:
+        """The weights are loaded, and the results taken for this run, before another process writes."""
+        load_weights(self.network, self.checkpoint)
+        self.book = processes.from_first(self._open_book)
+
+    def update(self, engine: Any, batch: Sequence[int]) -> dict[str, Any]:
+        """Segment one image."""
         try:
-            work_on(engine, batch[0], books[-1])
+            self._segment(engine, batch[0])
         except BaseException:
-            books[-1].close(complete=False)
-            if len(dataset) > 1:
+            self.book.close(complete=False)
+            if len(self.dataset) > 1:
                 logger.warning("The same command goes on with the images that are left.")
             raise
         return {}
 
-    def work_on(engine: Any, number: int, book: Batch) -> None:
-        case, paths = dataset.data[number], outputs[number]
-        ours = number % processes.count() == processes.rank()
+    def finish(self, _: Engine) -> None:
+        """Every image is segmented."""
+        processes.wait()
+        if processes.rank() == 0:
+            self.book.close(complete=True)
+
+    def _open_book(self) -> Batch:
+        settings = [
+            weights_hash(self.network), self.kinds, self.blockwise, self.cluster,
+            *map(described, (self.inferer, self.dataset.labels, self.dataset.preprocessing)),
+        ]  # fmt: skip
+        works = [fingerprint(case, settings) for case in self.dataset.data]
+        book = Batch(self.folder, works, [[path for path in paths if path] for paths in self.outputs])
+        book.open()
+        try:
+            for number, (case, paths) in enumerate(zip(self.dataset.data, self.outputs, strict=True)):
+                for path in paths:
+                    if path is not None and number not in book.finished:
+                        new_file(path, overwrite=self.overwrite or number in book.begun, source=case.image)
+        except RefusedError:
+            book.close(complete=False)
+            raise
+        book.start()
+        return book
+
+    def _segment(self, engine: Any, number: int) -> None:
+        book, case, paths = self.book, self.dataset.data[number], self.outputs[number]
+        may_replace = self.overwrite or number in book.begun
         if number in book.finished:
             if processes.rank() == 0:
                 logger.info("%s is finished already: passed over.", paths[0])
-        elif _in_blocks(case, paths):
+        elif self._is_streamed(case, paths):
             if processes.rank() == 0:
                 book.begin(number)
             predict_streamed(
-                case.images, paths[0], network=engine.network, inferer=engine.inferer, labels=dataset.labels,
-                preprocessing=dataset.preprocessing, probabilities=paths[1], spread=paths[2],
-                overwrite=overwrite or number in book.begun, cluster=cluster,
+                case.images, paths[0], network=engine.network, inferer=engine.inferer,
+                labels=self.dataset.labels, preprocessing=self.dataset.preprocessing, probabilities=paths[1],
+                spread=paths[2], overwrite=may_replace, cluster=self.cluster,
             )  # fmt: skip
             if processes.rank() == 0:
                 book.finish(number)
-        elif ours:
+        elif number % processes.count() == processes.rank():
             book.begin(number)
-            in_memory(engine, number, overwrite or number in book.begun)
+            self._in_memory(engine, number, may_replace)
             book.finish(number)
 
-    def _in_blocks(case: Case, paths: Sequence[Path | None]) -> bool:
-        if blockwise is False or (not blockwise and cluster is None and voxels_of(case.image) < _LARGE):
+    def _is_streamed(self, case: Case, paths: Sequence[Path | None]) -> bool:
+        """Whether an image is segmented block by block."""
+        small = not self.blockwise and self.cluster is None
+        if self.blockwise is False or (small and voxels_of(case.image) < _LARGE):
             return False
-        problem = why_not_streamed(
-            network, inferer, dataset.preprocessing, [path for path in paths if path is not None]
-        )
+        files = [path for path in paths if path is not None]
+        problem = why_not_streamed(self.network, self.inferer, self.dataset.preprocessing, files)
         if problem is not None:
             logger.info("%s is segmented as a whole, in memory: %s", case.image, problem)
         return problem is None
 
-    def in_memory(engine: Any, number: int, may_replace: bool) -> None:
-        images, (path, named, spread_path) = dataset.data[number].images, outputs[number]
+    def _in_memory(self, engine: Any, number: int, may_replace: bool) -> None:
+        images, path = self.dataset.data[number].images, self.outputs[number][0]
         assert path is not None
         lock = f".{path.name}.lock"
-        claim(folder, lock=lock)  # two commands may have some images in common
+        claim(self.folder, lock=lock)  # two commands may have some images in common
         try:
             before = [stamp(image) for image in images]
-            item = dataset[number]
-            logits, spread = segment(item["image"], engine.network, engine.inferer, engine.state.device)
-            classes = dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
+            item = self.dataset[number]
+            found = segment(item["image"], engine.network, engine.inferer, engine.state.device)
+            files = self._files(number, *found)
             if [stamp(image) for image in images] != before:
                 raise InputError(
                     f"{images[0]} was changed, replaced or removed while it was being segmented, so no "
                     "result is written. Let nobody write to it meanwhile, and give the command again."
                 )
-            files: list[tuple[Path, Any]] = [(path, classes)]
-            if spread_path is not None and spread is not None:
-                files.append((spread_path, spread.cpu().numpy()))
-            if named is not None:
-                files.append((named, logits.softmax(0).cpu().numpy().astype(np.float32)))
             _write_together(files, item["volume"], overwrite=may_replace)
         finally:
-            release(folder, lock=lock)
+            release(self.folder, lock=lock)
         logger.info("Segmented %s.", path)
 
-    numbers = range(len(dataset))
-    engine = engine_for(device, _Numbers(len(dataset)), network, inferer, update, "segmenting", numbers)
-
-    @engine.on(Events.STARTED)
-    def start(_: Engine) -> None:
-        load_weights(network, checkpoint)
-
-        def open_book() -> Batch:
-            settings = [
-                weights_hash(network), kinds, blockwise, cluster,
-                *map(described, (inferer, dataset.labels, dataset.preprocessing)),
-            ]  # fmt: skip
-            works = [fingerprint(case, settings) for case in dataset.data]
-            book = Batch(folder, works, [[path for path in paths if path] for paths in outputs])
-            book.open()
-            try:
-                for number, (case, paths) in enumerate(zip(dataset.data, outputs, strict=True)):
-                    for path in paths:
-                        if path is not None and number not in book.finished:
-                            new_file(path, overwrite=overwrite or number in book.begun, source=case.image)
-            except RefusedError:
-                book.close(complete=False)
-                raise
-            book.start()
-            return book
-
-        books[:] = [processes.from_first(open_book)]  # before the others begin to write
-
-    @engine.on(Events.COMPLETED)
-    def finish(_: Engine) -> None:
-        processes.wait()
-        if processes.rank() == 0:
-            books[-1].close(complete=True)
-
-    for handler in val_handlers:
-        handler.attach(engine)
-    return engine
+    def _files(self, number: int, logits: Tensor, spread: Tensor | None) -> list[tuple[Path, NDArray[Any]]]:
+        """What goes into which file, the classes first."""
+        path, named, spread_path = self.outputs[number]
+        assert path is not None
+        classes = self.dataset.labels.decode(logits.argmax(0).to(torch.uint8).cpu().numpy())
+        files: list[tuple[Path, NDArray[Any]]] = [(path, classes)]
+        if spread_path is not None and spread is not None:
+            files.append((spread_path, spread.cpu().numpy()))
+        if named is not None:
+            files.append((named, logits.softmax(0).cpu().numpy().astype(np.float32)))
+        return files
 
 
 def _write_together(files: Sequence[tuple[Path, Any]], like: Volume, *, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ Every other one does not see the *prior* (:mod:`volseg.pixelwise.place`): where 
 class, place and shape mislead, and the other way round. Their mean is better than either kind.
 """
 
+import copy
 import itertools
 import math
 import time
@@ -192,9 +193,9 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 
 def _folded(network: nn.Sequential) -> nn.Sequential:
-    """The same function for segmenting, normalisation folded into the linear layers."""
+    """A copy for segmenting, normalisation folded into the linear layers."""
     layers: list[nn.Module] = []
-    for layer in network.eval():
+    for layer in copy.deepcopy(network).eval():
         before = layers[-1] if layers else None
         if isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
             layers[-1] = fuse_linear_bn_eval(before, layer)
@@ -204,10 +205,7 @@ def _folded(network: nn.Sequential) -> nn.Sequential:
 
 
 def _loss(members: Members, sample: LabelledVoxels) -> float:
-    found = members(sample.seen.clone())
-    for network in members.networks:
-        network.train()
-    return float(F.cross_entropy(found, sample.classes))
+    return float(F.cross_entropy(members(sample.seen.clone()), sample.classes))
 
 
 def _network(widths: list[int]) -> nn.Sequential:

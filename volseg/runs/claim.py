@@ -6,7 +6,7 @@ from pathlib import Path
 
 from volseg.errors import RefusedError, ResourceError
 
-__all__ = ["claim", "release"]
+__all__ = ["claim", "release", "take_lock"]
 
 try:
     import fcntl
@@ -38,17 +38,12 @@ def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> N
         raise ResourceError(
             f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to ({option})."
         ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not take_lock(handle):
         holder = os.pread(handle, 20, 0).decode(errors="replace")
         os.close(handle)
         raise RefusedError(
             f"{folder} is in use by another run (process {holder}). Wait for it, or choose another {option}."
-        ) from None
-    except OSError:  # a file system that knows no locks
-        os.close(handle)
-        return
+        )
     if not _is_there(handle, path):  # the other run has just ended, and taken its file along
         os.close(handle)
         claim(folder, option, lock=lock)
@@ -66,6 +61,21 @@ def release(folder: Path, *, lock: str = _LOCK) -> None:
     if handle is not None:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def take_lock(handle: int) -> bool:
+    """Lock an open file for this process, until it is closed; whether no other process has it.
+
+    Where the system or the file system knows no locks, the file counts as free.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that knows no locks
+        pass
+    return True
 
 
 def _is_there(handle: int, path: Path) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import RefusedError, ResourceError
+from volseg.runs.claim import take_lock
 
 __all__ = ["Journal"]
 
@@ -118,14 +119,7 @@ class Journal:
         os.fsync(self._handle)
 
     def _lock(self) -> None:
-        with contextlib.suppress(ImportError):  # Windows has no fcntl
-            import fcntl
-
-            assert self._handle is not None
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self.close()
-                raise RefusedError(
-                    f"another process is writing {self.target}. Let it finish first."
-                ) from error
+        assert self._handle is not None
+        if not take_lock(self._handle):
+            self.close()
+            raise RefusedError(f"another process is writing {self.target}. Let it finish first.")
