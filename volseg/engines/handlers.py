@@ -1,14 +1,16 @@
-"""What is attached to a training: progress bar, scalars and pictures, a stop that saves first."""
+"""What is attached to a training: progress bar, scalars and pictures, a stop that saves first.
+
+MONAI's ``StatsHandler`` and TensorBoard handlers log a value at every iteration; here steps that were skipped
+do not count, on a GPU losses are known some steps later, and ``progress.csv`` is there without TensorBoard.
+"""
 
 import csv
 import logging
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -17,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from volseg.runs import processes
 from volseg.runs.budget import Budget
+from volseg.runs.stopping import Stopping
 
 __all__ = ["Announcement", "ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
 
@@ -186,45 +189,19 @@ class StopOnSignal:
     def __init__(self, save: Callable[[Engine], None], *, every: int = 1) -> None:
         self.save = save
         self.every = every
-        self.stop = False
-        self._before: dict[int, Any] = {}
+        self.stopping = Stopping(patient=True)
 
     def attach(self, engine: Engine) -> None:
         """Guard an engine while it runs."""
-        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.STARTED, lambda _: self.stopping.listen())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
         for event in (Events.COMPLETED, Events.EXCEPTION_RAISED):
-            engine.add_event_handler(event, self._restore)
-
-    def _listen(self, _: Engine) -> None:
-        for number in self._numbers():
-            try:
-                self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: signals are somebody else's business
-                return
-
-    @staticmethod
-    def _numbers() -> list[int]:
-        """Ctrl-C, SIGTERM, and a terminal that is closed unless somebody wants that ignored (nohup)."""
-        closed = [getattr(signal, "SIGHUP")] if hasattr(signal, "SIGHUP") else []  # noqa: B009 - not on Windows
-        heard = [number for number in closed if signal.getsignal(number) is not signal.SIG_IGN]
-        return [signal.SIGINT, signal.SIGTERM, *heard]
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.stop:
-            raise KeyboardInterrupt
-        self.stop = True
-        logger.warning("Stopping after this step; once more stops at once, without saving.")
+            engine.add_event_handler(event, lambda *_: self.stopping.close())
 
     def _check(self, engine: Any) -> None:
         asks = processes.count() == 1 or engine.state.iteration % self.every == 0
-        if not (asks and processes.any_of(self.stop, engine.state.device)):
+        if not (asks and processes.any_of(self.stopping.asked, engine.state.device)):
             return
         self.save(engine)
         logger.warning("Stopped at iteration %d; saved. Go on with --resume True.", engine.state.iteration)
         raise SystemExit(130)
-
-    def _restore(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()

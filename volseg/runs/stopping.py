@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training that runs ends after its step and is kept, anything else ends at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: a training ends after its step and is kept, all else ends at once."""
 
 import contextlib
 import logging
@@ -13,22 +13,34 @@ logger = logging.getLogger(__name__)
 
 
 class Stopping:
-    """Listens while the block lasts; ``asked`` is what a training looks at."""
+    """Listens while the block lasts; ``asked`` is what a training looks at.
 
-    def __init__(self) -> None:
+    Args:
+        patient: whether the first signal is only noted, from the beginning; see :meth:`patient`.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.asked = False
-        self._patient = False
+        self._patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def listen(self) -> None:
+        """From now on signals come here."""
+        for number in _numbers():
             try:
                 self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread: signals are somebody else's business
                 break
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Signals go where they went before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -49,3 +61,10 @@ class Stopping:
         logger.warning(
             "Stopping after this step; once more stops at once, without saving what was learnt in it."
         )
+
+
+def _numbers() -> list[int]:
+    """Ctrl-C, SIGTERM, and a terminal that is closed unless somebody wants that ignored (nohup)."""
+    closed = [getattr(signal, "SIGHUP")] if hasattr(signal, "SIGHUP") else []  # noqa: B009 - not on Windows
+    heard = [number for number in closed if signal.getsignal(number) is not signal.SIG_IGN]
+    return [signal.SIGINT, signal.SIGTERM, *heard]
