@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -74,103 +75,138 @@ def evaluator(
         val_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
     """
     folder = None if output_dir is None else Path(output_dir)
-    scores = Scores(dataset.labels, tolerance=tolerance)
     plain = _without_image(inferer) if folder is not None and statistics_of(network) else None
-    plain_scores = Scores(dataset.labels)
-    content: dict[str, Any] = {}
-    pages: dict[str, Report] = {}
-
-    def score(engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        item = batch[0]
-        record = getattr(engine.state, "trained_on", None) if checkpoint is None else content["trained_on"]
-        train, held, learnt = _split(item, record)
-        truth = item.get("truth")
-        if truth is None and not bool((held != IGNORE_INDEX).any()):
-            return {}  # all of it was trained on
-        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0].cpu()
-        prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
-        scores.add(item["name"], "held out", prediction, held)
-        if plain is not None:
-            other = segment(item["image"], engine.network, plain, engine.state.device)[0].cpu()
-            plain_scores.add(item["name"], "held out", other.argmax(0, keepdim=True).to(torch.uint8), held)
-        for measure in measures:
-            measure.add(item["name"], logits.softmax(0), held[0], item.get("instances"), dataset.labels)
-        if truth is not None:
-            untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX) & ~learnt
-            scores.add(item["name"], "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
-        if not engine.state.pictures:
-            annotation = torch.where(held == IGNORE_INDEX, train, held)
-            picture = panel(item["image"], annotation, prediction, truth, len(dataset.labels))
-            engine.state.pictures[item["name"]] = picture
-        if folder is not None and len(pages) < _KEPT:
-            annotation = torch.where(held == IGNORE_INDEX, train, held)
-            pages[item["name"]] = page_of(item, logits, annotation, dataset)
-        return {}
-
-    def page(engine: Any, name: str) -> Report:
-        """That of a case; where there are many, it is segmented once more."""
-        if name in pages:
-            return pages[name]
-        item = dataset[[case.name for case in dataset.data].index(name)]
-        record = getattr(engine.state, "trained_on", None) if checkpoint is None else content["trained_on"]
-        train, held, _ = _split(item, record)
-        logits = segment(item["image"], engine.network, engine.inferer, engine.state.device)[0].cpu()
-        return page_of(item, logits, torch.where(held == IGNORE_INDEX, train, held), dataset)
-
+    scores = Scores(dataset.labels, tolerance=tolerance)
+    work = _Evaluation(dataset, network, inferer, plain, checkpoint, folder, measures, overwrite, scores)
     # Of several processes each scores a part of the volumes, as far as parts can be put together.
     part = range(len(dataset)) if measures else processes.share(len(dataset))
     leave = None if folder is None else partial(release, folder, lock=_LOCK)
-    engine = engine_for(device, dataset, network, inferer, score, "evaluating", part, leave)
+    engine = engine_for(device, dataset, network, inferer, work.score, "evaluating", part, leave)
+    engine.add_event_handler(Events.STARTED, work.start)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, work.finish)
+    for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
+        handler.attach(engine)
+    return engine
 
-    @engine.on(Events.STARTED)
-    def start(engine: Engine) -> None:
-        if folder is not None:
+
+@dataclass
+class _Evaluation:
+    """The scores of some volumes, and the files that say them.
+
+    Attributes:
+        plain: the inferer with batch norm in evaluation mode, to compare with; ``None`` where it is that.
+    """
+
+    dataset: WholeVolumes
+    network: nn.Module
+    inferer: Inferer
+    plain: Inferer | None
+    checkpoint: str | Path | None
+    folder: Path | None
+    measures: Sequence[Measure]
+    overwrite: bool
+    scores: Scores
+
+    def __post_init__(self) -> None:
+        self.plain_scores = Scores(self.dataset.labels)
+        self.content: dict[str, Any] = {}  # of the checkpoint
+        self.pages: dict[str, Report] = {}
+
+    def start(self, engine: Engine) -> None:
+        """The weights are loaded, the folder is taken, and nothing is scored yet."""
+        if self.folder is not None:
             for name in FIGURES:
-                new_file(folder / name, overwrite=overwrite)
-        if checkpoint is not None:
-            content.update({"trained_on": {}} | load_weights(network, checkpoint))
-        if folder is not None and processes.rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            claim(folder, lock=_LOCK)
+                new_file(self.folder / name, overwrite=self.overwrite)
+        if self.checkpoint is not None:
+            self.content.update({"trained_on": {}} | load_weights(self.network, self.checkpoint))
+        if self.folder is not None and processes.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            claim(self.folder, lock=_LOCK)
         engine.state.pictures = {}
-        pages.clear()
-        scores.clear()
-        plain_scores.clear()
-        for measure in measures:
+        self.pages.clear()
+        self.scores.clear()
+        self.plain_scores.clear()
+        for measure in self.measures:
             measure.clear()
 
-    @engine.on(Events.EPOCH_COMPLETED)
-    def finish(engine: Engine) -> None:
-        parts = processes.gather((scores.matrices, scores.tolerant, plain_scores.matrices))
+    def score(self, engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Segment a volume and score it."""
+        item = batch[0]
+        name, truth = item["name"], item.get("truth")
+        train, held, learnt = self._split(engine, item)
+        if truth is None and not bool((held != IGNORE_INDEX).any()):
+            return {}  # all of it was trained on
+        logits = _logits(engine, item, engine.inferer)
+        prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
+        self.scores.add(name, "held out", prediction, held)
+        if self.plain is not None:
+            other = _logits(engine, item, self.plain)
+            self.plain_scores.add(name, "held out", other.argmax(0, keepdim=True).to(torch.uint8), held)
+        for measure in self.measures:
+            measure.add(name, logits.softmax(0), held[0], item.get("instances"), self.dataset.labels)
+        if truth is not None:
+            untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX) & ~learnt
+            self.scores.add(name, "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
+        annotation = torch.where(held == IGNORE_INDEX, train, held)
+        if not engine.state.pictures:
+            picture = panel(item["image"], annotation, prediction, truth, len(self.dataset.labels))
+            engine.state.pictures[name] = picture
+        if self.folder is not None and len(self.pages) < _KEPT:
+            self.pages[name] = page_of(item, logits, annotation, self.dataset)
+        return {}
+
+    def finish(self, engine: Engine) -> None:
+        """All volumes are scored: put together what each process has, say it and write it."""
+        parts = processes.gather((self.scores.matrices, self.scores.tolerant, self.plain_scores.matrices))
         for matrices, tolerant, without_image in parts:
-            scores.merge(matrices, tolerant)
-            plain_scores.merge(without_image, {})
-        engine.state.metrics = scores.summary()
-        reports = [measure.report() for measure in measures]
-        tables = [measure.table(found) for measure, found in zip(measures, reports, strict=True)]
-        for line in chain(scores.table(), *tables):
+            self.scores.merge(matrices, tolerant)
+            self.plain_scores.merge(without_image, {})
+        engine.state.metrics = self.scores.summary()
+        reports = [measure.report() for measure in self.measures]
+        tables = [measure.table(found) for measure, found in zip(self.measures, reports, strict=True)]
+        for line in chain(self.scores.table(), *tables):
             logger.info(line)
-        if not scores.matrices:
+        if not self.scores.matrices:
             logger.warning(
                 "Nothing was scored: every annotated voxel was trained on. Set held_out before training, or "
                 "evaluate on other cases."
             )
-        if folder is not None and processes.rank() == 0:
-            report: dict[str, Any] = {"checkpoint": str(checkpoint), "iteration": content.get("iteration")}
-            if plain is not None and plain_scores.matrices:
-                report["batch_norm"] = _compared(inferer, engine.state.metrics, plain_scores.summary())
-            for found in (*reports, scores.report()):
-                report |= found
-            _write_metrics(folder, report, list(scores.rows()))
-            weights = f"{checkpoint}, iteration {content.get('iteration')}"
-            told = library_versions()
-            write_pages(folder, scores, partial(page, engine), checkpoint=weights, versions=told)
-            release(folder, lock=_LOCK)
-            logger.info("Figures, a picture and report.html to look around in are in %s.", folder)
+        if self.folder is not None and processes.rank() == 0:
+            self._write(engine, self.folder, reports)
 
-    for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
-        handler.attach(engine)
-    return engine
+    def _write(self, engine: Engine, folder: Path, reports: Sequence[Mapping[str, Any]]) -> None:
+        iteration = self.content.get("iteration")
+        report: dict[str, Any] = {"checkpoint": str(self.checkpoint), "iteration": iteration}
+        if self.plain is not None and self.plain_scores.matrices:
+            summary = self.plain_scores.summary()
+            report["batch_norm"] = _compared(self.inferer, engine.state.metrics, summary)
+        for found in (*reports, self.scores.report()):
+            report |= found
+        _write_metrics(folder, report, list(self.scores.rows()))
+        weights = f"{self.checkpoint}, iteration {iteration}"
+        page = partial(self._page, engine)
+        write_pages(folder, self.scores, page, checkpoint=weights, versions=library_versions())
+        release(folder, lock=_LOCK)
+        logger.info("Figures, a picture and report.html to look around in are in %s.", folder)
+
+    def _page(self, engine: Any, name: str) -> Report:
+        """That of a case; where there are many, it is segmented once more."""
+        if name in self.pages:
+            return self.pages[name]
+        item = self.dataset[[case.name for case in self.dataset.data].index(name)]
+        train, held, _ = self._split(engine, item)
+        annotation = torch.where(held == IGNORE_INDEX, train, held)
+        return page_of(item, _logits(engine, item, engine.inferer), annotation, self.dataset)
+
+    def _split(self, engine: Any, item: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """By the checkpoint's record, or that of the trainer which asks for a validation."""
+        if self.checkpoint is None:
+            return _split(item, getattr(engine.state, "trained_on", None))
+        return _split(item, self.content["trained_on"])
+
+
+def _logits(engine: Any, item: Mapping[str, Any], inferer: Inferer) -> Tensor:
+    return segment(item["image"], engine.network, inferer, engine.state.device)[0].cpu()
 
 
 def _without_image(inferer: Inferer) -> Inferer | None:
