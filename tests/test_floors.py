@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "user"),
-    ("compiled", "geometry", "installation", "labels", "greyvalues", "machine"),
+    ("compiled", "geometry", "installation", "labels", "learning", "greyvalues", "machine"),
     (
         "annotation",
         "bspline",
@@ -32,7 +32,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bundle", "data", "report", "runs"),
     ("streaming",),
     ("engines",),
+    ("learners",),
     ("densification", "experiments"),
+    ("models",),
     ("cli", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -47,12 +49,15 @@ LIBRARIES: tuple[set[str], ...] = (
     set(),
     set(),
     set(),
+    set(),
+    set(),
     {"fire"},
 )
 # Rooms that may use more than their floor does.
 EXTRA = {
     "compiled": {"numba"},
     "greyvalues": {"torch"},
+    "learning": {"torch"},
     "machine": {"torch"},
     "bspline": {"llvmlite"},
     "densification": {"skimage", "itk"},

@@ -15,7 +15,7 @@ from volseg.errors import InputError
 from volseg.io import write_volume
 from volseg.io.blocks import open_blocks
 from volseg.labels import LabelScheme
-from volseg.pixelwise.model import Task
+from volseg.pixelwise import Task, bank_of
 from volseg.report.embedding import contrast, grey
 from volseg.streaming import source as streaming
 
@@ -164,7 +164,7 @@ def test_nothing_is_said_of_ordinary_values(image):
 
 
 def test_the_learner_sees_the_same_of_an_image_in_small_units(image):
-    banks = [Task(each, (1.0,) * (image.ndim - 1), 2).bank for each in (image, image * np.float32(1e-8))]
+    banks = [bank_of(Task(each, (1.0,) * (image.ndim - 1), 2)) for each in (image, image * np.float32(1e-8))]
     for plain, small in zip(banks[0].maps, banks[1].maps, strict=True):
         torch.testing.assert_close(plain, small, atol=2e-3, rtol=2e-3)
 

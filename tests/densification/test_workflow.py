@@ -22,7 +22,8 @@ from volseg.densification.nearness import measure_nearness
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise.model import Task
+from volseg.learners import LEARNERS
+from volseg.pixelwise import PixelwiseLearner
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SIZE = (24, 20, 16)
@@ -59,13 +60,28 @@ class Brightness:
         return cls(state["model"]["means"], SimpleNamespace(**state["curve"]))
 
 
-def brightness(task, labels, *, seconds, slices, start=None, held_out=None, progress=None, should_stop=None):
-    """Stands in for :func:`volseg.pixelwise.model.learn`."""
+def brightness(
+    task, labels, *, seconds, slices=None, start=None, held_out=None, progress=None, should_stop=None
+):
+    """Stands in for :func:`volseg.pixelwise.learn`."""
     image = task.image.mean(0)
     known = [np.mean(image[labels == c]) if (labels == c).any() else 1e6 for c in range(task.classes)]
     progress(1.0, "learning")
     curve = {"iterations": [1.0], "loss": [1.0], "validation": [1.0] * (held_out is not None), "breaks": []}
     return Brightness(torch.tensor(known), SimpleNamespace(**curve))
+
+
+class QuickLearner(PixelwiseLearner):
+    """Stands in for the per-voxel learner."""
+
+    def prepare(self, task):
+        return 0.01
+
+    def learn(self, task, labels, **settings):
+        return brightness(task, labels, **settings)
+
+    def from_state(self, state):
+        return Brightness.from_state(state)
 
 
 def looks(task, image):
@@ -79,12 +95,8 @@ def looks(task, image):
 def at_once(monkeypatch, request):
     """What is around the learning is tested here, on a model that learns at once."""
     if "the_real_thing" not in request.fixturenames:
-        monkeypatch.setattr(models, "learn", brightness)
-        monkeypatch.setattr(models, "Model", Brightness)
-        monkeypatch.setattr(earlier, "Model", Brightness)
+        monkeypatch.setitem(LEARNERS, "pixelwise", QuickLearner())
         monkeypatch.setattr(models, "look_at", looks)
-        monkeypatch.setattr(Task, "bank", None)
-        monkeypatch.setattr(models, "seconds_to_look", lambda *_: 0.01)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
 
 
@@ -134,7 +146,7 @@ def learnt(monkeypatch):
     """Notes every call of the learner; ``stop_at`` asks to stop during one, as Ctrl-C does."""
     calls = SimpleNamespace(made=[], stop_at=None)
 
-    def noted(task, labels, *, start=None, should_stop=None, **settings):
+    def noted(self, task, labels, *, start=None, should_stop=None, **settings):
         calls.made.append(SimpleNamespace(labels=labels.copy(), start=start, **settings))
         if len(calls.made) == calls.stop_at:
             signal.raise_signal(signal.SIGINT)
@@ -142,7 +154,7 @@ def learnt(monkeypatch):
         calls.made[-1].model = brightness(task, labels, start=start, should_stop=should_stop, **settings)
         return calls.made[-1].model
 
-    monkeypatch.setattr(models, "learn", noted)
+    monkeypatch.setattr(QuickLearner, "learn", noted)
     return calls
 
 
@@ -536,7 +548,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, w
     files, out = case(), tmp_path / "out"
     path = getattr(files, which)
 
-    def meanwhile(task, labels, **settings):
+    def meanwhile(self, task, labels, **settings):
         if how == "removed":
             path.unlink()
         elif how == "rewritten":
@@ -546,7 +558,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, w
             path.touch()
         return brightness(task, labels, **settings)
 
-    monkeypatch.setattr(models, "learn", meanwhile)
+    monkeypatch.setattr(QuickLearner, "learn", meanwhile)
     if how == "touched":
         densify(files.image, files.labels, out, folds=0, **QUICK)
         return
@@ -583,7 +595,7 @@ def never_learns(monkeypatch):
     def learn(*_, **__):
         raise AssertionError("it began to learn")
 
-    monkeypatch.setattr(models, "learn", learn)
+    monkeypatch.setattr(QuickLearner, "learn", learn)
 
 
 @pytest.mark.parametrize("name", ["report.html", "ball_segmentation.nii.gz", "model.pt", "folds/fold_1.pt"])
@@ -693,7 +705,9 @@ def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path)
     [
         ({"minutes": 0}, "minutes = 0 is no time to learn"),
         ({"minutes": float("nan")}, "minutes = nan is no time to learn"),
-        ({"method": "magic"}, "method = 'magic' is unknown. There are: network, interpolate, random-walker"),
+        ({"method": "magic"}, "method = 'magic' is unknown. There are: learner, interpolate, random-walker"),
+        ({"learner": "magic"}, "learner = 'magic' is unknown. There are: auto, pixelwise, unet"),
+        ({"learner": "unet", "method": "interpolate"}, "this method learns nothing. Leave one of them out"),
         ({"folds": 1}, "folds = 1: slices are held out in two or more turns"),
         ({"folds": -3}, "folds = -3: slices are held out"),
         ({"unlabelled": 3, "painted_only": True}, "two different things about 0"),

@@ -252,7 +252,7 @@ def test_a_blind_network_does_not_see_the_prior():
     changed[:, 3:] += 1
     for number, is_blind in enumerate((False, True)):
         one = Members(
-            members.networks[number : number + 1], members.mean, members.std, members.masks[[number]]
+            members.perceptrons[number : number + 1], members.mean, members.std, members.masks[[number]]
         )
         assert torch.equal(one(seen.clone()), one(changed.clone())) is is_blind
 

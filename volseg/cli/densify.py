@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 SUMMARY = "segment a whole volume from a few painted slices, and report how good the result is"
 EXAMPLE = "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen"
-_METHODS = ("network", "interpolate", "random-walker")
+_METHODS = ("learner", "interpolate", "random-walker", "network")
+_LEARNERS = ("auto", "pixelwise", "unet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_reading(parser, labels=True)
     parser.add_argument(
+        "--learner",
+        choices=_LEARNERS,
+        default="auto",
+        help="what learns: filter responses and small perceptrons voxel by voxel (pixelwise), or a U-Net "
+        "(unet); auto takes the one that measured better in the same time, today pixelwise",
+    )
+    parser.add_argument(
         "--method",
         choices=_METHODS,
-        default="network",
-        help="learn from the paint (network, the default), interpolate between painted slices, or let "
-        "random walkers go out from the paint",
+        default="learner",
+        help="learn from the paint (learner, the default; network means the same), interpolate between "
+        "painted slices, or let random walkers go out from the paint",
     )
     parser.add_argument(
         "--folds",

@@ -1,6 +1,6 @@
-"""How sure a network may be: one temperature, fitted on slices that it was not trained on.
+"""How sure a model may be: one temperature, fitted on slices that it was not trained on.
 
-A network says 0.99 too often. Divided by a temperature before the softmax, its scores say what they
+A model says 0.99 too often. Divided by a temperature before the softmax, its scores say what they
 should, and no voxel changes its class (Guo et al. 2017, Sec. 4.2).
 
 *Scores* are logits or log probabilities, ``(C, *spatial)``: adding a number to all classes changes

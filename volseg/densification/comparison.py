@@ -1,6 +1,6 @@
-"""Methods without a network on the same held-out slices, while the network learns.
+"""Methods that learn nothing on the same held-out slices, while the learner is at work.
 
-They run in a process of their own, which takes what the network leaves of the processors and is ended when
+They run in a process of their own, which takes what the learner leaves of the processors and is ended when
 the result is there: nobody waits for a figure to compare with.
 """
 

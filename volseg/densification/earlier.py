@@ -21,8 +21,10 @@ from volseg.densification.folds import Fold
 from volseg.errors import InputError
 from volseg.io import SUFFIXES, Volume
 from volseg.labels import LabelScheme
+from volseg.learners import learner_in, trained_in
+from volseg.learning import Learner, Task, Trained
+from volseg.pixelwise import bank_of
 from volseg.pixelwise.features import Bank, responses_at
-from volseg.pixelwise.model import Model, Task
 from volseg.runs.checkpoint import load_checkpoint
 
 __all__ = ["Earlier", "Seen", "distance", "load_earlier", "look_at", "pixels_of"]
@@ -69,6 +71,7 @@ class Earlier:
     """The models of an earlier result, and what is known about it.
 
     Attributes:
+        learner: that learnt all of them.
         is_applied: it learnt from other images: no slice of this one can have been seen.
         images: that its models have learnt from; none if it comes from a volseg that did not say.
         scores: what its ``scores.json`` holds, empty if there is none.
@@ -76,12 +79,13 @@ class Earlier:
     """
 
     folder: Path
-    model: Model
+    learner: Learner
+    model: Trained
     names: tuple[str, ...]
     values: tuple[int, ...]
     channels: int
     folds: tuple[Fold, ...] = ()
-    of_folds: tuple[Model, ...] = ()
+    of_folds: tuple[Trained, ...] = ()
     is_applied: bool = False
     images: tuple[Seen, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -232,7 +236,8 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
     folds, models = ((), ()) if is_applied else _folds_of(folder)
     return Earlier(
         folder,
-        Model.from_state(content),
+        learner_in(content, folder),
+        trained_in(content, folder),
         tuple(content.get("names", [])),
         tuple(content.get("values", [])),
         content.get("channels", 0),
@@ -245,9 +250,9 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
     )
 
 
-def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Model, ...]]:
+def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Trained, ...]]:
     folds: list[Fold] = []
-    models: list[Model] = []
+    models: list[Trained] = []
     for path in sorted((folder / "folds").glob("fold_*.pt"), key=lambda p: int(p.stem[5:])):
         part = load_checkpoint(path)
         if "fold" not in part:
@@ -258,7 +263,7 @@ def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Model, ...]]:
             )
             return (), ()
         folds.append(Fold.from_json(part["fold"]))
-        models.append(Model.from_state(part))
+        models.append(trained_in(part, path))
     return tuple(folds), tuple(models)
 
 
@@ -272,13 +277,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def look_at(task: Task, image: Volume) -> Seen:
-    """How an image looks to the learner."""
-    places = np.random.default_rng(0).random((_LOOKS, len(task.bank.size)))
-    longest = int(np.argmax(task.bank.size))
+    """How an image looks: by its filter responses, whoever learns from it."""
+    bank = bank_of(task, keep=False)
+    places = np.random.default_rng(0).random((_LOOKS, len(bank.size)))
+    longest = int(np.argmax(bank.size))
     places = places[np.argsort(places[:, longest])]
-    voxels = torch.from_numpy((places * task.bank.size).astype(np.int64))
-    halves = [_quantiles(task.bank, part) for part in (voxels[: _LOOKS // 2], voxels[_LOOKS // 2 :])]
-    looks = _quantiles(task.bank, voxels)
+    voxels = torch.from_numpy((places * bank.size).astype(np.int64))
+    halves = [_quantiles(bank, part) for part in (voxels[: _LOOKS // 2], voxels[_LOOKS // 2 :])]
+    looks = _quantiles(bank, voxels)
     name = image.name if image.path is None else image.path.name
     return Seen(
         name, pixels_of(image), tuple(image.spacing), image.unit, looks, distance(halves[0], halves[1])

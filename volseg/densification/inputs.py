@@ -36,13 +36,26 @@ from volseg.io import (
     with_spacing,
 )
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.learners import check_learner
 
-__all__ = ["METHODS", "Choices", "Images", "Inputs", "Method", "Source", "names_of", "read_inputs"]
+__all__ = [
+    "FORMER_METHODS",
+    "METHODS",
+    "Choices",
+    "Images",
+    "Inputs",
+    "Method",
+    "Source",
+    "names_of",
+    "read_inputs",
+]
 
 logger = logging.getLogger(__name__)
 
-Method = Literal["network", "interpolate", "random-walker"]
+Method = Literal["learner", "interpolate", "random-walker"]
 METHODS: tuple[str, ...] = get_args(Method)
+# What was called so before there was more than one learner.
+FORMER_METHODS: Mapping[str, Method] = {"network": "learner"}
 
 _MINUTES = {"cpu": 15.0, "gpu": 10.0}
 _CONTINUED = 1 / 3  # of these, where there are weights to go on from
@@ -57,7 +70,8 @@ class Choices:
     painted_only: bool = False
     finished: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
-    method: Method = "network"
+    method: Method = "learner"
+    learner: str = "auto"
     folds: int | None = None
     keep_painted: bool = True
     compare: bool = True
@@ -77,6 +91,12 @@ class Choices:
             raise ValueError(f"minutes = {self.minutes} is no time to learn: give a number above 0.")
         if self.method not in METHODS:
             raise ValueError(f"method = {self.method!r} is unknown. There are: {', '.join(METHODS)}.")
+        check_learner(self.learner)
+        if self.learner != "auto" and not self.learns:
+            raise ValueError(
+                f"learner = {self.learner!r} and method = {self.method!r}: this method learns nothing. Leave "
+                "one of them out."
+            )
         if self.folds is not None and (self.folds < 0 or self.folds == 1):
             raise ValueError(
                 f"folds = {self.folds}: slices are held out in two or more turns, or not at all (0), which "
@@ -88,6 +108,11 @@ class Choices:
                 "one of them."
             )
         self.torch_device  # noqa: B018 - refuses what this machine does not have
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything is learnt, or paint only carried on."""
+        return self.method == "learner"
 
     @property
     def torch_device(self) -> torch.device:
@@ -113,8 +138,10 @@ class Choices:
         return 60 * minutes * (_CONTINUED if continued else 1)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"names": {str(value): name for value, name in self.names.items()}}
+        """Plain values; the learner is told beside them, as the one that was chosen in the end."""
+        values = asdict(self) | {"names": {str(value): name for value, name in self.names.items()}}
+        del values["learner"]
+        return values
 
 
 def names_of(given: Mapping[Any, str] | Sequence[str] | None) -> dict[int, str]:

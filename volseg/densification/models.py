@@ -1,4 +1,7 @@
-"""The network's way: a model per fold for the score, one for the result; each kept as soon as it is there.
+"""What is learnt: a model per fold for the score, one for the result; each kept as soon as it is there.
+
+Which learner does it is all the same here; see :mod:`volseg.learning`.
+
 
 A run that was stopped goes on behind the last model that it kept. With ``--continue``, every model goes on
 from the one of the same fold. With each model lies a record of all that it has ever learnt from
@@ -22,30 +25,30 @@ from volseg.densification.schedule import Progress, Timetable
 from volseg.densification.scoring import Tested
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.pixelwise.model import Model, Task, learn, seconds_to_look
+from volseg.learning import Learner, Task, Trained
 from volseg.report import LearningCurve
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 from volseg.runs.stopping import Stopping
 
-__all__ = ["Networks"]
+__all__ = ["Learning"]
 
 logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]
 
-_LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
 
-
-class Networks:
-    """Learns, segments, and keeps what it learnt.
+class Learning:
+    """Learns, segments, and keeps what was learnt.
 
     Args:
+        learner: who learns, all models.
         outputs: where to keep it; ``None`` for nowhere.
         resume: take what a stopped run kept there.
     """
 
     def __init__(
         self,
+        learner: Learner,
         task: Task,
         image: Volume,
         scheme: LabelScheme,
@@ -57,6 +60,7 @@ class Networks:
         earlier: Earlier | None,
         resume: bool,
     ) -> None:
+        self.learner = learner
         self.task = task
         self.image = image
         self.scheme = scheme
@@ -67,16 +71,17 @@ class Networks:
         self.earlier = earlier
         self.resume = resume
         self.curves: list[LearningCurve] = []
-        self._last: Model | None = None
+        self._last: Trained | None = None
         self._looks: Seen | None = None
 
     def prepare(self) -> None:
-        """See the image once for all."""
+        """Compute once for all what every model needs of the image."""
         logger.info("Looking at the image.")
         self.progress.now("looking at the image")
         self.timetable.now("looking")
-        self.task.bank  # noqa: B018 - computed when it is first asked for
-        self.timetable.prepared(_LOOKS * seconds_to_look(self.task))
+        seconds = self.learner.prepare(self.task)
+        self._looks = look_at(self.task, self.image)
+        self.timetable.prepared(seconds)
 
     def of_fold(self, number: int, fold: Fold, labels: Labels) -> Tested:
         """Learn from all slices but those of a fold, and segment these.
@@ -90,7 +95,7 @@ class Networks:
         if path is not None and self.resume and path.is_file():
             content = load_checkpoint(path)
             if content.get("fold") == parts:
-                self._last = Model.from_state(content)
+                self._last = self.learner.from_state(content)
                 self.curves += _curve(self._last, f"fold {number + 1}")
                 self.timetable.count_earlier(content["seconds"])
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
@@ -116,7 +121,7 @@ class Networks:
         self.curves += _curve(model, f"fold {number + 1}")
         return found
 
-    def _start_of_fold(self, number: int) -> Model | None:
+    def _start_of_fold(self, number: int) -> Trained | None:
         """What a fold goes on from: never from what has seen its slices."""
         if self.earlier is None:
             return None
@@ -126,7 +131,7 @@ class Networks:
 
     @property
     def looks(self) -> Seen:
-        """How the image looks to the learner."""
+        """How the image looks, to be compared with others."""
         if self._looks is None:
             self._looks = look_at(self.task, self.image)
         return self._looks
@@ -140,7 +145,7 @@ class Networks:
         self.timetable.now("segmenting")
         return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
 
-    def _content(self, model: Model, images: Sequence[Seen]) -> dict[str, Any]:
+    def _content(self, model: Trained, images: Sequence[Seen]) -> dict[str, Any]:
         """A model with all that has to be known to go on from it."""
         about = {"values": list(self.scheme.values), "names": list(self.scheme.names)}
         about |= {"channels": len(self.task.image), "images": [seen.state() for seen in images]}
@@ -154,7 +159,7 @@ class Networks:
         start = self._last if self.earlier is None else self.earlier.model
         if self.outputs is not None and self.resume and self.outputs.partial.is_file():
             content = load_checkpoint(self.outputs.partial)
-            start = Model.from_state(content)
+            start = self.learner.from_state(content)
             self.timetable.count_earlier(content["seconds"])
             logger.info("The result: going on from the model of the run that was stopped.")
         began = time.monotonic()
@@ -174,12 +179,12 @@ class Networks:
         return model.predict(self.task, progress=self.progress)
 
     def _learn(
-        self, what: str, labels: Labels, seconds: float, start: Model | None, held_out: Labels | None = None
-    ) -> Model:
+        self, what: str, labels: Labels, seconds: float, start: Trained | None, held_out: Labels | None = None
+    ) -> Trained:
         began = time.monotonic()
         self.progress.now(f"learning, {what}")
         with self.stopping.patient():
-            model = learn(
+            model = self.learner.learn(
                 self.task,
                 labels,
                 slices=find_slices(labels),
@@ -202,7 +207,7 @@ class Networks:
         raise KeyboardInterrupt
 
 
-def _curve(model: Model, name: str) -> list[LearningCurve]:
+def _curve(model: Trained, name: str) -> list[LearningCurve]:
     """How the loss went down; nothing if it was over before it was looked at."""
     curve = model.curve
     if not curve.iterations:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.densification.calibration import Calibrator
-from volseg.densification.inputs import Inputs
+from volseg.densification.inputs import FORMER_METHODS, Inputs
 from volseg.densification.replacing import install, settle, stage_of
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import (
@@ -75,7 +75,7 @@ class Outputs:
 
     @property
     def partial(self) -> Path:
-        """The final network of a run that was stopped while it learnt."""
+        """The final model of a run that was stopped while it learnt."""
         return self.folder / "model_partial.pt"
 
     @property
@@ -91,7 +91,7 @@ class Outputs:
         return self.folder / "log.txt"
 
     def fold(self, number: int) -> Path:
-        """The network that did not see the slices of this fold, from 1 on."""
+        """The model that did not see the slices of this fold, from 1 on."""
         return self.folder / "folds" / f"fold_{number}.pt"
 
     def all(self) -> list[Path]:
@@ -179,10 +179,13 @@ class Outputs:
                 f"folder with --continue {self.folder}."
             )
         before = read_json(self.settings)
-        for part in ("image", "labels", "choices", "continued", "applied"):
+        for part in ("image", "labels", "choices", "learner", "continued", "applied"):
             now, then = json.loads(json.dumps(settings[part])), before.get(part)
             if part == "choices" and isinstance(then, dict):
                 then = {**dict.fromkeys(now), **then}  # an earlier volseg had fewer of them
+                then["method"] = FORMER_METHODS.get(then["method"], then["method"])
+            elif part == "learner" and part not in before:
+                then = now and "pixelwise"  # the only one there was
             if then != now:
                 raise RefusedError(
                     f"{self.folder} was begun with other {part}: {then} then, {now} now. Repeat "
@@ -248,6 +251,7 @@ def settings_of(
     choices: Mapping[str, Any],
     command: str,
     *,
+    learner: str | None,
     continued: Path | None,
     applied: Path | None,
 ) -> dict[str, Any]:
@@ -256,6 +260,7 @@ def settings_of(
         "image": _content(inputs.image, inputs.image_files, inputs.digests),
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
         "choices": dict(choices),
+        "learner": learner,
         "continued": None if continued is None else str(continued),
         "applied": None if applied is None else str(applied),
         "command": command,

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from volseg.annotation import COUNTED, Finding, find_slices, numbered, numbered_slices
 from volseg.data.auditing import orientation_of
 from volseg.densification.earlier import Earlier
-from volseg.densification.inputs import Choices, Inputs, Method
+from volseg.densification.inputs import Choices, Inputs
 from volseg.densification.nearness import Support
 from volseg.densification.outputs import Outputs
 from volseg.densification.scoring import Measured, lines
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.learning import Learner
 from volseg.report import Amount, LearningCurve, Report, Suggestion
 
 __all__ = [
@@ -53,6 +54,7 @@ class Densified:
         scores: per method and class, on slices that were held out; see ``scores.json``.
         note: how far the scores can be trusted, or why there are none.
         folder: where everything was written; ``None`` if nothing was.
+        learner: that the result was learnt by; ``None`` if nothing was learnt.
     """
 
     labels: npt.NDArray[Any]
@@ -64,6 +66,7 @@ class Densified:
     suggestion: Suggestion | None = None
     folder: Path | None = None
     written: Sequence[Path] = ()
+    learner: Learner | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -72,6 +75,8 @@ class Densified:
             "note": self.note,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "suggestion": None if self.suggestion is None else dataclasses.asdict(self.suggestion),
+            "learner": self.learner and self.learner.name,
+            "methods": self.learner and self.learner.methods_with_sources(),
         }
 
 
@@ -103,10 +108,10 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
     }
 
 
-def note_of(measured: Measured, method: Method, *, continued: bool) -> str:
+def note_of(measured: Measured, *, learns: bool, continued: bool) -> str:
     """On what the scores were measured."""
     with_what = "what the others say of it"
-    if method == "network":
+    if learns:
         with_what = "a model that had not seen it"
         with_what += "" if continued else ", and had less time than the final one"
     return (
@@ -155,10 +160,14 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())
         if next_one.todo:
             found.append(f"{next_one.todo} {next_one.command}".rstrip())
+    if done.learner is not None:
+        found.append(f"Learnt by {done.learner.title}. For a methods section: {done.learner.methods}")
     return found
 
 
-def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float) -> dict[str, str]:
+def _facts(
+    inputs: Inputs, measured: Sequence[Measured], minutes: float, learner: Learner | None
+) -> dict[str, str]:
     facts = {}
     if measured and measured[0].estimate.foreground_iou.value is not None:
         name, _, told = measured[0].told().partition(": ")
@@ -168,6 +177,8 @@ def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float) -> dict
             facts["the same with background"] = beside
     facts["painted"] = f"{np.mean(inputs.paint.labels != IGNORE_INDEX):.1%}"
     facts["minutes"] = f"{minutes:.1f}"
+    if learner is not None:
+        facts["learnt by"] = learner.title
     return facts
 
 
@@ -212,10 +223,13 @@ def report_of(
         findings=inputs.findings,
         suggestion=done.suggestion,
         calibration=measured[0].calibrator.chart if measured else None,
-        facts=_facts(inputs, measured, minutes) | {"begun": date.replace("T", " ").replace("+00:00", " UTC")},
+        facts=_facts(inputs, measured, minutes, done.learner)
+        | {"begun": date.replace("T", " ").replace("+00:00", " UTC")},
         warnings=warnings,
         versions={name: str(value) for name, value in versions.items()},
         command=command,
+        methods=done.learner.methods if done.learner else "",
+        sources=done.learner.sources if done.learner else (),
     )
 
 

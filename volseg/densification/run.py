@@ -18,7 +18,7 @@ from volseg.densification.comparison import NAMES, Comparison, comparing, segmen
 from volseg.densification.earlier import Seen, load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
 from volseg.densification.inputs import Choices, Images, Source, read_inputs
-from volseg.densification.models import Networks
+from volseg.densification.models import Learning
 from volseg.densification.outputs import (
     Outputs,
     classes_of,
@@ -44,8 +44,9 @@ from volseg.densification.schedule import Progress, Timetable, affordable_folds,
 from volseg.densification.scoring import Measured, Scorer, tested
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
 from volseg.labels import IGNORE_INDEX
+from volseg.learners import choose_learner
+from volseg.learning import Learner, Task
 from volseg.metrics import Headline
-from volseg.pixelwise.model import Task
 from volseg.report import LearningCurve, Suggestion, write_figures, write_report
 from volseg.runs.log import open_log
 from volseg.runs.stopping import Stopping
@@ -87,6 +88,9 @@ class Run:
         progress.now("reading")
         source = applied or earlier
         self.earlier = None if source is None else load_earlier(source, is_applied=applied is not None)
+        self.learner: Learner | None = None
+        if choices.learns:
+            self.learner = choose_learner(choices.learner, self.earlier.learner if self.earlier else None)
         self.inputs = read_inputs(image, labels, choices, self.earlier)
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
@@ -98,7 +102,12 @@ class Run:
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
         settings = settings_of(
-            self.inputs, self.choices.as_json(), command, continued=self.continued, applied=self.applied
+            self.inputs,
+            self.choices.as_json(),
+            command,
+            learner=self.learner.name if self.learner else None,
+            continued=self.continued,
+            applied=self.applied,
         )
         if self.outputs is None:
             return self._work(settings, resume=False)
@@ -109,7 +118,7 @@ class Run:
             self.inputs.check_unchanged()
             self.outputs.close(self.place)
         except KeyboardInterrupt:
-            learns = self.choices.method == "network" and not self.alone
+            learns = self.choices.learns and not self.alone
             if learns and not self.stopping.asked and self.place is not None:
                 logger.warning(
                     "Stopped while %s. What was learnt before is kept in %s; repeat the command with "
@@ -154,7 +163,7 @@ class Run:
                 measured += found
         note = self.note or parts.reason
         if measured:
-            note = note_of(measured[0], self.choices.method, continued=self.earlier is not None)
+            note = note_of(measured[0], learns=self.choices.learns, continued=self.earlier is not None)
         note = " ".join([note, *reasons])
         names = inputs.scheme.names
         done = Densified(
@@ -167,6 +176,7 @@ class Run:
             suggestion,
             None if self.outputs is None else self.outputs.folder,
             written,
+            self.learner,
         )
         amounts = amounts_of(inputs, classes)
         changes = [] if self.earlier is None else changes_since(self.earlier, inputs, done)
@@ -208,7 +218,8 @@ class Run:
         count = self.choices.folds
         if count is None:
             seconds = self.choices.seconds(continued=self.earlier is not None)
-            count = affordable_folds(seconds, math.prod(self.inputs.image.spatial_shape))
+            patience = 1.0 if self.learner is None else self.learner.patience
+            count = affordable_folds(seconds / patience, math.prod(self.inputs.image.spatial_shape))
         if self.alone:
             return Folds((), "")
         if not count:
@@ -225,7 +236,8 @@ class Run:
         """Scores of the method that was asked for: on held-out slices, and of every voxel."""
         labels = self.inputs.paint.labels
         method = self.choices.method
-        if method != "network":
+        learner = self.learner
+        if learner is None:
             logger.info("Segmenting: %s, which learns nothing.", NAMES[method])
             parts = []
             for _, fold in folds:
@@ -243,11 +255,13 @@ class Run:
             painted=int(np.count_nonzero(labels != IGNORE_INDEX)),
             page=self.place is not None,
             began=began,
+            patience=learner.patience,
         )
         self.progress.expected = timetable.expected
         device = self.choices.torch_device
         task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
-        networks = Networks(
+        learning = Learning(
+            learner,
             task,
             image,
             self.inputs.scheme,
@@ -259,28 +273,28 @@ class Run:
             resume=resume,
         )
         if self.alone:
-            networks.prepare()
-            scores = networks.applied()
-            self.note = self._what_is_known(networks.looks)
+            learning.prepare()
+            scores = learning.applied()
+            self.note = self._what_is_known(learning.looks)
             return [], scores, []
-        logger.info("%s", self._plan(seconds, len(folds)))
+        logger.info("%s", self._plan(learner, seconds, len(folds)))
         self._warn_of_too_little(timetable)
-        networks.prepare()
+        learning.prepare()
         if self.earlier is not None and self.earlier.is_applied:
-            logger.info("%s", self.earlier.far(networks.looks.looks))
+            logger.info("%s", self.earlier.far(learning.looks.looks))
         parts = []
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), numbered_slices(fold.slices))
-            parts.append(networks.of_fold(number, fold, labels))
+            parts.append(learning.of_fold(number, fold, labels))
         self.progress.now("scoring")
         timetable.now("scoring")
         measured = [scorer.measure("volseg", parts)] if parts else []
         del parts
         logger.info("The result: learning from all slices.")
-        scores = networks.result(labels)
-        return measured, scores, networks.curves
+        scores = learning.result(labels)
+        return measured, scores, learning.curves
 
-    def _plan(self, seconds: float, folds: int) -> str:
+    def _plan(self, learner: Learner, seconds: float, folds: int) -> str:
         device = self.choices.torch_device
         where = "GPU" if device.type == "cuda" else "CPU"
         ends = "Ctrl-C ends it after the step at hand; nothing is kept."
@@ -288,10 +302,10 @@ class Run:
             ends = "Ctrl-C ends it after the step at hand and keeps what was learnt, for --resume."
         half = f"{folds} folds for the score take half of it, " if folds else ""
         asked = "" if self.choices.minutes is not None else " (--minutes changes that)"
-        return (
-            f"Learning on the {where}: {seconds / 60:.3g} minutes in all{asked}; {half}the result the rest. "
-            f"It ends sooner where more would not help: with little paint in a small volume. {ends}"
-        )
+        time = f"{seconds / 60:.3g} minutes in all{asked}; {half}the result the rest."
+        told = f"Learning on the {where}: {time}"
+        who = f"What learns is {learner.title} ({learner.name})."
+        return " ".join(filter(None, [told, who, learner.ends, ends]))
 
     def _what_is_known(self, looks: Seen) -> str:
         """Of a result without paint of its own."""
@@ -307,7 +321,7 @@ class Run:
         gone, least = timetable.seconds - timetable.left, timetable.least
         if gone + least <= timetable.seconds:
             return
-        steps = f"{timetable.folds} folds of a hundred steps, " if timetable.folds else ""
+        steps = f"{timetable.folds} folds of the fewest steps, " if timetable.folds else ""
         page = ", and the page" if self.place is not None else ""
         fewer = ", --folds 0 leaves out the score" if timetable.folds else ""
         logger.warning(
@@ -323,8 +337,8 @@ class Run:
 
     @contextlib.contextmanager
     def _comparing(self, folds: Sequence[Fold]) -> Iterator[Comparison | None]:
-        """Methods without a network beside it, on the same slices."""
-        if not (self.choices.compare and folds and self.choices.method == "network"):
+        """Methods that learn nothing beside it, on the same slices."""
+        if not (self.choices.compare and folds and self.choices.learns):
             yield None
             return
         paint, image = self.inputs.paint, self.inputs.image

@@ -77,6 +77,7 @@ class Timetable:
         painted: how many of the voxels are.
         page: whether files and a page are written.
         began: when the time began to count, by ``time.monotonic()``; now if None.
+        patience: of the learner, :attr:`volseg.learning.Learner.patience`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Timetable:
         painted: int = 0,
         page: bool = True,
         began: float | None = None,
+        patience: float = 1.0,
     ) -> None:
         now = time.monotonic()
         self.seconds = seconds
@@ -97,12 +99,12 @@ class Timetable:
         self._ahead = {  # what cannot be cut short and is not begun, in seconds of a processor
             "looking": _BANK_PER_VOXEL * voxels * channels,
             "scoring": _SCORING_PER_VOXEL * voxels * folds,
-            "segmenting": _LOOKING_PER_VOXEL * voxels,
+            "segmenting": patience * _LOOKING_PER_VOXEL * voxels,
             "ending": _RESULT_PER_VOXEL * voxels + page * (_PAGE + _PAGE_PER_VOXEL * voxels),
         }
         self._ending = self._ahead["ending"]
         self._at_hand = (0.0, now)  # how long it takes, the same, and when it was begun
-        self._fewest = _FEWEST_STEPS + _FEWEST_PER_PAINTED * painted
+        self._fewest = patience * (_FEWEST_STEPS + _FEWEST_PER_PAINTED * painted)
         self._testing = self._ahead["segmenting"]  # seconds for all voxels, at the rate of those held out
         self._for_folds: float | None = None  # until when, by the clock, folds may learn
         self._models_left = folds + 1

@@ -1,4 +1,4 @@
-"""Which slice to paint next: where the network expects most of its own errors.
+"""Which slice to paint next: where the model expects most of its own errors.
 
 Calibrated probabilities say how often each class is taken for which other, slice by slice, without any
 truth: the *expected confusion*. Whoever paints a slice removes the errors on it, and some of those

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.densification.inputs import Choices, Images, Method, Source, names_of
+from volseg.densification.inputs import FORMER_METHODS, Choices, Images, Source, names_of
 from volseg.densification.reporting import Densified
 from volseg.densification.run import Run
 from volseg.densification.schedule import Progress
@@ -27,7 +27,8 @@ def densify(
     names: Mapping[Any, str] | Sequence[str] | None = None,
     spacing: str | Sequence[float] | None = None,
     colours: str | Mapping[str, int] | None = None,
-    method: Method = "network",
+    method: str = "learner",
+    learner: str = "auto",
     folds: int | None = None,
     keep_painted: bool = True,
     compare: bool = True,
@@ -62,9 +63,13 @@ def densify(
         names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
         spacing: voxel size of both files, where they name none or a wrong one: ``"0.5,0.5,2um"``.
         colours: what the colours of a label picture stand for: ``"000000=0,ff0000=1"``.
+        method: ``"learner"``, or one that learns nothing: ``"interpolate"``, ``"random-walker"``.
+        learner: ``"pixelwise"`` (filter responses and small perceptrons, voxel by voxel; there in seconds) or
+            ``"unet"`` (a U-Net on patches; minutes on a GPU, longer without). ``"auto"`` takes what measured
+            better in the same time, which is ``"pixelwise"``; with an earlier result, the one that learnt it.
         folds: in how many turns slices are held out, 3 to 8 if not told, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
-        compare: score the methods without a network as well, for the report.
+        compare: score methods that learn nothing as well, for the report.
         suggest_next: name the slice to paint next; if None, where that was measured to help.
         continue_from: the folder of an earlier result, with less paint on the same image.
         apply: the folder of a result for another image of the same kind. Without labels, its model segments
@@ -78,6 +83,7 @@ def densify(
         InputError: if a file or the paint cannot be used.
         RefusedError: if a result stands at ``output`` already; nothing has been learnt then.
     """
+    chosen = FORMER_METHODS.get(method, method)
     choices = Choices(
         minutes=minutes,
         unlabelled=unlabelled,
@@ -86,7 +92,8 @@ def densify(
         names=names_of(names),
         spacing=spacing,
         colours=colours,
-        method=method,
+        method=chosen,  # type: ignore[arg-type]
+        learner=learner,
         folds=folds,
         keep_painted=keep_painted,
         compare=compare,
@@ -107,13 +114,13 @@ def densify(
             "there are no labels to learn from: name a file with painted slices, or a result of another "
             "image with --apply."
         )
-    if (earlier or applied) is not None and method != "network":
+    if (earlier or applied) is not None and not choices.learns:
         raise ValueError(f"method = {method!r} learns nothing, so there is nothing to continue from.")
     if output is None and (resume or overwrite):
         raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
     keep_log()
     try:
-        learns = method == "network" and labels is not None
+        learns = choices.learns and labels is not None
         seconds = choices.seconds(continued=(earlier or applied) is not None) if learns else None
         with Stopping() as stopping, Progress(seconds, began).shown() as progress:
             run = Run(choices, image, labels, output, earlier, applied, stopping, progress)

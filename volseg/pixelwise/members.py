@@ -1,4 +1,4 @@
-"""Small networks that look at one voxel at a time, trained together on painted voxels.
+"""Small perceptrons that look at one voxel at a time, trained together on painted voxels.
 
 Every other one does not see the *prior* (:mod:`volseg.pixelwise.place`): where texture shows the
 class, place and shape mislead, and the other way round. Their mean is better than either kind.
@@ -9,14 +9,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-__all__ = ["Curve", "Members", "LabelledVoxels", "train"]
+from volseg.learning import Curve
+from volseg.machine import has_bf16
+
+__all__ = ["LabelledVoxels", "Members", "train"]
 
 _HIDDEN = (128, 128)
 _BATCH = 4096
@@ -29,16 +32,6 @@ _PASSES, _ENOUGH = 25, 500  # over the painted voxels, and steps, after which mo
 _VALIDATED = 4096  # held-out voxels that are looked at for each point
 
 
-@dataclass
-class Curve:
-    """How the loss went down; ``validation`` is that of held-out voxels, if there are any."""
-
-    iterations: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    breaks: list[int] = field(default_factory=list)  # points before which a new stage begins
-
-
 @dataclass(frozen=True, eq=False)
 class LabelledVoxels:
     """What is seen of some voxels ``(n, features)``, and their classes ``(n,)``."""
@@ -48,15 +41,15 @@ class LabelledVoxels:
 
 
 class Members:
-    """Networks whose log probabilities are averaged.
+    """Perceptrons whose log probabilities are averaged.
 
     Args:
         mean, std: of what they see.
-        masks: per network, 0 where it does not look.
+        masks: per perceptron, 0 where it does not look.
     """
 
-    def __init__(self, networks: list[nn.Sequential], mean: Tensor, std: Tensor, masks: Tensor) -> None:
-        self.networks = networks
+    def __init__(self, perceptrons: list[nn.Sequential], mean: Tensor, std: Tensor, masks: Tensor) -> None:
+        self.perceptrons = perceptrons
         self.mean, self.std, self.masks = mean, std, masks
 
     @classmethod
@@ -68,8 +61,8 @@ class Members:
         masks[torch.tensor(blind), prior] = 0
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            networks = [_network([features, *_HIDDEN, classes]).to(seen.device) for _ in range(count)]
-        return cls(networks, seen.mean(0), seen.std(0).clamp(min=1e-3), masks)
+            perceptrons = [_perceptron([features, *_HIDDEN, classes]).to(seen.device) for _ in range(count)]
+        return cls(perceptrons, seen.mean(0), seen.std(0).clamp(min=1e-3), masks)
 
     def scaled(self, seen: Tensor) -> Tensor:
         """In standard deviations; ``seen`` is overwritten."""
@@ -81,40 +74,42 @@ class Members:
         scaled = self.scaled(seen)
         total = torch.zeros((), device=seen.device)
         with _autocast(seen.device):
-            for network, mask in zip(self.networks, self.masks, strict=True):
-                total = total + _folded(network)(scaled * mask).float().log_softmax(1)
-        return total / len(self.networks)
+            for perceptron, mask in zip(self.perceptrons, self.masks, strict=True):
+                total = total + _folded(perceptron)(scaled * mask).float().log_softmax(1)
+        return total / len(self.perceptrons)
 
     def without_prior(self) -> "Members":
         """Those that do not see the prior: for an image without paint there is none."""
         blind = [bool((mask == 0).any()) for mask in self.masks]
-        networks = [network for network, is_blind in zip(self.networks, blind, strict=True) if is_blind]
-        return Members(networks, self.mean, self.std, self.masks[torch.tensor(blind)])
+        perceptrons = [
+            perceptron for perceptron, is_blind in zip(self.perceptrons, blind, strict=True) if is_blind
+        ]
+        return Members(perceptrons, self.mean, self.std, self.masks[torch.tensor(blind)])
 
     def to(self, device: torch.device | str) -> "Members":
         """The same on a device."""
-        networks = [network.to(device) for network in self.networks]
-        return Members(networks, self.mean.to(device), self.std.to(device), self.masks.to(device))
+        perceptrons = [perceptron.to(device) for perceptron in self.perceptrons]
+        return Members(perceptrons, self.mean.to(device), self.std.to(device), self.masks.to(device))
 
     def state(self) -> dict[str, Tensor]:
         """Tensors by name, on the CPU."""
         found = {"mean": self.mean, "std": self.std, "masks": self.masks}
-        for number, network in enumerate(self.networks):
-            found |= {f"{number}.{name}": tensor for name, tensor in network.state_dict().items()}
+        for number, perceptron in enumerate(self.perceptrons):
+            found |= {f"{number}.{name}": tensor for name, tensor in perceptron.state_dict().items()}
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "Members":
         """What :meth:`state` gave."""
-        networks = []
+        perceptrons = []
         for number in range(len(state["masks"])):
             start = f"{number}."
             weights = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
             layers = [t for name, t in weights.items() if name.endswith("weight") and t.ndim == 2]
-            network = _network([layers[0].shape[1], *(len(layer) for layer in layers)])
-            network.load_state_dict(weights)
-            networks.append(network.eval())
-        return cls(networks, state["mean"], state["std"], state["masks"])
+            perceptron = _perceptron([layers[0].shape[1], *(len(layer) for layer in layers)])
+            perceptron.load_state_dict(weights)
+            perceptrons.append(perceptron.eval())
+        return cls(perceptrons, state["mean"], state["std"], state["masks"])
 
 
 def train(
@@ -141,17 +136,18 @@ def train(
     began = time.monotonic()
     seen = members.scaled(sample.seen)
     if held_out is not None:
-        chosen = torch.randperm(len(held_out.classes), generator=random, device=seen.device)[:_VALIDATED]
+        own = torch.Generator(seen.device).manual_seed(0)  # so that it has no part in what is learnt
+        chosen = torch.randperm(len(held_out.classes), generator=own, device=seen.device)[:_VALIDATED]
         held_out = LabelledVoxels(held_out.seen[chosen], held_out.classes[chosen])
-    networks, masks = members.networks, members.masks
-    parameters = [p for network in networks for p in network.parameters()]
+    perceptrons, masks = members.perceptrons, members.masks
+    parameters = [p for perceptron in perceptrons for p in perceptron.parameters()]
     optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_DECAY)
     # Drawing as many numbers for every step would take longer than the rest of it.
     noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
     first, total, counted = (curve.iterations[-1] if curve.iterations else 0), 0.0, 0
     most = max(_ENOUGH, _PASSES * len(seen) / _BATCH)
-    for network in networks:
-        network.train()
+    for perceptron in perceptrons:
+        perceptron.train()
     for step in itertools.count(1):
         share = max(min((time.monotonic() - began) / seconds, (step - 1) / fewest), (step - 1) / most)
         if share >= 1 or (should_stop is not None and should_stop()):
@@ -162,11 +158,11 @@ def train(
         chosen = torch.randint(len(seen), (_BATCH,), generator=random, device=seen.device)
         batch, target = seen[chosen], sample.classes[chosen]
         optimizer.zero_grad()
-        for network, mask in zip(networks, masks, strict=True):
+        for perceptron, mask in zip(perceptrons, masks, strict=True):
             first_row = int(torch.randint(_BATCH, (), generator=random, device=seen.device))
             disturbed = (batch + noise[first_row : first_row + _BATCH]) * mask
             with _autocast(seen.device):
-                found = network(disturbed)
+                found = perceptron(disturbed)
             loss = F.cross_entropy(found.float(), target)
             loss.backward()
             total += float(loss.detach())
@@ -174,28 +170,25 @@ def train(
         counted += 1
         if counted == _EVERY or step == 1:
             curve.iterations.append(first + step)
-            curve.loss.append(total / counted / len(networks))
+            curve.loss.append(total / counted / len(perceptrons))
             total, counted = 0.0, 0
             if held_out is not None:
                 curve.validation.append(_loss(members, held_out))
             if progress is not None:
                 progress(share)
-    for network in networks:
-        network.eval()
+    for perceptron in perceptrons:
+        perceptron.eval()
 
 
 def _autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the processor multiplies it natively."""
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    on_cpu = any(getattr(torch.cpu, test, bool)() for test in tests)
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else on_cpu and device.type == "cpu"
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
 
 
-def _folded(network: nn.Sequential) -> nn.Sequential:
+def _folded(perceptron: nn.Sequential) -> nn.Sequential:
     """A copy for segmenting, normalisation folded into the linear layers."""
     layers: list[nn.Module] = []
-    for layer in copy.deepcopy(network).eval():
+    for layer in copy.deepcopy(perceptron).eval():
         before = layers[-1] if layers else None
         if isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
             layers[-1] = fuse_linear_bn_eval(before, layer)
@@ -208,7 +201,7 @@ def _loss(members: Members, sample: LabelledVoxels) -> float:
     return float(F.cross_entropy(members(sample.seen.clone()), sample.classes))
 
 
-def _network(widths: list[int]) -> nn.Sequential:
+def _perceptron(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]

@@ -1,6 +1,6 @@
 """From a volume and some painted slices to the class of every voxel, in a given time.
 
-Small networks see, of each voxel, filter responses at many scales (what it looks like) and how far the
+Small perceptrons see, of each voxel, filter responses at many scales (what it looks like) and how far the
 nearest paint of each class is (where it is). They are trained on painted voxels alone, a hundred thousand
 of which take a second, so that they are done where a network that starts from grey values has hardly begun.
 
@@ -12,8 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,45 +23,37 @@ from torch import Tensor
 from volseg.errors import InputError
 from volseg.greyvalues import normalised
 from volseg.labels import IGNORE_INDEX
+from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
 from volseg.pixelwise.features import Bank, filter_bank, responses_at, responses_in
-from volseg.pixelwise.members import Curve, LabelledVoxels, Members, train
+from volseg.pixelwise.members import LabelledVoxels, Members, train
 from volseg.pixelwise.place import PlacePrior, measure_paint, prior_at
 
-__all__ = ["Model", "Task", "learn", "seconds_to_look"]
+__all__ = ["Model", "PixelwiseLearner", "Task", "bank_of", "learn", "seconds_to_look"]
 
 logger = logging.getLogger(__name__)
 
-Labels = npt.NDArray[np.uint8]
-Progress = Callable[[float, str], None]
-
-_BLIND = (False, True)  # per stage, networks that see the prior and networks that do not
+_BLIND = (False, True)  # per stage, perceptrons that see the prior and perceptrons that do not
 _FIRST = 0.35  # share of the time for the first stage, where there are two
 _CONTEXT = 0.35  # of the time, at most, may be spent on what the second stage looks at
 _CONTEXT_SCALES = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 _CONTEXT_VALUES = 8e8  # most numbers that the second stage looks at; two bytes each
 _AT_ONCE = 2**15  # voxels
+_FEWEST = 100  # steps, however short the time
+_LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What is to be segmented.
+def bank_of(task: Task, *, keep: bool = True) -> Bank:
+    """Filter responses to the image, computed once: learning and segmenting both look at them.
 
     Args:
-        image: raw values ``(C, *spatial)``.
-        spacing: voxel size per axis.
-        classes: how many there are.
+        keep: they stay in memory for as long as the task does.
     """
 
-    image: Any
-    spacing: tuple[float, ...]
-    classes: int
-    seed: int = 0
-    device: str | torch.device = "cpu"
+    def compute() -> Bank:
+        return filter_bank(normalised(np.asarray(task.image)).to(task.device), task.spacing)
 
-    @cached_property
-    def bank(self) -> Bank:
-        """Filter responses to the image, computed once: learning and segmenting both look at them."""
-        return filter_bank(normalised(np.asarray(self.image)).to(self.device), self.spacing)
+    bank: Bank = task.once("bank", compute) if keep else task.kept("bank") or compute()
+    return bank
 
 
 class Context(NamedTuple):
@@ -87,27 +78,32 @@ class Model:
         self.curve = curve
         self.context: Context | None = None  # of the image it was trained on, as long as that is at hand
 
-    def predict(self, task: Task, *, progress: Progress | None = None) -> npt.NDArray[np.float32]:
-        """Log probabilities of every voxel, ``(classes, *spatial)``, unnormalised."""
+    def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
+        """Log probabilities ``(classes, *spatial)`` of every voxel, or of those in a block."""
+        if block is not None:
+            where = np.zeros(task.size, bool)
+            where[block] = True
+            return self.predict_at(task, where).reshape(-1, *where[block].shape)
+        bank = bank_of(task)
         if len(self.stages) == 1:
-            return self._look(task, [task.bank], 0, progress)
+            return self._look(task, [bank], 0, progress)
         context = self.context
         if context is None or context.task is not task:
             context = self.look_first(task, progress)
-        found = self._look(task, [task.bank, context.bank], 1, progress)
+        found = self._look(task, [bank, context.bank], 1, progress)
         found += context.found
         found /= 2
         return found
 
-    def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> Scores:
         """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
-        banks = [task.bank]
+        banks = [bank_of(task)]
         if len(self.stages) > 1:
             if self.context is None or self.context.task is not task:
                 self.context = self.look_first(task)
             banks.append(self.context.bank)
         found = np.empty((task.classes, np.count_nonzero(where)), np.float32)
-        members = self.stages[-1].to(task.bank.maps[0].device)
+        members = self.stages[-1].to(banks[0].maps[0].device)
         done = 0
         for seen in _seen(banks, self.paint, where):
             found[:, done : done + len(seen)] = members(seen).T.cpu().numpy()
@@ -124,15 +120,14 @@ class Model:
 
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
         """What the second stage has to know."""
-        found = self._look(task, [task.bank], 0, progress)
-        probabilities = torch.from_numpy(found).to(task.bank.maps[0].device).softmax(0)[1:]
+        bank = bank_of(task)
+        found = self._look(task, [bank], 0, progress)
+        probabilities = torch.from_numpy(found).to(bank.maps[0].device).softmax(0)[1:]
         return Context(task, found, filter_bank(_standardised(probabilities), task.spacing, _CONTEXT_SCALES))
 
-    def _look(
-        self, task: Task, banks: Sequence[Bank], stage: int, progress: Progress | None
-    ) -> npt.NDArray[np.float32]:
-        size = task.bank.size
-        members = self.stages[stage].to(task.bank.maps[0].device)
+    def _look(self, task: Task, banks: Sequence[Bank], stage: int, progress: Progress | None) -> Scores:
+        size = banks[0].size
+        members = self.stages[stage].to(banks[0].maps[0].device)
         out = np.empty((task.classes, *size), np.float32)
         for first, last in _slabs(size):
             found = members(_everything(banks, self.paint, first, last))
@@ -147,7 +142,7 @@ class Model:
         for number, stage in enumerate(self.stages):
             weights |= {f"{number}.{name}": tensor for name, tensor in stage.state().items()}
         facts = {"stages": len(self.stages), "paint": self.paint.state(), "curve": asdict(self.curve)}
-        return {"model": weights, **facts}
+        return {"learner": PixelwiseLearner.name, "model": weights, **facts}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Model":
@@ -167,7 +162,7 @@ def learn(
     *,
     slices: Mapping[str, Sequence[int]] | None = None,
     seconds: float,
-    fewest: int = 100,
+    fewest: int | None = None,
     start: Model | None = None,
     held_out: Labels | None = None,
     progress: Progress | None = None,
@@ -175,24 +170,13 @@ def learn(
 ) -> Model:
     """Learn from the painted voxels of one volume.
 
-    Args:
-        labels: class indices ``(*spatial)``, 255 where it is unlabelled.
-        slices: indices of the painted slices by the axis across them, ``{"z": [3, 9]}``, where whole slices
-            are painted; only then can it learn from where a voxel lies.
-        seconds: of wall-clock time.
-        fewest: steps that are taken, however short the time.
-        start: a model to go on from, which learnt from the same or less paint.
-        held_out: labels that nothing is learnt from, only looked at for the curve.
-        progress: called with the share of the time that has gone, and what is being done.
-        should_stop: asked after every step; what has been learnt by then is returned.
-
-    Raises:
-        InputError: if nothing is painted.
+    See :meth:`volseg.learning.Learner.learn`. Where a voxel lies is learnt from only where whole slices are
+    painted, in ``slices``.
     """
     deadline = time.monotonic() + seconds
     if not (labels != IGNORE_INDEX).any():
         raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
-    bank = task.bank
+    bank = bank_of(task)
     device = bank.maps[0].device
     paint = measure_paint(labels, slices or {}, task.classes, task.spacing, device)
     random = torch.Generator(device).manual_seed(task.seed)
@@ -227,7 +211,7 @@ def learn(
             seconds=seconds,
             random=random,
             curve=model.curve,
-            fewest=fewest,
+            fewest=_FEWEST if fewest is None else fewest,
             held_out=tested,
             progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
             should_stop=should_stop,
@@ -250,7 +234,7 @@ def learn(
 
 def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
     """How long it takes to look at every voxel once, from how long it takes for some of them."""
-    bank = task.bank
+    bank = bank_of(task)
     if paint is None:
         paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
     first, last = next(_slabs(bank.size))
@@ -264,7 +248,7 @@ def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
 
 def _forecast(task: Task, paint: PlacePrior) -> float:
     """Seconds until the second stage knows what it needs; infinite if it would not fit into memory."""
-    bank = task.bank
+    bank = bank_of(task)
     channels = task.classes - 1
     features = channels * len(_CONTEXT_SCALES) * bank.features / max(bank.channels * bank.scales, 1)
     if features * math.prod(bank.size) > _CONTEXT_VALUES:
@@ -309,3 +293,39 @@ def _slabs(size: Sequence[int]) -> Iterator[tuple[int, int]]:
     thickness = max(1, _AT_ONCE // math.prod(size[1:]))
     for first in range(0, size[0], thickness):
         yield first, min(first + thickness, size[0])
+
+
+class PixelwiseLearner(Learner):
+    """The per-voxel learner: there in seconds, on any machine."""
+
+    name = "pixelwise"
+    title = "the per-voxel learner"
+    ends = "It ends sooner where more would not help: with little paint in a small volume."
+    methods = (
+        "Voxels were classified by small multilayer perceptrons on rotation-invariant filter responses at "
+        "several scales (smoothed grey value, gradient magnitude, eigenvalues of the Hessian and of the "
+        "structure tensor; as in Arganda-Carreras et al. 2017) and, where slices of several directions were "
+        "painted, on the distance to the annotation of each class, with auto-context (Tu and Bai 2010), "
+        "trained on the annotated voxels alone."
+    )
+    sources = (
+        "Arganda-Carreras I et al. Trainable Weka Segmentation: a machine learning tool for microscopy pixel "
+        "classification. Bioinformatics 33, 2424–2426 (2017).",
+        "Tu Z, Bai X. Auto-context and its application to high-level vision tasks and 3D brain image "
+        "segmentation. IEEE Trans. Pattern Anal. Mach. Intell. 32, 1744–1757 (2010).",
+    )
+
+    def prepare(self, task: Task) -> float:
+        """The filter bank, and the time of looking at all voxels, from that of some of them."""
+        bank_of(task)
+        return _LOOKS * seconds_to_look(task)
+
+    def learn(self, task: Task, labels: Labels, *, start: Trained | None = None, **settings: Any) -> Model:
+        """See :func:`learn`."""
+        if start is not None and not isinstance(start, Model):
+            raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
+        return learn(task, labels, start=start, **settings)
+
+    def from_state(self, state: Mapping[str, Any]) -> Model:
+        """A model from a file."""
+        return Model.from_state(state)

@@ -197,6 +197,8 @@ class Report:
         figures: paths of pictures beside the page, relative to it.
         facts: a few short figures to stand at the top, such as ``{"mean IoU": "0.81"}``.
         command: what to type for the same result.
+        methods: a sentence for the methods section of a paper.
+        sources: the works that it cites.
     """
 
     title: str
@@ -227,6 +229,8 @@ class Report:
     warnings: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    methods: str = ""
+    sources: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.image.ndim not in (3, 4):

@@ -269,7 +269,15 @@ def _provenance(report: Report) -> str:
         for name, value in report.versions.items()
     )
     versions = f'<dl class="versions">{versions}</dl>' if versions else ""
-    return _section("again", "To repeat it", command + versions)
+    return _section("again", "To repeat it", command + _methods(report) + versions)
+
+
+def _methods(report: Report) -> str:
+    """What to copy into a paper, and the works that it cites."""
+    if not report.methods:
+        return ""
+    sources = "".join(f"<li>{escape(source)}</li>" for source in report.sources)
+    return f"<p>For the methods section of a paper: {escape(report.methods)}</p><ul>{sources}</ul>"
 
 
 def _command(identifier: str, command: str) -> str:
