@@ -1,5 +1,6 @@
 """What every learner promises, whatever is inside: the same tests for all of them, in 2D and 3D."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ from scipy import ndimage
 from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
-from volseg.learners import LEARNERS, choose_learner, learner_in, trained_in, unet
-from volseg.learners.unet import plan_network
+from volseg.learners import LEARNERS, choose_learner, learner_in, network, trained_in
+from volseg.learners.network import plan_network
 from volseg.learning import Task
 from volseg.pixelwise import members
+from volseg.pixelwise import model as pixelwise_model
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SHAPES = {"2d": (44, 40), "3d": (20, 24, 16)}
@@ -24,8 +26,11 @@ STEPS = {"pixelwise": 30, "unet": 12}  # so many bring more than guessing
 def learner(request, monkeypatch):
     """Each of them, small enough for a test."""
     monkeypatch.setattr(members, "_BATCH", 256)
-    monkeypatch.setattr(unet, "_WIDTH", {"cpu": 4, "cuda": 4})
-    monkeypatch.setattr(unet, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
+    ticks = itertools.count()
+    monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: 1000.0 * next(ticks)))
+    monkeypatch.setattr(pixelwise_model, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 1e6))
+    monkeypatch.setattr(network, "_WIDTH", {"cpu": 4, "cuda": 4})
+    monkeypatch.setattr(network, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
     return LEARNERS[request.param]
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "per_axis",
     "plan_tiles",
     "tile_writing",
+    "tiles_needed",
 ]
 
 
@@ -233,6 +234,35 @@ def tile_writing(
         for w, c, s, r in zip(write, context, stride, remainder, strict=True)
     )
     return Tile(read, write)
+
+
+def tiles_needed(
+    tiles: Sequence[Tile],
+    where: npt.NDArray[np.bool_],
+    context: Sequence[int],
+    stride: Sequence[int],
+    remainder: Sequence[int],
+) -> list[Tile]:
+    """What of the tiles has to be read for the voxels where a mask is true: of each tile, slabs along the
+    axis along which they need the least."""
+    found = []
+    for tile in tiles:
+        inside = where[tile.write]
+        if not inside.any():
+            continue
+        best, least = [tile.write], float("inf")
+        for axis, (span, c, s) in enumerate(zip(tile.write, context, stride, strict=True)):
+            others = tuple(a for a in range(inside.ndim) if a != axis)
+            steps = np.unique(np.flatnonzero(inside.any(others)) // s)
+            runs = np.split(steps, np.flatnonzero(np.diff(steps) * s > 2 * c + s) + 1)
+            ends = [(int(run[0]) * s, (int(run[-1]) + 1) * s) for run in runs]
+            share = sum(b - a + 2 * c for a, b in ends) / (span.stop - span.start + 2 * c)
+            if share < least:
+                slabs = [slice(span.start + a, min(span.start + b, span.stop)) for a, b in ends]
+                best = [(*tile.write[:axis], slab, *tile.write[axis + 1 :]) for slab in slabs]
+                least = share
+        found += [tile_writing(write, context, stride, remainder) for write in best]
+    return found
 
 
 def halve_tile(

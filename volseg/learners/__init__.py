@@ -14,7 +14,8 @@ from volseg.learners.choice import (
     learner_in,
     trained_in,
 )
-from volseg.learners.unet import UNetLearner, UNetModel
+from volseg.learners.network import UNetModel
+from volseg.learners.unet import UNetLearner
 
 __all__ = [
     "LEARNERS",

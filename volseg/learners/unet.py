@@ -2,9 +2,8 @@
 
 The parts are those that the bundles train with: :class:`volseg.UNet`, patches by
 :class:`volseg.RandDeformedPatchd` and :class:`volseg.RandGreyValuesd`, :class:`volseg.SparseDiceCE` over
-annotated voxels, overlap-tile inference. What differs is that nobody chooses: depth, kernels and pooling
-follow from size and spacing of the volume (an axis with longer voxels is not pooled until the others have
-caught up, and has flat kernels until then), width and patch from the machine and the minutes.
+annotated voxels, overlap-tile inference. What differs is that nobody chooses them:
+:mod:`volseg.learners.network` does.
 
 Patch ``i`` is a function of the seed and ``i``, so a number of steps gives the same network wherever time is
 not the limit.
@@ -15,36 +14,25 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from monai.transforms import Compose
-from torch import Tensor, nn
+from torch import Tensor
 
 from volseg.errors import InputError
-from volseg.geometry import Tile, tile_writing
-from volseg.greyvalues import normalised
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Demand, Work
-from volseg.inferers.overlap_tile import work_off
-from volseg.inferers.statistics import as_for_inference, clean_statistics, load_statistics
+from volseg.inferers.blocks import Work
+from volseg.inferers.statistics import clean_statistics, load_statistics
 from volseg.labels import IGNORE_INDEX
-from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
+from volseg.learners.network import UNET, Plan, UNetModel, grey_values, in_16_bits, placed, plan_network
+from volseg.learning import Curve, Labels, Learner, Progress, Task, Trained
 from volseg.losses import SparseDiceCE
-from volseg.machine import has_bf16
-from volseg.networks import UNet
 from volseg.transforms import RandDeformedPatchd, RandGreyValuesd
 from volseg.transforms.deformation import annotated_voxels
 
-__all__ = ["Plan", "UNetLearner", "UNetModel", "plan_network"]
+__all__ = ["UNetLearner"]
 
-_WIDTH = {"cpu": 16, "cuda": 32}  # channels of the finest level
-_LEVELS = {("cpu", 2): 4, ("cpu", 3): 3, ("cuda", 2): 5, ("cuda", 3): 4}
-_VOXELS = {("cpu", 2): 2**15, ("cpu", 3): 2**16, ("cuda", 2): 2**17, ("cuda", 3): 2**20}  # of a patch
-_LONG = 3600.0  # seconds of learning from which on the network is twice as wide
-_COARSE = 1.5  # an axis this much coarser than the finest is not pooled, and kernels are flat along it
 _BATCH = 2
 _RATE, _DECAY = 1e-2, 0.01
 _FEWEST = 20  # steps, however short the time
@@ -54,126 +42,10 @@ _LOOKED_AT = 2  # held-out patches for each point
 _STD = 4.0  # of the deformation, in voxels along the finest axis
 
 
-class Plan(NamedTuple):
-    """A network and its patches, as plain lists for a checkpoint; one entry per level, then per axis."""
-
-    channels: list[list[int]]
-    kernels: list[list[int]]
-    pooling: list[list[int]]
-    patch: list[int]
-
-
-def plan_network(
-    size: Sequence[int], spacing: Sequence[float], *, seconds: float, device: torch.device | str
-) -> Plan:
-    """The network for volumes of this size and spacing on a device, and the patch to train it on."""
-    kind, dims = torch.device(device).type, len(size)
-    kind = kind if kind in _WIDTH else "cuda"
-    width = _WIDTH[kind] * (2 if seconds >= _LONG else 1)
-    stride, now, kernels, pooling = [1] * dims, list(spacing), [], []
-    for _ in range(_LEVELS[kind, dims]):
-        is_fine = [d <= _COARSE * min(now) for d in now]
-        now = [2 * d if fine else d for d, fine in zip(now, is_fine, strict=True)]
-        kernels.append([3 if fine else 1 for fine in is_fine])
-        pool = [2 if fine and n // s >= 8 else 1 for fine, n, s in zip(is_fine, size, stride, strict=True)]
-        pooling.append(pool)
-        if max(pool) == 1:
-            break
-        stride = [s * p for s, p in zip(stride, pool, strict=True)]
-    pooling.pop()
-    strides = [math.prod(steps) for steps in zip(*pooling, strict=True)] if pooling else [1] * dims
-    patch = [-(-n // s) * s for n, s in zip(size, strides, strict=True)]
-    while math.prod(patch) > _VOXELS[kind, dims]:
-        lengths = [n * d if n > s else 0.0 for n, d, s in zip(patch, spacing, strides, strict=True)]
-        longest = lengths.index(max(lengths))
-        patch[longest] -= strides[longest]
-    channels = [[width << level] * 2 for level in range(len(kernels))]
-    return Plan(channels, kernels, pooling, patch)
-
-
-class UNetModel:
-    """A trained network.
-
-    Args:
-        steps: that it has been trained for, in all.
-    """
-
-    def __init__(self, plan: Plan, channels: int, classes: int, *, seed: int = 0) -> None:
-        self.plan = plan
-        self.channels = channels
-        self.steps = 0
-        self.curve = Curve()
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            self.network = UNet(
-                len(plan.patch),
-                channels,
-                classes,
-                channels=plan.channels,
-                kernel_size=plan.kernels,
-                pooling=plan.pooling,
-                padding="same",
-                norm="batch",
-                up_channels="halve",
-            )
-
-    def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
-        """Logits ``(classes, *spatial)`` of every voxel, or of those in a block."""
-        where = np.full(task.size, block is None)
-        if block is not None:
-            where[block] = True
-        found = self._logits(task, where, progress)
-        return found if block is None else np.ascontiguousarray(found[(slice(None), *block)])
-
-    def predict_at(self, task: Task, where: np.ndarray[Any, np.dtype[np.bool_]]) -> Scores:
-        """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
-        return self._logits(task, where)[:, where]
-
-    def without_prior(self, task: Task) -> "UNetModel":
-        """Itself: a U-Net does not know where paint lies."""
-        return self
-
-    @torch.no_grad()
-    def _logits(
-        self, task: Task, where: np.ndarray[Any, np.dtype[np.bool_]], progress: Progress | None = None
-    ) -> Scores:
-        """Logits ``(classes, *spatial)``, right wherever the mask is true."""
-        image, network = _image(task), _placed(self, task)
-        inferer, work = OverlapTileInferer(), Work(network, amp=_in_16_bits(self.plan, task.device))
-        found = np.zeros((self.network.out_channels, *task.size), np.float32)
-        done = 0
-        with as_for_inference(network, inferer.batch_norm):
-            tiles = _needed(inferer.tiles(image, work), where, work.demand)
-            total = sum(_voxels(tile.write) for tile in tiles)
-            for _, block, logits in work_off(image, work, tiles):
-                found[:, *block] = logits.float().cpu().numpy()
-                done += math.prod(logits.shape[1:])
-                if progress is not None:
-                    progress(min(done / total, 1.0), "segmenting")
-        return found
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-        weights = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
-        facts = {"plan": self.plan._asdict(), "in_channels": self.channels, "steps": self.steps}
-        facts |= {"out_channels": self.network.out_channels, "curve": asdict(self.curve)}
-        return {"learner": UNetLearner.name, "model": weights, **facts}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "UNetModel":
-        """What :meth:`state` gave."""
-        model = cls(Plan(**state["plan"]), state["in_channels"], state["out_channels"])
-        model.network.load_state_dict(state["model"])
-        model.network.eval()
-        model.steps = state["steps"]
-        model.curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
-        return model
-
-
 class UNetLearner(Learner):
     """The U-Net of this package, on patches of the volume at hand."""
 
-    name = "unet"
+    name = UNET
     title = "the U-Net"
     methods = (
         "A U-Net (Ronneberger et al. 2015, Çiçek et al. 2016) with padded convolutions and batch "
@@ -192,12 +64,13 @@ class UNetLearner(Learner):
 
     def prepare(self, task: Task) -> float:
         """The normalised image; and the time of all tiles, from that of one patch."""
-        image = _image(task)
+        image = grey_values(task)
         plan = plan_network(task.size, task.spacing, seconds=0, device=task.device)
         model = UNetModel(plan, len(image), task.classes)
-        network = _placed(model, task).eval()
-        amp = _in_16_bits(plan, task.device)
-        read = sum(_voxels(tile.read) for tile in OverlapTileInferer().tiles(image, Work(network, amp=amp)))
+        network = placed(model, task).eval()
+        amp = in_16_bits(plan, task.device)
+        tiles = OverlapTileInferer().tiles(image, Work(network, amp=amp))
+        read = sum(math.prod(span.stop - span.start for span in tile.read) for tile in tiles)
         patch = torch.zeros(1, len(image), *plan.patch, device=task.device)
         began = time.monotonic()
         with torch.no_grad(), torch.autocast(patch.device.type, torch.bfloat16, enabled=amp):
@@ -229,12 +102,13 @@ class UNetLearner(Learner):
             model.curve = Curve()
         else:
             raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
-        network = _placed(model, task)
+        model.painted = [known or bool((labels == c).any()) for c, known in enumerate(model.painted)]
+        network = placed(model, task)
         patches = _Patches(task, labels, model.plan)
         looked_at = None
         if held_out is not None and (held_out != IGNORE_INDEX).any():
             looked_at = _Patches(task, held_out, model.plan, deform=False).batch(range(_LOOKED_AT))
-        loss_of, amp = SparseDiceCE(), _in_16_bits(model.plan, task.device)
+        loss_of, amp = SparseDiceCE(), in_16_bits(model.plan, task.device)
         optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
         first, losses = model.steps, []
         network.train()
@@ -279,7 +153,7 @@ class _Patches:
     def __init__(self, task: Task, labels: Labels, plan: Plan, *, deform: bool = True) -> None:
         self.seed = task.seed
         self.data = {
-            "image": _image(task),
+            "image": grey_values(task),
             "label": torch.from_numpy(labels[None]).to(task.device),
             "label_voxels": annotated_voxels(labels, task.classes),
             "spacing": task.spacing,
@@ -302,57 +176,9 @@ class _Patches:
         return image, label
 
 
-def _image(task: Task) -> Tensor:
-    """The normalised image ``(C, *spatial)``, on the device."""
-    image: Tensor = task.once("grey", lambda: normalised(np.asarray(task.image)).to(task.device))
-    return image
-
-
-def _placed(model: UNetModel, task: Task) -> nn.Module:
-    """The network on the task's device, in the layout that is quickest there."""
-    from volseg.engines.scale import place  # brings all of the engines along, which only this learner needs
-
-    return place(model.network, task.device)
-
-
-def _in_16_bits(plan: Plan, device: torch.device | str) -> bool:
-    """Whether to compute in bfloat16: by what the machine can, not by a measurement, which would not repeat;
-    nor with flat kernels on a CPU, see :func:`volseg.engines.place`."""
-    has_flat_kernels = any(len(set(kernel)) > 1 for kernel in plan.kernels)
-    return has_bf16(device) and not (torch.device(device).type == "cpu" and has_flat_kernels)
-
-
 @torch.no_grad()
 def _loss_at(network: Any, image: Tensor, target: Tensor, loss_of: SparseDiceCE) -> float:
     network.eval()
     loss = float(loss_of(network(image), target))
     network.train()
     return loss
-
-
-def _voxels(block: Block) -> int:
-    return math.prod(span.stop - span.start for span in block)
-
-
-def _needed(tiles: Sequence[Tile], where: np.ndarray[Any, np.dtype[np.bool_]], demand: Demand) -> list[Tile]:
-    """What of the tiles has to be computed: of each, slabs along the axis where they save most."""
-    found = []
-    for tile in tiles:
-        inside = where[tile.write]
-        if not inside.any():
-            continue
-        best, least = [tile.write], math.inf
-        for axis, (span, halo, stride) in enumerate(zip(tile.write, demand.halo, demand.stride, strict=True)):
-            others = tuple(a for a in range(inside.ndim) if a != axis)
-            steps = np.unique(np.flatnonzero(inside.any(others)) // stride)
-            runs = np.split(steps, np.flatnonzero(np.diff(steps) * stride > 2 * halo + stride) + 1)
-            cost = sum((run[-1] - run[0] + 1) * stride + 2 * halo for run in runs) / (
-                span.stop - span.start + 2 * halo
-            )
-            if cost < least:
-                least = cost
-                ends = [(int(run[0]) * stride, (int(run[-1]) + 1) * stride) for run in runs]
-                slabs = [slice(span.start + a, min(span.start + b, span.stop)) for a, b in ends]
-                best = [(*tile.write[:axis], slab, *tile.write[axis + 1 :]) for slab in slabs]
-        found += [tile_writing(write, demand.halo, demand.stride, demand.remainder) for write in best]
-    return found
