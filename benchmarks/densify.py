@@ -14,7 +14,7 @@ of the wall clock, from start to end, and its memory the most that was resident.
 of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md``
 and ``figure.png``.
 
-``volseg`` is ``volseg.densify`` with ``--folds``: 0 leaves all of the time to the result; a number or
+``volseg`` is ``volseg.densify`` as it is, ``unet`` the same with the U-Net as learner, both with ``--folds``: 0 leaves all of the time to the result; a number or
 ``auto`` spends half of it on a score, and then the line says what was reported (mean IoU over all classes,
 and its interval) beside what is true. ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an
 environment with ``peers.txt``.
@@ -41,7 +41,8 @@ from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, dice, iou, mean_score
 from volseg.phantom import XENOPUS_SPACING, xenopus_phantom
 
-OWN = ("volseg", "interpolate", "random-walker")
+LEARNERS = {"volseg": "auto", "unet": "unet"}  # methods that learn, and by what
+OWN = (*LEARNERS, "interpolate", "random-walker")
 PEERS = ("forest", "nnunet")
 NNUNET_ON = ("medulla", "brain")  # it takes long, and the table needs two
 SLICES = ("2", "4", "8")
@@ -113,7 +114,7 @@ def run(given: argparse.Namespace) -> None:
             (name, k, method, seed)
             for k in given.slices
             for method in given.methods
-            for seed in (given.seeds if method in ("volseg", *PEERS) else given.seeds[:1])
+            for seed in (given.seeds if method in (*LEARNERS, *PEERS) else given.seeds[:1])
             if (name, k, method, seed) not in done
             and (method not in PEERS or given.peers is not None)
             and (method != "nnunet" or name in NNUNET_ON)
@@ -149,7 +150,7 @@ def one(data: Set, k: str, method: str, seed: int, given: argparse.Namespace) ->
         if method in PEERS:
             words = [str(given.peers), str(Path(__file__).with_name("densify_peers.py"))]
         words += [method, str(task), str(result), "--seconds", str(given.seconds)]
-        if method == "volseg":
+        if method in LEARNERS:
             words += ["--folds", "auto" if given.folds is None else str(given.folds)]
         threads = str(given.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
@@ -165,7 +166,7 @@ def one(data: Set, k: str, method: str, seed: int, given: argparse.Namespace) ->
         line |= {"minutes": round(minutes, 3), "gigabytes": round(used.ru_maxrss / 2**20, 3)}
         line["painted"] = round(float(np.mean(labels != IGNORE_INDEX)), 4)
         line |= score(data, labels, found["voxels"], found["classes"], classes)
-        if method == "volseg" and (reported := json.loads(str(found["reported"]))):
+        if method in LEARNERS and (reported := json.loads(str(found["reported"]))):
             line["mean_of_all"] = round(float(np.mean(line["iou_of_classes"])), 4)
             line["reported"] = reported
         return line
@@ -208,6 +209,7 @@ def cell(given: argparse.Namespace) -> None:
             volseg.Volume(image, affine, "um"),
             volseg.Volume(labels[None], affine, "um"),
             minutes=given.seconds / 60,
+            learner=LEARNERS[given.method],
             unlabelled=IGNORE_INDEX,
             folds=given.folds,
             compare=False,

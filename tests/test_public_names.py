@@ -24,6 +24,7 @@ CONTRACT = {
     "Volume",
     "border_weight_map",
     "bspline_displacement",
+    "load",
     "read_volume",
     "unet3d_2016",
     "unet_2015",

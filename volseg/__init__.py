@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from volseg.losses import SparseCrossEntropy as SparseCrossEntropy
     from volseg.losses import SparseDice as SparseDice
     from volseg.losses import SparseDiceCE as SparseDiceCE
+    from volseg.models import load as load
     from volseg.networks import UNet as UNet
     from volseg.networks import context_of as context_of
     from volseg.networks import unet3d_2016 as unet3d_2016
@@ -77,6 +78,7 @@ _ROOMS = {
     "io": ("Volume", "read_volume", "write_volume"),
     "labels": ("LabelScheme",),
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
+    "models": ("load",),
     "networks": ("UNet", "context_of", "unet3d_2016", "unet_2015"),
     "transforms": (
         "BorderWeightMapd",

@@ -76,8 +76,8 @@ _VOLSEG = "volseg.", (
     "find_cases", "find_images", "join_processes", "leave_processes", "local_device", "place", "predictor",
     "read_volume", "to_device", "trainer", "unet3d_2016", "unet_2015", "use_bf16",
 )  # fmt: skip
-# Public, but not for strangers: it writes wherever it is told to.
-NOT_FOR_STRANGERS = frozenset({"volseg.write_volume"})
+# Public, but not for strangers: they write wherever they are told to, or run other bundles.
+NOT_FOR_STRANGERS = frozenset({"volseg.load", "volseg.write_volume"})
 _LISTS = (_VOLSEG, _OPTIMISERS, _SCHEDULERS, _LOSSES_OF_TORCH, _MONAI)
 TARGETS: frozenset[str] = frozenset(
     {prefix + name for prefix, names in _LISTS for name in names}

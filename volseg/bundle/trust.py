@@ -32,7 +32,7 @@ from volseg.bundle.judging import (
 )
 from volseg.errors import RefusedError
 
-__all__ = ["NOT_FOR_STRANGERS", "TARGETS", "beyond_the_list", "runnable"]
+__all__ = ["NOT_FOR_STRANGERS", "TARGETS", "beyond_the_list", "judge", "runnable"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +57,37 @@ def runnable(paths: Sequence[Path], overridden: Collection[str] = (), *, trust: 
     config = read_bundle(paths)
     beside = paths[0].with_name("metadata.json")
     meta = load_json(beside)[0] if beside.is_file() else None  # MONAI would put it in the place of _meta_
-    found = beyond_the_list(config if meta is None else {**config, "_meta_": meta}, overridden)
+    judge(config if meta is None else {**config, "_meta_": meta}, paths[0], overridden, trust=trust)
     if trust:
-        for text in found:
-            logger.warning("Trusted: %s.", text)
         yield list(paths)
         return
-    if found:
-        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-        raise RefusedError(
-            f"{paths[0]} is not run, because it could do anything: {'; '.join(found[:3])}{more}. "
-            "If you know who wrote it, read these entries and add --trust-bundle."
-        )
     with tempfile.TemporaryDirectory(prefix="volseg-") as folder:
         path = Path(folder) / "bundle.json"
         path.write_text(json.dumps(config), encoding="utf-8")
         if meta is not None:
             path.with_name("metadata.json").write_text(json.dumps(meta), encoding="utf-8")
         yield [path]
+
+
+def judge(config: Mapping[str, Any], source: Path, overridden: Collection[str] = (), *, trust: bool) -> None:
+    """Refuse what the list does not cover; with ``trust``, say what it will do.
+
+    Args:
+        source: the bundle's file, to be named.
+
+    Raises:
+        RefusedError: if there is something, and it is not trusted.
+    """
+    found = beyond_the_list(config, overridden)
+    if trust:
+        for text in found:
+            logger.warning("Trusted: %s.", text)
+    elif found:
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        raise RefusedError(
+            f"{source} is not run, because it could do anything: {'; '.join(found[:3])}{more}. "
+            "If you know who wrote it, read these entries and add --trust-bundle (trust=True in Python)."
+        )
 
 
 def beyond_the_list(config: Mapping[str, Any], overridden: Collection[str] = ()) -> list[str]:

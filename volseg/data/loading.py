@@ -17,7 +17,7 @@ from volseg.instances import InstanceScheme
 from volseg.io import Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["classes_of", "load_case", "read_image"]
+__all__ = ["classes_of", "image_tensor", "load_case", "preprocess", "read_image"]
 
 Preprocessing: TypeAlias = Callable[[dict[str, Any]], Mapping[Any, Any]]
 Classes: TypeAlias = npt.NDArray[np.uint8]
@@ -57,28 +57,11 @@ def load_case(
         and ``hash`` (of the image's voxels).
     """
     source = read_image(case, in_channels)
-    item: dict[str, Any] = {"image": _tensor(source)}
+    item: dict[str, Any] = {"image": image_tensor(source)}
     if case.label is not None:
         with np.errstate(over="ignore"):
             item["hash"] = voxels_hash(source.array.astype(np.float32))
-    if preprocessing is not None:
-        with theirs("preprocessing", preprocessing, "failed on an image"):
-            item = dict(preprocessing(item))
-    image = torch.as_tensor(item["image"])
-    item["image"] = (image.as_tensor() if hasattr(image, "as_tensor") else image).float()
-    if not item["image"].isfinite().all():
-        raise InputError(
-            f"{case.image}: its values, {source.array.min():g} to {source.array.max():g}, are too large: the "
-            "network would get numbers that are not finite in 32-bit floating point. If they mark what is "
-            "outside of the picture, preprocessing with volseg.NormalizeGreyValuesd leaves them out; else "
-            "divide the image by a number."
-        )
-    if item["image"].shape[1:] != source.spatial_shape:
-        raise ValueError(
-            f"preprocessing turns {case.image} from {source.spatial_shape} voxels into "
-            f"{tuple(item['image'].shape[1:])}. It may change grey values only: annotation and result lie on "
-            "the grid of the file."
-        )
+    item = preprocess(item, source, preprocessing)
     item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
@@ -112,7 +95,40 @@ def _without_blank(label: Volume, instead: int) -> npt.NDArray[Any]:
     return array if label.blank is None else np.where(array == label.blank, instead, array)
 
 
-def _tensor(volume: Volume) -> torch.Tensor:
+def preprocess(
+    item: dict[str, Any], source: Volume, preprocessing: Preprocessing | None = None
+) -> dict[str, Any]:
+    """What the network gets of an image: ``item["image"]`` preprocessed, float32, and checked.
+
+    Args:
+        item: with the voxels of ``source`` as a tensor, see :func:`image_tensor`.
+
+    Raises:
+        InputError: if its numbers do not fit into 32-bit floating point.
+        ValueError: if the preprocessing changes the grid.
+    """
+    if preprocessing is not None:
+        with theirs("preprocessing", preprocessing, "failed on an image"):
+            item = dict(preprocessing(item))
+    image = torch.as_tensor(item["image"])
+    item["image"] = (image.as_tensor() if hasattr(image, "as_tensor") else image).float()
+    if not item["image"].isfinite().all():
+        raise InputError(
+            f"{source.name}: its values, {source.array.min():g} to {source.array.max():g}, are too large: "
+            "the network would get numbers that are not finite in 32-bit floating point. If they mark what "
+            "is outside of the picture, preprocessing with volseg.NormalizeGreyValuesd leaves them out; else "
+            "divide the image by a number."
+        )
+    if item["image"].shape[1:] != source.spatial_shape:
+        raise ValueError(
+            f"preprocessing turns {source.name} from {source.spatial_shape} voxels into "
+            f"{tuple(item['image'].shape[1:])}. It may change grey values only: annotation and result lie on "
+            "the grid of the file."
+        )
+    return item
+
+
+def image_tensor(volume: Volume) -> torch.Tensor:
     """The voxels as float32; as float64 where the file has a wider type, until they are normalised."""
     is_exact = np.can_cast(volume.array.dtype, np.float32)
     return torch.from_numpy(volume.array.astype(np.float32 if is_exact else np.float64))
