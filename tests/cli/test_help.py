@@ -196,7 +196,7 @@ def test_info_of_weights_says_what_they_are(volseg, tmp_path):
     learnt = {"stages": 1, "seconds": 90.0, "names": ["nucleus", "rest"], "values": [1, 4], "channels": 2}
     save_checkpoint(tmp_path / "model.pt", {"model": torch.nn.Linear(2, 3).state_dict(), **learnt})
     _, out, _ = volseg("info", "model.pt")
-    assert "model.pt: a model of volseg densify, 1.5 minutes of learning, written 20" in out
+    assert "model.pt: what the per-voxel learner of volseg densify learnt in 1.5 minutes, written 20" in out
     assert "classes 1 = nucleus, 4 = rest\n  for images of 2 channel(s)" in out
     (tmp_path / "config.json").write_text('{"labels": {"names": ["a", "b"]}, "in_channels": 3}')
     save_checkpoint(tmp_path / "last.pt", {"model": torch.nn.Linear(2, 3).state_dict(), "iteration": 7})

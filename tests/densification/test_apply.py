@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 from volseg.annotation import find_slices
 from volseg.densification import densify
 from volseg.densification.earlier import Earlier, Seen, distance, load_earlier, pixels_of
-from volseg.errors import InputError
+from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.learners import LEARNERS, network
 from volseg.pixelwise.members import Members
 from volseg.pixelwise.model import Model, Task, learn
+from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SIZE = (32, 28, 20)
 NAMES = ["1=shell", "2=core"]
@@ -111,7 +114,7 @@ def test_with_paint_of_its_own_it_starts_from_there_and_is_scored_on_what_nothin
 
 @pytest.mark.slow
 def test_what_was_learnt_from_paint_in_two_directions_does_not_look_for_paint_where_there_is_none(result):
-    """The distance to paint is a feature of half of the networks; where no paint is, it must not count."""
+    """The distance to paint is a feature of half of the perceptrons; where no paint is, it must not count."""
     earlier = load_earlier(result, is_applied=True)
     assert earlier.model.paint.is_telling
     grey, _ = stack(1)
@@ -150,7 +153,15 @@ def seen(name="one.tif", spacing=(1.0, 1.0, 1.0), unit="um", looks=None, pixels=
 
 def earlier(tmp_path, *images, names=("background", "shell"), values=(0, 1), channels=1, **more):
     return Earlier(
-        tmp_path / "first", None, names, values, channels, is_applied=True, images=images or (seen(),), **more
+        tmp_path / "first",
+        LEARNERS["pixelwise"],
+        None,
+        names,
+        values,
+        channels,
+        is_applied=True,
+        images=images or (seen(),),
+        **more,
     )
 
 
@@ -225,10 +236,10 @@ def test_pixels_are_told_apart_by_their_numbers_and_not_by_their_file(tmp_path):
     assert pixels_of(read_volume(save(tmp_path, "c.tif", grey[::-1]))) != pixels_of(read_volume(paths[0]))
 
 
-def test_networks_that_see_the_prior_are_left_out():
+def test_perceptrons_that_see_the_prior_are_left_out():
     members = Members.new(torch.randn(50, 6), slice(2, 4), 3, blind=(False, True), seed=0)
     blind = members.without_prior()
-    assert len(blind.networks) == 1
+    assert len(blind.perceptrons) == 1
     values = torch.randn(20, 6)
     others = values.clone()
     others[:, 2:4] += 100
@@ -244,3 +255,72 @@ def test_what_cannot_go_together_is_refused(tmp_path):
         densify(array)
     with pytest.raises(InputError, match="holds no model.pt to go on from.*leave --apply out"):
         densify(array, None, apply=tmp_path)
+
+
+# --- whoever learns ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=sorted(LEARNERS))
+def learner(request, monkeypatch):
+    """Each of them, small enough for a test."""
+    monkeypatch.setattr(network, "_WIDTH", {"cpu": 4})
+    monkeypatch.setattr(network, "_VOXELS", {("cpu", 3): 2**12})
+    return LEARNERS[request.param]
+
+
+@pytest.mark.slow
+def test_who_learnt_is_said_everywhere_and_goes_on_from_there(learner, tmp_path, caplog):
+    grey, truth = stack(0, size=(24, 20, 16))
+    slices = [(2, (2, 6, 10, 14))]
+    image, paint = save(tmp_path, "one.tif", grey), save(tmp_path, "paint.tif", painted(truth, slices))
+    quick = {"minutes": 0.01, "compare": False, "force": True, "device": "cpu"}
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    with caplog.at_level(logging.INFO, "volseg"):
+        densify(image, paint, first, learner=learner.name, folds=2, **quick)
+    assert f"What learns is {learner.title} ({learner.name})." in caplog.text
+    assert learner.methods in caplog.text
+    scores = json.loads((first / "scores.json").read_text())
+    assert (scores["learner"], scores["methods"]["sentence"]) == (learner.name, learner.methods)
+    assert json.loads((first / "settings.json").read_text())["learner"] == learner.name
+    page = (first / "report.html").read_text()
+    assert learner.methods in page
+    assert all(source in page for source in learner.sources)
+    assert scores["scores"]["volseg"]["folds"] == 2
+    assert load_earlier(first).learner is learner
+    more = save(tmp_path, "more.tif", painted(truth, [*slices, (1, (5, 14))]))
+    densify(image, more, second, continue_from=first, **quick)  # auto: the one that learnt before
+    assert json.loads((second / "settings.json").read_text())["learner"] == learner.name
+    (other,) = (name for name in LEARNERS if name != learner.name)
+    with pytest.raises(InputError, match=f"was learnt by {learner.title}; another learner"):
+        densify(image, more, third, continue_from=first, learner=other, **quick)
+    grey, _ = stack(1, size=(24, 20, 16))
+    done = densify(save(tmp_path, "two.tif", grey), None, third, apply=second, device="cpu")
+    assert done.labels.shape == (24, 20, 16)
+    assert load_earlier(third, is_applied=True).learner is learner
+
+
+@pytest.mark.slow
+def test_a_result_from_before_learners_had_names_is_continued_applied_and_resumed(result, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(result, old)
+    for path in [old / "model.pt", *(old / "folds").glob("*.pt")]:
+        content = load_checkpoint(path)
+        del content["learner"]
+        save_checkpoint(path, content)
+    settings = json.loads((old / "settings.json").read_text())
+    del settings["learner"]
+    settings["choices"]["method"] = "network"
+    (old / "settings.json").write_text(json.dumps(settings))
+    first = result.parent
+    quick = {"minutes": 0.01, "compare": False, "force": True}
+    done = densify(first / "one.tif", first / "paint.tif", continue_from=old, **quick)
+    assert done.learner is LEARNERS["pixelwise"]
+    grey, _ = stack(1)
+    found = densify(save(tmp_path, "two.tif", grey), None, apply=old)
+    np.testing.assert_array_equal(found.labels, densify(tmp_path / "two.tif", None, apply=result).labels)
+    (old / "report.html").unlink()  # as of a run that was stopped at its end
+    again = {"names": NAMES, "minutes": 0.02, "compare": False, "force": True, "resume": True}
+    with pytest.raises(RefusedError, match="other learner: pixelwise then, unet now"):
+        densify(first / "one.tif", first / "paint.tif", old, learner="unet", **again)
+    densify(first / "one.tif", first / "paint.tif", old, **again)
+    assert (old / "report.html").is_file()

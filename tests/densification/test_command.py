@@ -70,6 +70,7 @@ def asked(monkeypatch):
 
 def test_the_command_passes_everything_on(volseg, asked, monkeypatch):
     words = "a.nii b.nii -o out --minutes 2.5 --unlabelled 9 --names 1=a 2=b --method interpolate --folds 5 "
+    words += "--learner unet "
     words += "--no-keep-painted --no-compare --no-suggest --continue old --device cpu --seed 3 --force "
     words += "--apply other --resume "
     words += "--spacing 4,4,50nm --colours 00=0,ff=1 "
@@ -84,7 +85,8 @@ def test_the_command_passes_everything_on(volseg, asked, monkeypatch):
     assert settings == {
         "minutes": 2.5, "spacing": "4,4,50nm", "colours": "00=0,ff=1",
         "unlabelled": 9, "painted_only": False, "names": ["1=a", "2=b"],
-        "method": "interpolate", "folds": 5, "keep_painted": False, "compare": False, "suggest_next": False,
+        "method": "interpolate", "learner": "unet", "folds": 5, "keep_painted": False,
+        "compare": False, "suggest_next": False,
         "device": "cpu", "seed": 3, "force": True, "resume": True, "overwrite": True, "finished": False,
     }  # fmt: skip
 

@@ -244,7 +244,7 @@ def test_nothing_painted_is_nothing_to_learn_from(scene):
         learn(Task(image, (1.0,) * truth.ndim, 2), np.full_like(truth, IGNORE_INDEX), seconds=1)
 
 
-def test_a_blind_network_does_not_see_the_prior():
+def test_a_blind_perceptron_does_not_see_the_prior():
     generator = torch.Generator().manual_seed(0)
     seen = torch.randn(200, 5, generator=generator)
     members = Members.new(seen, slice(3, 5), 2, blind=(False, True), seed=0)
@@ -285,7 +285,7 @@ def test_the_prior_is_used_where_slices_of_two_directions_cross(counts, is_telli
     assert measure_paint(labels, find_slices(labels), 2, (1.0, 1.0, 1.0)).is_telling is is_telling
 
 
-def test_slices_in_one_direction_leave_all_networks_blind(scene, clock):
+def test_slices_in_one_direction_leave_all_perceptrons_blind(scene, clock):
     image, truth = scene
     labels = keep_slices(truth, [*[0] * (truth.ndim - 1), 5])
     model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, slices=find_slices(labels), seconds=0.2)

@@ -69,8 +69,11 @@ def _learnt(content: Mapping[str, Any]) -> str:
     """What kind of training weights came from."""
     if "iteration" in content:
         return f"a network's weights after {content['iteration']} iterations"
-    if "stages" in content:
-        return f"a model of volseg densify, {content.get('seconds', 0) / 60:.1f} minutes of learning"
+    if "curve" in content or "stages" in content:
+        from volseg.learners import learner_in
+
+        minutes = content.get("seconds", 0) / 60
+        return f"what {learner_in(content, 'it').title} of volseg densify learnt in {minutes:.1f} minutes"
     return "weights, of whose training nothing is said"
 
 

@@ -55,7 +55,7 @@ def learner_in(state: Mapping[str, Any], source: object) -> Learner:
     Raises:
         InputError: if this volseg does not have it, or the file is of another kind.
     """
-    if "curve" not in state:
+    if "curve" not in state and "stages" not in state:
         raise InputError(
             f"{source} holds nothing that volseg densify has learnt. Name the model.pt of one of its results."
         )
