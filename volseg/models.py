@@ -32,7 +32,7 @@ from volseg.data.loading import image_tensor, preprocess
 from volseg.densification.calibration import Calibrator
 from volseg.densification.earlier import Earlier, load_earlier, pixels_of
 from volseg.engines.evaluator import segment
-from volseg.engines.scale import place
+from volseg.engines.scale import to_device
 from volseg.errors import InputError
 from volseg.installation import find
 from volseg.io import Volume, read_channels, read_volume, with_spacing
@@ -215,7 +215,7 @@ def load(
     config = find(bundle) if bundle is not None else _config_beside(weights)
     network, parts = _built(config, weights, trust=trust, device=str(device))
     return NetworkModel(
-        place(network, device).eval(),
+        to_device(network, device).eval(),
         parts["labels"],
         parts["in_channels"],
         parts["inferer"],

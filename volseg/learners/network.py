@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from volseg.geometry import tiles_needed
 from volseg.greyvalues import normalised
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Work
-from volseg.inferers.overlap_tile import work_off
+from volseg.inferers.blocks import BlockRunner
+from volseg.inferers.overlap_tile import process_tiles
 from volseg.inferers.statistics import as_for_inference
 from volseg.learning import Block, Curve, Progress, Scores, Task
 from volseg.machine import has_bf16
@@ -121,13 +121,13 @@ class UNetModel:
     def _logits(self, task: Task, where: npt.NDArray[np.bool_], progress: Progress | None = None) -> Scores:
         """Logits ``(classes, *spatial)``, right wherever the mask is true."""
         image, network = grey_values(task), placed(self, task)
-        inferer, work = OverlapTileInferer(), Work(network, amp=in_16_bits(self.plan, task.device))
+        inferer, runner = OverlapTileInferer(), BlockRunner(network, amp=in_16_bits(self.plan, task.device))
         found = np.zeros((self.network.out_channels, *task.size), np.float32)
         done = 0
         with as_for_inference(network, inferer.batch_norm):
-            _, *demand = work.demand
-            tiles = tiles_needed(inferer.tiles(image, work), where, *demand)
-            for _, block, logits in work_off(image, work, tiles):
+            _, *required = runner.required
+            tiles = tiles_needed(inferer.tiles(image, runner), where, *required)
+            for _, block, logits in process_tiles(image, runner, tiles):
                 found[:, *block] = logits.float().cpu().numpy()
                 done += math.prod(logits.shape[1:])
                 if progress is not None:
@@ -162,13 +162,15 @@ def grey_values(task: Task) -> Tensor:
 
 def placed(model: UNetModel, task: Task) -> nn.Module:
     """The network on the task's device, in the layout that is quickest there."""
-    from volseg.engines.scale import place  # brings all of the engines along, which only this learner needs
+    from volseg.engines.scale import (
+        to_device,  # brings all of the engines along, which only this learner needs
+    )
 
-    return place(model.network, task.device)
+    return to_device(model.network, task.device)
 
 
 def in_16_bits(plan: Plan, device: torch.device | str) -> bool:
     """Whether to compute in bfloat16: by what the machine can, not by a measurement, which would not repeat;
-    nor with flat kernels on a CPU, see :func:`volseg.engines.place`."""
+    nor with flat kernels on a CPU, see :func:`volseg.engines.scale.to_device`."""
     has_flat_kernels = any(len(set(kernel)) > 1 for kernel in plan.kernels)
     return has_bf16(device) and not (torch.device(device).type == "cpu" and has_flat_kernels)

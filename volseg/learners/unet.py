@@ -22,7 +22,7 @@ from torch import Tensor
 
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer
-from volseg.inferers.blocks import Work
+from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.statistics import clean_statistics, load_statistics
 from volseg.labels import IGNORE_INDEX
 from volseg.learners.network import UNET, Plan, UNetModel, grey_values, in_16_bits, placed, plan_network
@@ -69,7 +69,7 @@ class UNetLearner(Learner):
         model = UNetModel(plan, len(image), task.classes)
         network = placed(model, task).eval()
         amp = in_16_bits(plan, task.device)
-        tiles = OverlapTileInferer().tiles(image, Work(network, amp=amp))
+        tiles = OverlapTileInferer().tiles(image, BlockRunner(network, amp=amp))
         read = sum(math.prod(span.stop - span.start for span in tile.read) for tile in tiles)
         patch = torch.zeros(1, len(image), *plan.patch, device=task.device)
         began = time.monotonic()
