@@ -15,9 +15,9 @@ of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. 
 and ``figure.png``.
 
 ``volseg`` is ``volseg.densify`` as it is, ``unet`` the same with the U-Net as learner, both with
-``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it
-on a score, and then the line says what was reported (mean IoU over all classes, and its interval) beside what is true. ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an
-environment with ``peers.txt``.
+``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a score, and
+then the line says what was reported (mean IoU over all classes, and its interval) beside what is true.
+``forest`` and ``nnunet`` need ``--peers``, the interpreter of an environment with ``peers.txt``.
 """
 
 import argparse

@@ -101,6 +101,7 @@ class Learner(ABC):
         title: for a person, in the middle of a sentence.
         methods: what it does, in one sentence for the methods section of a paper, with citations.
         sources: the works that ``methods`` cites, as a list of references has them.
+        fewest: steps that are taken, however short the time.
         ends: in a sentence, when learning ends before its time, if it does.
         patience: times as long as the quickest learner takes to come to something; models that are scored
             are the fewer, the longer each of them has to learn.
@@ -110,6 +111,7 @@ class Learner(ABC):
     title: ClassVar[str]
     methods: ClassVar[str]
     sources: ClassVar[tuple[str, ...]]
+    fewest: ClassVar[int]
     ends: ClassVar[str] = ""
     patience: ClassVar[float] = 1.0
 

@@ -278,7 +278,7 @@ class Run:
             self.note = self._what_is_known(learning.looks)
             return [], scores, []
         logger.info("%s", self._plan(learner, seconds, len(folds)))
-        self._warn_of_too_little(timetable)
+        self._warn_of_too_little(learner, timetable)
         learning.prepare()
         if self.earlier is not None and self.earlier.is_applied:
             logger.info("%s", self.earlier.far(learning.looks.looks))
@@ -316,12 +316,12 @@ class Run:
             f"and give them along with --apply {self.earlier.folder}."
         )
 
-    def _warn_of_too_little(self, timetable: Timetable) -> None:
+    def _warn_of_too_little(self, learner: Learner, timetable: Timetable) -> None:
         """Before it begins: some things cannot be cut short."""
         gone, least = timetable.seconds - timetable.left, timetable.least
         if gone + least <= timetable.seconds:
             return
-        steps = f"{timetable.folds} folds of the fewest steps, " if timetable.folds else ""
+        steps = f"{timetable.folds} folds of {learner.fewest} steps, " if timetable.folds else ""
         page = ", and the page" if self.place is not None else ""
         fewer = ", --folds 0 leaves out the score" if timetable.folds else ""
         logger.warning(

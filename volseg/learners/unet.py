@@ -35,7 +35,6 @@ __all__ = ["UNetLearner"]
 
 _BATCH = 2
 _RATE, _DECAY = 1e-2, 0.01
-_FEWEST = 20  # steps, however short the time
 _EVERY = 10  # steps between two points of the curve
 _CLEAN = 8  # undeformed patches that batch normalisation takes its statistics from, in the end
 _LOOKED_AT = 2  # held-out patches for each point
@@ -60,6 +59,7 @@ class UNetLearner(Learner):
         "segmentation from sparse annotation. MICCAI, LNCS 9901, 424–432 (2016).",
         "Loshchilov I, Hutter F. Decoupled weight decay regularization. ICLR (2019).",
     )
+    fewest = 20
     patience = 4.0
 
     def prepare(self, task: Task) -> float:
@@ -91,7 +91,7 @@ class UNetLearner(Learner):
         should_stop: Callable[[], bool] | None = None,
     ) -> UNetModel:
         """See :meth:`volseg.learning.Learner.learn`; ``slices`` are not looked at."""
-        began, fewest = time.monotonic(), _FEWEST if fewest is None else fewest
+        began, fewest = time.monotonic(), self.fewest if fewest is None else fewest
         if not (labels != IGNORE_INDEX).any():
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
         if start is None:

@@ -300,6 +300,7 @@ class PixelwiseLearner(Learner):
 
     name = "pixelwise"
     title = "the per-voxel learner"
+    fewest = _FEWEST
     ends = "It ends sooner where more would not help: with little paint in a small volume."
     methods = (
         "Voxels were classified by small multilayer perceptrons on rotation-invariant filter responses at "
