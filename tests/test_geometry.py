@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volseg.geometry import choose_tile, legal_sizes, mirror_indices, per_axis, plan_tiles
+from volseg.geometry import choose_tile, legal_sizes, mirror_indices, per_axis, plan_tiles, tiles_needed
 
 KERNELS_2016 = [(3, 3, 3)] * 4
 POOLS_2016 = [(2, 2, 2)] * 3
@@ -213,3 +213,19 @@ def test_one_number_stands_for_all_axes():
 def test_what_is_no_size_is_refused(value, message):
     with pytest.raises(ValueError, match=message):
         per_axis(value, 2, "tile")
+
+
+def test_only_the_tiles_that_some_voxels_need_are_read():
+    where = np.zeros((64, 64, 40), bool)
+    where[..., 3] = where[..., 30] = True
+    where[:, 40:] = False
+    whole = plan_tiles(where.shape, (64, 64, 40), 6, 4)
+    needed = tiles_needed(whole, where, (6, 6, 6), (4, 4, 4), (0, 0, 0))
+    written = np.zeros_like(where)
+    for tile in needed:
+        assert not written[tile.write].any()
+        written[tile.write] = True
+    assert written[where].all()
+    read = [sum(np.prod([s.stop - s.start for s in tile.read]) for tile in each) for each in (needed, whole)]
+    assert read[0] < 0.7 * read[1]
+    assert tiles_needed(whole, np.zeros_like(where), (6, 6, 6), (4, 4, 4), (0, 0, 0)) == []

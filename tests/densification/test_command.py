@@ -509,8 +509,8 @@ def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, capl
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=0.05, compare=False)
     assert re.search(
-        r"0:03 minutes are too few: reading took 0:0\d of them, and looking at the image, 3 folds of a "
-        r"hundred steps, segmenting it, and the page take about 0:1\d more",
+        r"0:03 minutes are too few: reading took 0:0\d of them, and looking at the image, 3 folds of "
+        r"100 steps, segmenting it, and the page take about 0:1\d more",
         caplog.text,
     )
     assert "--folds 0 leaves out the score" in caplog.text
