@@ -1,0 +1,31 @@
+"""Sizes, tiles and symmetries of voxel grids: arithmetic that touches no image."""
+
+from volseg.geometry.sizes import LegalSizes, legal_sizes, per_axis
+from volseg.geometry.symmetry import Symmetry, check_planes, grid_symmetries
+from volseg.geometry.tiles import (
+    Tile,
+    balanced_tiles,
+    choose_tile,
+    halve_tile,
+    mirror_indices,
+    plan_tiles,
+    tile_writing,
+    tiles_needed,
+)
+
+__all__ = [
+    "LegalSizes",
+    "Symmetry",
+    "Tile",
+    "balanced_tiles",
+    "check_planes",
+    "choose_tile",
+    "grid_symmetries",
+    "halve_tile",
+    "legal_sizes",
+    "mirror_indices",
+    "per_axis",
+    "plan_tiles",
+    "tile_writing",
+    "tiles_needed",
+]
