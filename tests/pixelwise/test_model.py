@@ -302,7 +302,7 @@ def test_paint_without_slices_says_nothing(scene):
 def test_asking_members_leaves_their_mode(mode):
     seen = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     found = Members.new(seen, slice(2, 3), 2, blind=(False, True), seed=0)
-    for network in found.networks:
-        network.train(mode)
+    for perceptron in found.perceptrons:
+        perceptron.train(mode)
     found(seen.clone())
-    assert {part.training for network in found.networks for part in network.modules()} == {mode}
+    assert {part.training for perceptron in found.perceptrons for part in perceptron.modules()} == {mode}
