@@ -26,7 +26,8 @@ import torch
 torch.set_num_threads(1)
 from ignite.engine import Events
 from volseg.data import TrainingPatches, WholeVolumes, find_cases
-from volseg.engines import evaluator, processes, trainer
+from volseg.engines import evaluator, trainer
+from volseg.runs import processes
 from volseg.inferers import OverlapTileInferer
 from volseg.labels import LabelScheme
 from volseg.losses import SparseDiceCE

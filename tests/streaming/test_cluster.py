@@ -13,7 +13,7 @@ SHARED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_streaming import *
+from test_run import *
 from volseg.streaming.journal import Journal
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -103,7 +103,7 @@ if __name__ == "__main__":
 """
 
 TORCHRUN = """
-from volseg.engines import processes
+from volseg.runs import processes
 
 def child(rank, names):
     pid = os.fork()

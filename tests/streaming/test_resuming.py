@@ -63,7 +63,7 @@ import os, random, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
-from test_streaming import *
+from test_run import *
 from volseg.streaming.journal import Journal
 torch.set_num_threads(1)
 folder, suffix = Path(sys.argv[1]), sys.argv[3]
