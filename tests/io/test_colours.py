@@ -15,26 +15,29 @@ TABLE = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 7], [255, 255, 255]], np.uint
 VALUE = "000000=0,ff0000=1,00c807=2,ffffff=3"
 
 
-@pytest.fixture(params=[(9, 8), (5, 9, 8)], ids=["2d", "3d"])
-def numbers(request):
-    found = np.random.default_rng(0).choice(4, request.param, p=[0.6, 0.2, 0.15, 0.05])
-    return found.astype(np.uint8)
+SIZES = {2: (9, 8), 3: (5, 9, 8)}
+KINDS = [
+    (kind, dims)
+    for kind in ("tif", "png", "nrrd", "nii", "zarr")
+    for dims in SIZES
+    if (kind, dims) != ("png", 3)
+]
 
 
-@pytest.fixture(params=["tif", "png", "nrrd", "nii", "zarr"])
-def painted(request, tmp_path, numbers):
+@pytest.fixture(params=KINDS, ids=[f"{kind}-{dims}d" for kind, dims in KINDS])
+def painted(request, tmp_path):
     """A picture or volume in colours, as others write it, and its class numbers."""
-    colours, path = TABLE[numbers], tmp_path / f"label.{request.param}"
-    if request.param == "tif":
+    kind, dims = request.param
+    numbers = np.random.default_rng(0).choice(4, SIZES[dims], p=[0.6, 0.2, 0.15, 0.05]).astype(np.uint8)
+    colours, path = TABLE[numbers], tmp_path / f"label.{kind}"
+    if kind == "tif":
         tifffile.imwrite(path, colours, photometric="rgb")
-    elif request.param == "png":
-        if numbers.ndim == 3:
-            pytest.skip("PNG is 2D")
+    elif kind == "png":
         path.write_bytes(imagecodecs.png_encode(colours))
     else:
         from volseg.io import Volume, write_volume
 
-        if request.param == "zarr":
+        if kind == "zarr":
             pytest.importorskip("zarr")
         array = np.ascontiguousarray(colours.T)
         write_volume(path, array, Volume(array, np.eye(array.ndim)))

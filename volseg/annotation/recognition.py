@@ -1,7 +1,5 @@
 """Which voxels of a painted file are labelled, where the file itself does not say it.
 
-Which slices of a volume carry paint, where the file says 0 both for background and for "not looked at".
-
 Slices *explain* the paint that lies on them. Those are looked for that explain all of it and cover the least
 of the volume. Every painted slice leaves a line in each slice that crosses it; the slices those lines come
 from explain them, so that nothing is left for the others to explain.

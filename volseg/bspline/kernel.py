@@ -1,7 +1,5 @@
 """The compiled loop behind the sampling, and what Numba has no words for.
 
-The compiled loop: draw a patch of an image or a volume through one composed B-spline map.
-
 Nothing dense is made on the way. The map's coefficients (rotation, scaling, crop and deformation in
 one, see :class:`~volseg.bspline.field.SplineMap`) are contracted axis by axis down to one row; along it
 the positions are four products per voxel, in the cache, next to the loads they are needed for. An image and

@@ -1,10 +1,7 @@
 """A bundle checked without running it.
 
-Find the slips in a bundle without running it: wrong references, names, arguments, expressions.
-
-A mistyped name in JSON otherwise surfaces when MONAI comes to it, perhaps after the training, or never.
-
-Read the ``$`` expressions of a bundle as Python, without evaluating them.
+A mistyped name in JSON otherwise surfaces when MONAI comes to it, perhaps after the training, or never. ``$``
+expressions are read as Python and not evaluated.
 """
 
 import ast

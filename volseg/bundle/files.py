@@ -1,7 +1,5 @@
 """Bundle files as data: their entries, their ids, and the targets these name.
 
-Bundle files as data: strict JSON, merged as MONAI merges it, nothing evaluated.
-
 MONAI forgives what is nearly always a slip: of two equal keys the last wins, a mistyped override
 becomes a new entry that nothing reads. Here both are told, with the nearest name that exists.
 

@@ -1,7 +1,5 @@
 """What a bundle of unknown origin may name and evaluate.
 
-The expressions of a bundle as MONAI will evaluate them, compared with what is allowed.
-
 MONAI turns every ``#`` into ``::``, every reference into ``__local_refs['id']``, inside texts and comments as
 well, and evaluates what comes of it. So its own substitutions are made first, and the tree of exactly the
 text that it will hand to ``eval`` is judged: a node of a kind that is not listed here refuses the whole.

@@ -1,7 +1,5 @@
 """Methods without training, as yardsticks: shapes between slices, and the random walker.
 
-What a method without training returns.
-
 Shapes between painted slices, from the shapes on them alone: a baseline that does not see the image.
 
 Between two neighbouring painted slices of a direction ITK's morphological contour interpolation

@@ -1,9 +1,4 @@
-"""What is asked for and what is given: the request, checked before any file is opened, and the files.
-
-What a person asks `volseg densify` for, checked before any file is opened.
-
-Image and painted slices, read and understood.
-"""
+"""What is asked for and what is given: the request, checked before any file is opened, and the files."""
 
 import contextlib
 import dataclasses

@@ -1,9 +1,4 @@
-"""Where results are written, and the result as a volume.
-
-Where everything goes: settled, and refused if need be, before any time is spent.
-
-The result as a volume: paint put back, values as in the painted file, names and colours kept.
-"""
+"""Where results are written, and the result as a volume."""
 
 import contextlib
 import hashlib

@@ -1,9 +1,4 @@
-"""What is reported at the end: scores, amounts, changes, and how to go on.
-
-What a person is told at the end: a page, figures, and the same as numbers.
-
-What is said beside the scores: how much there is, what is new, and how to go on.
-"""
+"""What is reported at the end: scores, amounts, changes, and how to go on."""
 
 import dataclasses
 import math

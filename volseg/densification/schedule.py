@@ -1,14 +1,10 @@
 """Time: how the minutes are spent, and the progress that is shown.
 
-How the minutes are spent: about half on the score, the rest on the result, and all of it in time.
-
 What cannot be cut short (looking at the image, comparing held-out slices, segmenting all of the image,
 writing, the page) is measured or forecast from what was measured, and kept free; learning gets what is left.
 A fold that was late shortens those behind it, not the result.
 
-How far it is, from the first second to the last: a bar on a terminal, a line now and then elsewhere.
-
-A thread of its own moves the bar, so that it goes on while an image is read or a page is drawn.
+The bar is moved by a thread of its own, so that it goes on while an image is read or a page is drawn.
 """
 
 import contextlib

@@ -1,9 +1,4 @@
-"""What the machine at hand can bear: the scale of a training, its number format, where its volumes lie.
-
-How large a training the machine at hand can bear: which scale of a bundle, which number format.
-
-Where the volumes lie that are trained on: on the device if there is room, patches are then drawn there.
-"""
+"""What the machine at hand can bear: the scale of a training, its number format, where its volumes lie."""
 
 import functools
 import logging

@@ -1,9 +1,4 @@
-"""Scores of an evaluation: of classes, of membranes between cells, of objects.
-
-Adding up scores over cases: pooled over voxels, and averaged over cases as medicine does.
-
-What to measure beside overlap: cells told apart by membranes, and objects one by one.
-"""
+"""Scores of an evaluation: of classes, of membranes between cells, of objects."""
 
 import math
 import re

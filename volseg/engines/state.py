@@ -1,7 +1,5 @@
 """The state of a training: what a checkpoint holds, and the statistics gathered at its end.
 
-Everything a run is at one moment: what a checkpoint holds, and how it is put back.
-
 Statistics of batch normalisation anew, once a network has learnt.
 
 What a training leaves are running means of what the network was trained on: patches that were deformed,

@@ -1,7 +1,5 @@
 """The folder of an experiment, and a sweep as a study of Optuna.
 
-The folder of an experiment: what it was asked, its cells one after the other, and what they come to.
-
 A sweep as a study of Optuna, in an SQLite file that its tools (``optuna-dashboard``) can show.
 """
 

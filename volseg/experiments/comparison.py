@@ -1,11 +1,4 @@
-"""Figures of an experiment, ours beside the papers', as tables.
-
-Table and plot of the papers' experiments: our figures, theirs, and what differs, said plainly.
-
-What the papers print, to stand beside what comes out here.
-
-The figures of an experiment as Markdown and CSV; what is not finished yet is a dash.
-"""
+"""Figures of an experiment, ours beside the papers', as tables."""
 
 import csv
 import io

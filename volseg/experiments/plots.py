@@ -1,9 +1,4 @@
-"""Pictures of an experiment: its figures, and its predictions side by side.
-
-The figures of an experiment as a picture, ours beside the paper's.
-
-Predictions of many cells side by side, on the same cases.
-"""
+"""Pictures of an experiment: its figures, and its predictions side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""Sweeps: the grid of values, and the runs over it.
-
-Any entries of a bundle varied: optimiser, learning rate, batch size, epochs and whatever else it has.
-
-The cells of a sweep: every combination of the values that entries of a bundle are to take.
-"""
+"""Sweeps: the grid of values, and the runs over it."""
 
 import csv
 import re

@@ -1,12 +1,8 @@
 """A network applied to blocks: what it requires of their sizes, and the work on them.
 
-One network at work on the tiles of one input: reading a block, computing, cropping, checking.
-
 Two ways lead to the same numbers. The network as it is given takes a whole block. Of a :class:`volseg.UNet`
 a copy is made that computes faster, without batch normalisation and with channels last; it can take the
 block a few rows at a time, which needs a fraction of the memory.
-
-What a network says about its sizes: the border it reads, the multiples on which tiles must stand.
 """
 
 import logging

@@ -1,7 +1,5 @@
 """Which tiles cost least: operations of a forward pass, and the search within a limit of memory.
 
-Which tiles need the fewest operations within a limit of memory.
-
 What a forward pass keeps in memory is a sum of products of lengths, one factor per axis. So the forecast for
 the corners of a range of block sizes gives the sizes between them (where another operation sets the peak
 there, it is an overestimate), and thousands of tiles can be compared.

@@ -1,12 +1,8 @@
 """Files that are whole: written at once, and known again by what they hold.
 
-Writing files so that a file under its final name is always complete.
-
 The new content goes to a temporary file beside the target, is flushed to the disk, read back where the
 caller says how, and only then takes the target's name. A kill, a full disk or Ctrl-C leaves the old
 file or none. Volumes, checkpoints and reports all use this.
-
-The hash of what a file, or a folder that is an image, holds, and what changes when it is written to.
 """
 
 import contextlib

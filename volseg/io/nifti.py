@@ -1,14 +1,10 @@
 """NIfTI: voxels, header, and the affine from its two transforms.
 
-NIfTI-1 and NIfTI-2, single file, plain or gzip.
-
 nibabel parses the header; the bytes are read here, because a reader has to compare the sizes before it
 allocates and to reach the checksum behind the data. SimpleITK is not used: it returns zeros for the
 missing part of a file that was cut.
 
 The letters of a file's axes are ``X Y Z``, ``C`` for channels and ``1`` for an axis of size 1.
-
-Where a NIfTI image lies: from the header's two transforms to one affine.
 """
 
 import contextlib

@@ -1,7 +1,5 @@
 """What an NRRD header says beside its voxels: the grid they lie on, and the segments of 3D Slicer.
 
-Where an NRRD image lies: from the header's fields to one affine and one unit, and back.
-
 Segments of 3D Slicer's ``.seg.nrrd``: names, colours, layers, and a grid cropped to what is painted.
 
 Such a file says in its header what each value means (``Segment0_Name``, ``Segment0_LabelValue``, ...).

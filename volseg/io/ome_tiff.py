@@ -1,11 +1,7 @@
 """What TIFF files say about themselves: OME-XML, and voxel sizes wherever they are kept.
 
-What an OME-TIFF says of itself in OME-XML: sizes, channels, and which file holds which planes.
-
 The description is compared with the pages that are there before anything is made of it: a few hundred bytes
 can speak of a thousand million planes, and a set of files is described in each of them, whole.
-
-Voxel sizes in TIFF files: where ImageJ, OME and plain files keep them, and which of them to believe.
 """
 
 import re

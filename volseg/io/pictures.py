@@ -1,7 +1,5 @@
 """Pictures: PNG and JPEG, and which way up they are shown.
 
-PNG and JPEG: 2D images as cameras, viewers and challenges have them.
-
 A decoder fills what is missing with grey or black, so the structure of the file is checked first: every
 checksum of a PNG, every segment of a JPEG up to its end mark. Neither format says how large a pixel is
 in a way that programs keep to, so there is no voxel size. Where EXIF says which way up a picture is shown,

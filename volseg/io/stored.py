@@ -1,7 +1,5 @@
 """Voxels and headers as they are stored: plain or compressed numbers, and headers that are text.
 
-Voxels stored as plain numbers, raw or compressed, in the file of their header or beside it.
-
 NRRD and MetaImage are a page of text and such a block. The text is read by `volseg.io.nrrd` and
 `volseg.io.metaimage`; what may be believed of it is decided here: the sizes are compared with the file
 before anything is allocated, compressed data are read to their checksum, and a header that names another

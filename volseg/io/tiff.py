@@ -1,12 +1,8 @@
 """TIFF files: their voxels, and the meaning of their pages.
 
-TIFF stacks and images: ImageJ, OME and plain, through tifffile.
-
 TIFF says little about what its pages are. The axes come from the file's own words where it has any; where
 they could be slices as well as channels or colours the reader asks instead of guessing. tifffile reports
 damage as log lines; here it is an error.
-
-What the kind of a TIFF page means for its numbers: whether they are exact, and how they are shown.
 """
 
 import logging

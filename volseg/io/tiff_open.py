@@ -1,7 +1,5 @@
 """Opening TIFF files: whether they are whole, and what their axes are.
 
-Opening TIFF files: one file or the set it belongs to, whole, and described as it is.
-
 tifffile reports damage as log lines, reads a description of planes that are not there, and takes part of a
 set for the whole; here all of that is an error.
 

@@ -1,7 +1,5 @@
 """Paint that lies on another grid than its image, or over an image without one, brought onto it.
 
-Paint over an image that has no position, such as a TIFF, saved by a program that gave it one.
-
 TIFF, PNG, JPEG and OME-Zarr without a translation say how large a voxel is and not where the image lies.
 ITK-SNAP, SimpleITK and 3D Slicer put such an image at the origin, its axes pointing left, posterior and
 superior, with voxels of size 1 as often as not, and write that into the label. So the label is compared in

@@ -1,7 +1,5 @@
 """Blocks of one Zarr array, and how its chunks are packed.
 
-Blocks of one array of a Zarr folder.
-
 A chunk that is absent holds the fill value, as the format has it; programs leave out what is empty.
 zarr-python says nothing of that. Here it is counted and said, and refused where every chunk was written
 (volseg notes that with its own arrays) or none is there: then files were lost.

@@ -1,7 +1,5 @@
 """Scores of a segmentation into classes, and the one figure that stands for a result.
 
-How good a segmentation into classes is, counted on annotated voxels only.
-
 Everything starts from a confusion matrix, because matrices of slices, tiles and volumes add up and a
 mean of scores does not. Arrays may be numpy or torch, of any shape, as class indices.
 

@@ -1,7 +1,5 @@
 """The same numbers for less: a few rows at a time, batch normalisation folded into convolutions.
 
-The forward pass of a U-Net a few rows at a time: the same numbers in a fraction of the memory.
-
 A *row* is a slice of a map across its first spatial axis. A convolution over three rows needs to keep the
 last two that it was given; pooling needs two at a time; a skip waits until the way up has come as far. So
 rows can go in at one end while rows come out at the other, and no level ever holds a whole map: memory

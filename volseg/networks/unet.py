@@ -1,7 +1,5 @@
 """The U-Net of any dimension, and the two published networks.
 
-U-Nets of unpadded convolutions for images and volumes.
-
 One class, :class:`UNet`, describes both networks of the papers and what lies between.
 
 Two words, in voxels, one number per spatial axis:
@@ -10,8 +8,6 @@ Two words, in voxels, one number per spatial axis:
 * ``stride``  the total downsampling; legal input sizes lie ``stride`` apart
 
 A level is one resolution: level 0 is the finest, the last is the bottom of the U.
-
-The two published networks, parameter for parameter.
 """
 
 from collections.abc import Sequence

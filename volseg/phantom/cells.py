@@ -1,6 +1,6 @@
 """Two phantoms of cells, 2D: in light and in electron microscopy.
 
-Touching cells in light microscopy, 2D: for the border weights of Ronneberger et al. 2015.
+Touching cells in light microscopy: for the border weights of Ronneberger et al. 2015.
 
 Nerve cord in electron microscopy, 2D: stands in for the sections of the ISBI 2012 challenge.
 

@@ -1,7 +1,5 @@
 """What a network has learnt, as files: checkpoints to resume from, weights to share.
 
-Checkpoints: written atomically, read back before they count, loaded without running code.
-
 ``last.pt`` holds everything that a resumed run needs to go on exactly where the other stopped, and
 ``last_1.pt``, ``last_2.pt`` ... are the ones before it. ``model.pt`` holds the weights to segment with,
 and what they were trained on; ``best.pt`` the same, of the best validation.

@@ -1,7 +1,5 @@
 """The folder of a run, and how a new run takes the place of an old one.
 
-The folder of a run: what it may hold before, and what a run always writes into it.
-
 A training that is to replace another (``--overwrite True``) takes place in ``unfinished``, inside.
 
 Until it is complete the earlier result stays as it is, to be segmented with, too. Then its files change

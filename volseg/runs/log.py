@@ -1,9 +1,4 @@
-"""The beginning of a run: seeds, errors that a person can read, and the log of what is said.
-
-The log of a run: everything volseg says from the start of the program to the end of the training.
-
-What happens before a bundle builds anything: seeds, and errors that a person can read.
-"""
+"""The beginning of a run: seeds, errors that a person can read, and the log of what is said."""
 
 import logging
 import sys

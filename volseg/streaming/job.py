@@ -2,8 +2,6 @@
 
 A :class:`Job` says everything that is needed to compute any tile anywhere: it can be sent to other processes.
 A :class:`TileWorker` has the files open and the network ready.
-
-The tiles of a job, one after another, while the next is read and the last is written.
 """
 
 import logging

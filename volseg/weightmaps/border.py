@@ -1,9 +1,4 @@
-"""How much voxels count: those between objects, and those of rare classes.
-
-Narrow gaps between objects count more (Ronneberger et al. 2015, Eq. 2).
-
-Rare classes count more.
-"""
+"""How much voxels count: narrow gaps between objects (Ronneberger et al. 2015, Eq. 2), and rare classes."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is wrong with strokes, and within painted slices.
 
-What is wrong within a painted slice: specks, and holes that no one filled.
-
 Real structures have small sections and narrow gaps of their own. Nothing is concluded from its shape alone: a
 class's specks are compared with its other small sections, its holes with those in its other regions and with
 the image.

@@ -1,9 +1,4 @@
-"""What a data set is measured against, and how what was found is shown.
-
-What a bundle expects of a data set, read from its entries as data: nothing is evaluated.
-
-What was found, and how it is shown.
-"""
+"""What a data set is measured against, and how what was found is shown."""
 
 import os
 import textwrap
