@@ -1,7 +1,7 @@
 """Files of any format, chosen by suffix: one volume a file, or one channel a file.
 
-A new format is one more module with ``read`` and ``write``, and one more line in ``_FORMATS``. An image may have
-its channels in files of their own: ``a_0000.tif``, ``a_0001.tif``, ...
+A new format is one more module with ``read`` and ``write``, and one more line in ``_FORMATS``. An image may
+have its channels in files of their own: ``a_0000.tif``, ``a_0001.tif``, ...
 """
 
 import difflib
