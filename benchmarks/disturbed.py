@@ -31,7 +31,9 @@ real, jump = time.time, [0.0]
 time.time, time.time_ns = (lambda: real() + jump[0]), (lambda: int((real() + jump[0]) * 1e9))
 signal.signal(signal.SIGUSR1, lambda *_: jump.__setitem__(0, float(sys.argv[1])))
 from volseg.cli import main
-sys.exit(main(sys.argv[2:]))
+code = main(sys.argv[2:])
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python puts back what kills it before it ends
+sys.exit(code)
 """
 JUMPS = (-86400, 86400, -3600, 3600, -3e8, 3e8, -0.5, 90)
 CHANGES = ("replace", "in place", "cut", "remove")

@@ -544,27 +544,50 @@ def test_a_full_disk_leaves_the_old_result(case, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("which", ["image", "labels"])
 @pytest.mark.parametrize("how", ["rewritten", "removed", "touched"])
-def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, which, how):
+@pytest.mark.parametrize("when", ["learning", "suggesting"])
+def test_a_file_that_changes_meanwhile_is_noticed(case, tmp_path, monkeypatch, which, how, when):
     files, out = case(), tmp_path / "out"
     path = getattr(files, which)
 
-    def meanwhile(self, task, labels, **settings):
+    def meanwhile():
         if how == "removed":
-            path.unlink()
+            path.unlink(missing_ok=True)
         elif how == "rewritten":
             volume = read_volume(path)
             write_volume(path, volume.array[0][::-1], volume, overwrite=True)
         else:
             path.touch()
+
+    def learn(self, task, labels, **settings):
+        if when == "learning":
+            meanwhile()
         return brightness(task, labels, **settings)
 
-    monkeypatch.setattr(QuickLearner, "learn", meanwhile)
+    def suggest(*_, **__):
+        if when == "suggesting":
+            meanwhile()
+
+    monkeypatch.setattr(QuickLearner, "learn", learn)
+    monkeypatch.setattr(run, "suggest", suggest)
     if how == "touched":
         densify(files.image, files.labels, out, folds=0, **QUICK)
         return
     with pytest.raises(InputError, match=f"{path.name} was changed, replaced or removed while it was"):
         densify(files.image, files.labels, out, folds=0, **QUICK)
     assert not (out / "ball_segmentation.nii.gz").exists()
+
+
+def test_a_file_that_changes_while_the_page_is_drawn_leaves_a_whole_result(case, tmp_path, monkeypatch):
+    files, out = case(), tmp_path / "out"
+    drawn = run.report_of
+
+    def meanwhile(*arguments, **settings):
+        files.image.unlink()
+        return drawn(*arguments, **settings)
+
+    monkeypatch.setattr(run, "report_of", meanwhile)
+    done = densify(files.image, files.labels, out, folds=0, **QUICK)
+    assert done.written and all(path.exists() for path in done.written)
 
 
 @pytest.mark.slow

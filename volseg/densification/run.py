@@ -115,7 +115,6 @@ class Run:
             self.place = self.outputs.open(settings, resume=resume, overwrite=overwrite)
             open_log(self.place.log)
             done = self._work(settings, resume=resume)
-            self.inputs.check_unchanged()
             self.outputs.close(self.place)
         except KeyboardInterrupt:
             learns = self.choices.learns and not self.alone
@@ -150,10 +149,8 @@ class Run:
             self.progress.now("writing")
             if self.timetable is not None:
                 self.timetable.now("ending")
-            inputs.check_unchanged()
             classes, confidence = classes_of(inputs, scores, calibrator, keep_painted=keep)
             values = values_of(inputs, classes, keep_painted=keep)
-            written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
             suggestion = self._suggestion(calibrator, scores, measured)
             del scores
             reasons: list[str] = []
@@ -161,6 +158,8 @@ class Run:
                 self.progress.now("waiting for the methods to compare with")
                 found, reasons = others.collect(scorer, self._patience())
                 measured += found
+        inputs.check_unchanged()  # the methods read the files, too
+        written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
         note = self.note or parts.reason
         if measured:
             note = note_of(measured[0], learns=self.choices.learns, continued=self.earlier is not None)
