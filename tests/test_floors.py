@@ -139,6 +139,34 @@ def test_every_module_keeps_to_its_floor(path):
     assert not problems, "\n".join(problems)
 
 
+def long_functions(source: str, most: int) -> list[str]:
+    """Functions of more lines than that, docstrings not counted."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+            if lines > most:
+                found.append(f"{node.name} has {lines} lines; {most} are the most.")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in modules() if path.parent.name in ("engines", "streaming", "runs")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_function_of_a_run_is_longer_than_a_page(path):
+    assert long_functions(path.read_text(encoding="utf-8"), 60) == []
+
+
+def test_a_long_function_is_found():
+    assert long_functions('def f():\n    """One."""\n    x = 1\n    return x', 2) == [
+        "f has 3 lines; 2 are the most."
+    ]
+
+
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [

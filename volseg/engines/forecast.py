@@ -17,7 +17,7 @@ from volseg.inferers.planning import make_plan, operations
 from volseg.inferers.statistics import as_for_inference
 from volseg.io.blocks import WholeVolume, open_blocks
 from volseg.networks import UNet
-from volseg.streaming.run import plan_streamed
+from volseg.streaming.request import plan_streamed
 
 __all__ = ["forecast"]
 

@@ -25,7 +25,8 @@ from volseg.runs import processes
 from volseg.runs.checkpoint import load_weights
 from volseg.runs.claim import claim, release
 from volseg.runs.folder import new_file
-from volseg.streaming.run import predict_streamed, why_not_streamed
+from volseg.streaming.request import why_not_streamed
+from volseg.streaming.run import predict_streamed
 
 __all__ = ["predictor"]
 

@@ -2,7 +2,7 @@
 
 Beside the output stand, under hidden names, the unfinished files and their journal: one line that says what
 the work is and how it was planned, then one line per tile, written after the tile itself has reached the
-disk. Whoever comes back with the same work goes on from there.
+disk. The same work, started again, resumes from there.
 """
 
 import contextlib
