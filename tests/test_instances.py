@@ -118,7 +118,7 @@ def test_many_objects_need_a_wider_type():
     [
         ([[0, -3, 1]], {}, "a.tif holds -3, which is not an id: objects are 1 and up"),
         ([[0, -3, -1]], {"unlabelled": -1}, "a.tif holds -3, .* unlabelled is -1"),
-        ([[0.5, 1.0]], {}, "a.tif holds 0.5 .* not integers"),
+        ([[0.5, 1.0]], {}, "a.tif holds 1 fractional label .* such as 0.5"),
     ],
 )
 def test_what_is_no_id_is_refused(values, settings, message):

@@ -76,12 +76,12 @@ def test_an_almost_integer_float_is_rounded_not_cut():
 def test_a_fraction_or_nan_is_refused(bad):
     file = np.ones((2, 3))
     file[1, 2] = bad
-    with pytest.raises(InputError, match=r"mask\.tif holds .* at voxel \(1, 2\) \(1 not integers\)"):
+    with pytest.raises(InputError, match=r"mask\.tif holds 1 \w+ label \(the first at voxel 1, 2\)"):
         KIDNEY.encode(file, "mask.tif")
 
 
 def test_a_float_too_large_to_be_exact_is_refused():
-    with pytest.raises(InputError, match="beyond 2\\^53"):
+    with pytest.raises(InputError, match=r"2\*\*53 or more"):
         KIDNEY.encode(np.array([0.0, 2.0**60]))
 
 

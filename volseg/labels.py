@@ -207,7 +207,16 @@ def _checked_integer(value: object, argument: str) -> int:
 
 
 def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
-    """The array in a native integer type; refuses floats that are not meant as integers."""
+    """The array in a native integer type, as stored; floats become the integer they are within 0.001 of.
+
+    A larger fraction means that the label was interpolated, and rounding it would invent classes.
+
+    Args:
+        source: the file, for messages.
+
+    Raises:
+        InputError: if a float is not meant as an integer, or lies beyond 2**53, where floats are not exact.
+    """
     kind = array.dtype.kind
     if kind == "b":
         return array.view(np.uint8)
@@ -215,21 +224,27 @@ def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     if kind != "f":
         raise InputError(f"{_named(source)} has values of type {array.dtype}; labels are integers.")
-    rounded = np.rint(array)
     with np.errstate(invalid="ignore"):
-        fraction = ~(np.abs(array - rounded) < _ROUNDING)  # true for NaN and infinities, too
-    if fraction.any():
-        first = tuple(int(axis[0]) for axis in np.nonzero(fraction))
+        rounded = np.rint(array)
+        wrong = ~(np.abs(array - rounded) <= _ROUNDING)  # true for NaN and infinities, too
+    if wrong.any():
+        first = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+        n, value = int(np.count_nonzero(wrong)), float(array[first])
+        noun = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else "fractional"
         raise InputError(
-            f"{_named(source)} holds {array[first]} at voxel {first} ({int(fraction.sum())} not integers): "
-            "it is an image, or a label that was interpolated or rescaled. Save the labels as integers, and "
-            "if image and label were exchanged, put each in the other's place."
+            f"{_named(source)} holds {n} {noun} label{'s' * (n > 1)} (the first at voxel "
+            f"{', '.join(map(str, first))}), such as {value:g}. If this is an image, or a map of "
+            "probabilities or distances, give the painted file in its place: are image and label exchanged? "
+            "If it is a label, it was resampled with linear interpolation, or blank voxels have no number of "
+            "their own: export it again with nearest neighbour, as integers."
         )
-    if array.size and float(np.abs(rounded).max()) >= 2.0**53:
+    most = float(np.abs(rounded).max(initial=0))
+    if most >= 2.0**53:
         raise InputError(
-            f"{_named(source)} holds floats beyond 2^53, which are not exact. Save the labels as integers."
+            f"{_named(source)} holds class numbers of 2**53 or more, which floating point cannot tell apart. "
+            "Save the labels as integers."
         )
-    return rounded.astype(np.int64)
+    return rounded.astype(np.int32 if most < 2**31 else np.int64)
 
 
 def checked_ids(instances: npt.ArrayLike) -> npt.NDArray[Any]:

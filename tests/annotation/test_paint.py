@@ -126,7 +126,7 @@ class TestValues:
             understand_paint(np.arange(dense.size).reshape(dense.shape) % 600, source="ids.tif", unlabelled=0)
 
     def test_fractions_are_no_classes(self, dense):
-        with pytest.raises(InputError, match="holds 0.5 at voxel"):
+        with pytest.raises(InputError, match="fractional labels .the first at voxel .*such as 0.5"):
             understand_paint(dense / 2)
 
 

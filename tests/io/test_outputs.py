@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import RefusedError, ResourceError, VolsegError
-from volseg.io import Volume, read_volume, write_volume
+from volseg.io import Volume, read_volume, suffix_of, write_volume
 from volseg.runs.claim import claim, release
 
 # Every kind of file that volseg leaves under a name somebody waits for: how it is written, small and large.
@@ -275,3 +275,18 @@ def test_a_name_cannot_leave_the_output_folder(tmp_path, make_dataset):
             np.zeros((3, 4)),
             Volume(np.zeros((1, 3, 4)), np.eye(3)),
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("a.nii.gz", ".nii.gz"),
+        ("A.SEG.NRRD", ".seg.nrrd"),
+        ("folder.tif/b.nrrd", ".nrrd"),
+        ("a.tif.txt", ""),
+        ("tif", ""),
+    ],
+)
+def test_a_suffix_is_the_longest_that_a_format_has(name, suffix):
+    assert suffix_of(name) == suffix
+    assert suffix_of(Path(name)) == suffix

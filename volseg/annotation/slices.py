@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
 
 Labels = npt.NDArray[Any]
 
-_AXES = "xyz"
 _FULL = 0.95  # a slice is full from this share of annotated voxels on
 _MIN_UNEXPLAINED = 0.1  # share of a slice that other slices must leave for it to be judged by itself
 MIN_FRACTIONS = (0.5, 0.2, 0.05)  # slices painted in full are looked for first, then partly painted ones
@@ -67,7 +67,7 @@ def keep_slices(labels: Labels, counts: Sequence[int], *, ignore_index: int = IG
         if not 0 <= count <= labels.shape[axis]:
             raise ValueError(
                 f"counts[{axis}] = {count}, but there are {labels.shape[axis]} slices "
-                f"perpendicular to {_AXES[axis]}: choose 0 to {labels.shape[axis]}."
+                f"perpendicular to {AXES[axis]}: choose 0 to {labels.shape[axis]}."
             )
         chosen = along(axis, even_positions(labels.shape[axis], count))
         kept[chosen] = labels[chosen]
@@ -114,7 +114,7 @@ def find_slices(labels: Labels, *, ignore_index: int = IGNORE_INDEX) -> dict[str
     if all(len(found) == n for found, n in zip(slices, labels.shape, strict=True)):
         last = max((axis for axis, found in enumerate(slices) if len(found) >= 3), default=labels.ndim - 1)
         slices = tuple(found if axis == last else [] for axis, found in enumerate(slices))
-    return dict(zip(_AXES, slices, strict=False))
+    return dict(zip(AXES, slices, strict=False))
 
 
 def choose_held_out(
@@ -138,7 +138,7 @@ def choose_held_out(
         )
     slices = find_slices(labels, ignore_index=ignore_index).values()
     counts = _apportion([len(found) for found in slices], fraction)
-    return {axis: _pick(found, count) for axis, found, count in zip(_AXES, slices, counts, strict=False)}
+    return {axis: _pick(found, count) for axis, found, count in zip(AXES, slices, counts, strict=False)}
 
 
 def choose_more_held_out(
@@ -188,11 +188,11 @@ def hold_out(
         ignore_index: label of voxels without annotation.
     """
     check_spatial(labels)
-    names = _AXES[: labels.ndim]
+    names = AXES[: labels.ndim]
     held = np.full_like(labels, ignore_index)
     train = labels.copy()
     for name, indices in slices.items():
-        if name not in tuple(names):
+        if name not in names:
             raise ValueError(
                 f"slices names the axis {name!r}; labels of shape {labels.shape} have the axes "
                 f"{', '.join(names)}."

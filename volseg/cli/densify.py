@@ -126,11 +126,10 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
 
 def default_output(image: Path) -> Path:
     """A folder in the current one, named after the image."""
-    from volseg.io import SUFFIXES
+    from volseg.io import suffix_of
 
     name = image.name
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
-    return Path(f"{name[: len(name) - len(suffix)]}_densified")
+    return Path(f"{name[: len(name) - len(suffix_of(name))]}_densified")
 
 
 _NOT_SETTINGS = ("command", "debug", "function", "version")

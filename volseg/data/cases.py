@@ -28,7 +28,7 @@ from unicodedata import normalize
 from volseg.annotation import even_positions
 from volseg.data.phantoms import Kind, phantom_or_own
 from volseg.errors import InputError, RefusedError
-from volseg.io import SUFFIXES, channel_of, digest, is_volume, output_suffix, read_json
+from volseg.io import SUFFIXES, channel_of, digest, is_volume, output_suffix, read_json, suffix_of
 
 __all__ = ["Case", "find_cases", "find_images", "join_channels", "listed", "output_of", "stem"]
 
@@ -181,8 +181,8 @@ def join_channels(cases: Sequence[Case], in_channels: int) -> list[Case]:
 
 def stem(path: Path) -> str:
     """The file's name without the suffix of its format: ``a.nii.gz`` and ``a.tif`` are both ``a``."""
-    endings = [suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)]
-    return path.name[: -max(map(len, endings))] if endings else path.stem
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
 
 
 def _paired(folder: Path) -> Iterator[tuple[str, tuple[Path, ...], Path]]:
@@ -283,7 +283,7 @@ def _name(path: Path) -> str:
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in _entries(folder):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+        if path.name.startswith(".") or not suffix_of(path):
             continue
         name = _name(path)
         if name in found:

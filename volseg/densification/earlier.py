@@ -19,7 +19,7 @@ from torch import Tensor
 
 from volseg.densification.folds import Fold
 from volseg.errors import InputError
-from volseg.io import SUFFIXES, Volume
+from volseg.io import Volume, suffix_of
 from volseg.labels import LabelScheme
 from volseg.learners import learner_in, trained_in
 from volseg.learning import Learner, Task, Trained
@@ -224,7 +224,7 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
     Raises:
         InputError: if there is nothing.
     """
-    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if source.name.lower().endswith(s)), "")
+    suffix = suffix_of(source)
     folder = source.with_name(source.name[: -len(suffix)]) if suffix else source
     option = "--apply" if is_applied else "--continue"
     if not (folder / "model.pt").is_file():

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from volseg.annotation import find_slices, hold_out
 from volseg.annotation.slices import along, on_slices
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["Fold", "Folds", "Learnt", "make_folds", "runs_of"]
@@ -34,7 +35,6 @@ __all__ = ["Fold", "Folds", "Learnt", "make_folds", "runs_of"]
 Labels: TypeAlias = npt.NDArray[np.uint8]
 Run: TypeAlias = tuple[str, tuple[int, ...]]
 
-_AXES = "xyz"
 _CLOSE = 2  # slices at most this far apart are neighbours
 _FEWEST = 3  # runs of slices without which nothing can be told
 _GUARDED = 5  # a block has at least this many slices if those beside its cuts are left out
@@ -96,7 +96,7 @@ class Fold:
         rest, test = hold_out(labels, self.slices)
         train, test = hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
         if self.holes:
-            where = tuple(self.holes.get(a, range(n)) for a, n in zip(_AXES, labels.shape, strict=False))
+            where = tuple(self.holes.get(a, range(n)) for a, n in zip(AXES, labels.shape, strict=False))
             holes = np.ix_(*where)
             test[holes] = np.minimum(test[holes], train[holes])  # of which one is 255 everywhere
             train[holes] = IGNORE_INDEX
@@ -242,7 +242,7 @@ def _blocks(slices: Mapping[str, Sequence[int]], count: int) -> list[tuple[Run, 
 def _learnt_before(fold: Fold, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """What a fold of an earlier run may have learnt from; without a record, all but its slices."""
     if fold.learnt is None:
-        return ~on_slices(shape, [fold.slices.get(axis, ()) for axis in _AXES[: len(shape)]])
+        return ~on_slices(shape, [fold.slices.get(axis, ()) for axis in AXES[: len(shape)]])
     if fold.learnt.shape != shape:
         raise ValueError(
             f"previous holds folds of a volume of {fold.learnt.shape} voxels, labels have {shape}: what was "
@@ -263,10 +263,10 @@ def _testable(
     """
     found = {axis: list(indices) for axis, indices in held.items()}
     while True:
-        others = [set(slices.get(axis, ())) - set(found.get(axis, ())) for axis in _AXES[: new.ndim]]
+        others = [set(slices.get(axis, ())) - set(found.get(axis, ())) for axis in AXES[: new.ndim]]
         tested = new & ~on_slices(new.shape, [sorted(indices) for indices in others])
         kept = {
-            axis: [i for i in indices if tested[along(_AXES.index(axis), [i])].any()]
+            axis: [i for i in indices if tested[along(AXES.index(axis), [i])].any()]
             for axis, indices in found.items()
         }
         kept = {axis: indices for axis, indices in kept.items() if indices}
@@ -279,8 +279,8 @@ def _holes(
     painted: npt.NDArray[np.bool_], slices: Mapping[str, Sequence[int]], count: int
 ) -> Sequence[Mapping[str, Sequence[int]]]:
     """For each fold a lattice of holes in its slices, where all of these lie in one direction."""
-    used = [_AXES.index(axis) for axis, indices in slices.items() if indices]
-    if len(used) != 1 or len(slices[_AXES[used[0]]]) == painted.shape[used[0]]:
+    used = [AXES.index(axis) for axis, indices in slices.items() if indices]
+    if len(used) != 1 or len(slices[AXES[used[0]]]) == painted.shape[used[0]]:
         return [{} for _ in range(count)]
     cut = [a for a in range(painted.ndim) if a != used[0] and painted.shape[a] >= _LONG]
     apart = _WIDE / _HOLES ** (1 / max(len(cut), 1))
@@ -290,7 +290,7 @@ def _holes(
         for a in cut:
             period = min(apart, painted.shape[a])
             first = fold * period / count
-            places[_AXES[a]] = [i for i in range(painted.shape[a]) if (i - first) % period < _WIDE]
+            places[AXES[a]] = [i for i in range(painted.shape[a]) if (i - first) % period < _WIDE]
         holes.append(places)
     return holes
 
@@ -308,7 +308,7 @@ def _home(previous: Sequence[Fold], axis: str, index: int, run: Sequence[int]) -
 
 def _share(painted: npt.NDArray[np.bool_], slices: Mapping[str, Sequence[int]]) -> float:
     """The share of the paint that lies on slices."""
-    on = on_slices(painted.shape, [slices.get(axis, ()) for axis in _AXES[: painted.ndim]])
+    on = on_slices(painted.shape, [slices.get(axis, ()) for axis in AXES[: painted.ndim]])
     return np.count_nonzero(painted & on) / np.count_nonzero(painted)
 
 
@@ -323,7 +323,7 @@ def _stripes(painted: npt.NDArray[Any]) -> list[Run]:
     stripe = np.minimum((paint - profiles[axis] / 2) * _STRIPES // paint[-1], _STRIPES - 1)
     carrying = profiles[axis] > 0
     return [
-        (_AXES[axis], tuple(np.flatnonzero(carrying & (stripe == i)).tolist()))
+        (AXES[axis], tuple(np.flatnonzero(carrying & (stripe == i)).tolist()))
         for i in range(_STRIPES)
         if np.any(carrying & (stripe == i))
     ]

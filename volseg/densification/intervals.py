@@ -25,12 +25,12 @@ from scipy import special, stats
 from volseg.annotation.slices import along
 from volseg.densification.folds import runs_of
 from volseg.densification.nearness import HEAVIEST
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, dice, iou, mean_score
 
 __all__ = ["Estimate", "Score", "SliceConfusion", "estimate", "slice_confusions"]
 
-_AXES = "xyz"
 _FEWEST = 3  # slices without which there is no interval
 _FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
 _RARE = 0.5  # of the slices
@@ -110,7 +110,7 @@ def slice_confusions(
     found = []
     for axis, indices in slices.items():
         for run in runs_of(indices):
-            on = along(_AXES.index(axis), run)
+            on = along(AXES.index(axis), run)
             true, predicted = rest[on], prediction[on]
             where = np.zeros(true.shape, np.uint8) if bins is None else bins[on]
             matrices = np.stack(

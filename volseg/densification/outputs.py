@@ -20,7 +20,6 @@ from volseg.densification.inputs import FORMER_METHODS, Inputs
 from volseg.densification.replacing import install, settle, stage_of
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import (
-    SUFFIXES,
     Segment,
     Volume,
     atomic_write,
@@ -28,6 +27,7 @@ from volseg.io import (
     output_suffix,
     parse_json,
     segments_of,
+    suffix_of,
     with_segments,
     write_volume,
 )
@@ -214,9 +214,8 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
         raise RefusedError(f"{path} is a whole disk. Name a folder on it with {_OPTION}.")
     image, label = inputs.image, inputs.label
     name = image.path.name if image.path else "image.nii.gz"
-    own = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s)), "")
-    stem = name[: len(name) - len(own)]
-    given = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
+    stem = name[: len(name) - len(suffix_of(name))]
+    given = suffix_of(path)
     if given:
         written = output_suffix(path)
         if written != given:

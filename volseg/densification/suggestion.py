@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import find_slices
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import iou, mean_score
 from volseg.report import Suggestion
@@ -26,7 +27,6 @@ __all__ = ["SUGGESTION_DEFAULT", "Candidate", "expected_gains", "suggest"]
 SUGGESTION_DEFAULT = True
 """Whether a report suggests a slice unless told otherwise: it beat its controls, see docs/results.md."""
 
-_AXES = "xyz"
 _NEAR = 2  # slices this close to a painted one are not suggested
 _REACH = 4.0  # slices over which the effect of a painted one falls to 1/e
 _COARSE = 1.5  # how much longer a voxel may be along one axis for slices along it to be painted
@@ -91,11 +91,11 @@ def expected_gains(
         solved[:, c, c] = matrices.sum(2)
         distance = np.abs(np.arange(n)[:, None] - np.arange(n))
         better = now + np.tensordot(np.exp(-distance / _REACH), solved - matrices, 1)
-        done = np.array(painted[_AXES[axis]], int)
+        done = np.array(painted[AXES[axis]], int)
         for index in range(n):
             if np.all(np.abs(done - index) > _NEAR):
                 gain = mean_score(iou(better[index])) - before
-                candidates.append(Candidate(_AXES[axis], index, gain))
+                candidates.append(Candidate(AXES[axis], index, gain))
     return candidates
 
 

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from volseg.data import Case, load_case
 from volseg.errors import InputError
-from volseg.experiments.division import AXES, Labels, Slices, annotated
-from volseg.io import SUFFIXES, Volume, read_volume, write_volume
+from volseg.experiments.division import Labels, Slices, annotated
+from volseg.geometry import AXES
+from volseg.io import Volume, read_volume, suffix_of, write_volume
 from volseg.io.tiff import TiffHeader
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
@@ -124,7 +125,7 @@ def derive(folder: Path, samples: Iterable[DerivedImage], scheme: LabelScheme) -
         names = []
         for sample in samples:
             names.append(sample.name)
-            file = sample.name + _suffix(sample.image)
+            file = sample.name + suffix_of(sample.image)
             parts = {"labels": sample.label} | ({} if sample.truth is None else {"truth": sample.truth})
             for part in ("images", *parts):
                 (draft / part).mkdir(exist_ok=True)
@@ -141,7 +142,7 @@ def link_images(folder: Path, cases: Sequence[Case]) -> Path:
     if not folder.is_dir():
         with _appearing(folder) as draft:
             for case in cases:
-                _link(case.image, draft / f"{case.name}{_suffix(case.image)}")
+                _link(case.image, draft / f"{case.name}{suffix_of(case.image)}")
     return folder
 
 
@@ -258,10 +259,6 @@ def _plane_like(volume: Volume, axis: str, name: str) -> Volume:
         volume.unit,
         header=TiffHeader("imagej", "YX", "YX", (resolution[0], resolution[1]), 1, own),
     )
-
-
-def _suffix(path: Path) -> str:
-    return max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len)
 
 
 def _link(source: Path, target: Path) -> None:

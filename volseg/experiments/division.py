@@ -15,7 +15,6 @@ from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 
 __all__ = [
-    "AXES",
     "Budgets",
     "Labels",
     "Slices",
@@ -28,8 +27,6 @@ __all__ = [
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
 Slices: TypeAlias = Mapping[str, Sequence[int]]
-
-AXES = "xyz"
 
 
 class Budgets(NamedTuple):

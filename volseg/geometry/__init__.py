@@ -1,6 +1,6 @@
 """Sizes, tiles and symmetries of voxel grids: arithmetic that touches no image."""
 
-from volseg.geometry.sizes import LegalSizes, legal_sizes, per_axis
+from volseg.geometry.sizes import AXES, LegalSizes, legal_sizes, per_axis
 from volseg.geometry.symmetry import Symmetry, check_planes, grid_symmetries
 from volseg.geometry.tiles import (
     Tile,
@@ -14,6 +14,7 @@ from volseg.geometry.tiles import (
 )
 
 __all__ = [
+    "AXES",
     "LegalSizes",
     "Symmetry",
     "Tile",

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from operator import index
 
-__all__ = ["LegalSizes", "legal_sizes", "per_axis"]
+__all__ = ["AXES", "LegalSizes", "legal_sizes", "per_axis"]
+
+AXES = ("x", "y", "z")  # what axes 0, 1 and 2 of a grid are called
 
 
 @dataclass(frozen=True)

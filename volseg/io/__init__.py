@@ -14,6 +14,7 @@ from volseg.io.files import (
     output_suffix,
     read_channels,
     read_volume,
+    suffix_of,
     write_volume,
 )
 from volseg.io.json_text import parse_json, read_json
@@ -48,6 +49,7 @@ __all__ = [
     "slices_in",
     "stack_slices",
     "stamp",
+    "suffix_of",
     "with_segments",
     "with_spacing",
     "write_volume",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from volseg.errors import InputError
+from volseg.geometry import AXES
 from volseg.io.spacing import is_size
 
 __all__ = ["REMEDY", "check_affine", "embed", "in_plane", "is_sheared", "plain_grid"]
@@ -28,7 +29,7 @@ def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, rem
     columns = affine[:-1, :spatial_dims]
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: the header's affine holds NaN or infinity. {remedy}")
-    for axis, size in zip("xyz", np.abs(columns).max(0), strict=False):  # norms of the largest are infinite
+    for axis, size in zip(AXES, np.abs(columns).max(0), strict=False):  # norms of the largest are infinite
         if not is_size(size):
             raise InputError(f"{path}: the voxel size along {axis} is {size:.3g} in the header. {remedy}")
     if np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)[-1] < 1e-5:

@@ -34,6 +34,7 @@ __all__ = [
     "output_suffix",
     "read_channels",
     "read_volume",
+    "suffix_of",
     "write_volume",
 ]
 
@@ -204,16 +205,20 @@ def write_volume(
         axes = to_file(temporary, array, like)
 
 
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The suffix of a file's format, ``".nii.gz"`` for ``A.NII.GZ``; ``""`` where the format is not known."""
+    name = Path(path).name.lower()
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
 def output_suffix(path: str | os.PathLike[str], *, fractions: bool = False) -> str:
     """The suffix of a result that belongs to an image: the image's own where such a file can hold it.
 
     Args:
         fractions: the result are probabilities, not classes.
     """
-    name = Path(path).name.lower()
     format_ = _format_of(Path(path))
-    own = max((s for s in format_.suffixes if name.endswith(s)), key=len)
-    return (format_.fractions if fractions else "") or format_.results or own
+    return (format_.fractions if fractions else "") or format_.results or suffix_of(path)
 
 
 def _read(format_: _Format, path: Path, labels: bool, axes: str | None, **told: Any) -> Volume:
@@ -231,9 +236,9 @@ def _read(format_: _Format, path: Path, labels: bool, axes: str | None, **told: 
 
 
 def _format_of(path: Path, remedy: str = "convert or rename the file") -> _Format:
-    name = path.name.lower()
+    suffix = suffix_of(path)
     for format_ in _FORMATS:
-        if name.endswith(format_.suffixes):
+        if suffix in format_.suffixes:
             return format_
     raise InputError(
         f"{path}: the format cannot be told from the name. Known are {', '.join(SUFFIXES)}; {remedy}."

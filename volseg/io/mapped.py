@@ -8,7 +8,7 @@ matter.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, ResourceError
-from volseg.io import gzip_stream, metaimage, nifti, nrrd, tiff
-from volseg.io.affines import in_plane
+from volseg.io import metaimage, nifti, nrrd, tiff
 from volseg.io.atomic import stamp
-from volseg.io.nifti import affine_of
-from volseg.io.ome_tiff import affine_of as tiff_affine_of
-from volseg.io.tiff import orientation_of
+from volseg.io.ome_tiff import affine_of
+from volseg.io.stored import Description
 from volseg.io.tiff_open import check_complete, clear_axes, only_series, open_tiff
 from volseg.io.volume import Volume
 
@@ -160,16 +158,16 @@ def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
         raise InputError(f"there is no file {path}. Check the spelling and the folder.")
     name = path.name.lower()
     if name.endswith(".nii"):
-        return _map_nifti(path)
+        return _map_described(path, nifti.describe(path))
     if name.endswith((".tif", ".tiff")):
         return _map_tiff(path)
     if name.endswith((".nrrd", ".nhdr")):
-        return _map_text(path, nrrd.describe(path))
+        return _map_described(path, nrrd.describe(path))
     if name.endswith((".mha", ".mhd")):
-        return _map_text(path, metaimage.describe(path))
+        return _map_described(path, metaimage.describe(path))
     voxels = 0
     if name.endswith(".nii.gz"):
-        voxels = prod(nifti._layout(nifti._parse(gzip_stream.peek(path, 540), path), path)[0])
+        voxels = prod(nifti.stored_layout(path)[0].shape)
     raise NotMappedError(
         f"{path} cannot be read block by block: that takes an uncompressed .nii, .tif, .nrrd or .mha, or a "
         ".zarr. Unpack it.",
@@ -214,7 +212,8 @@ def create_mapped(
     if kind in _TIFF:
         found = _map_tiff(path, meaning)
     elif kind == ".nii":
-        found = _map_nifti(path, like.spatial_dims, shape[0])
+        axes = "XYZ"[: like.spatial_dims] + "C" if shape[0] > 1 else None
+        found = _map_described(path, nifti.describe(path, axes))
     else:
         found = map_volume(path)
     if found.shape != tuple(shape):
@@ -232,42 +231,11 @@ def _reserve(path: Path) -> None:
             os.close(handle)
 
 
-def _map_nifti(path: Path, spatial_dims: int | None = None, channels: int = 1) -> MappedVolume:
-    with path.open("rb") as file:
-        fields = nifti._parse(file.read(540), path)
-    shape, dtype = nifti._layout(fields, path)
-    if dtype.subdtype is not None:
-        raise NotMappedError(
-            f"{path} holds colours, which cannot be read block by block. Save it as grey values.", prod(shape)
-        )
-    axes = None
-    if spatial_dims is not None and channels > 1 and len(shape) < 5:
-        axes = "XYZ"[:spatial_dims] + "C"
-    letters = nifti._letters(shape, axes, path)
-    offset = nifti._offset(fields, path)
-    need = offset + prod(shape) * dtype.itemsize
-    if need > path.stat().st_size:
-        raise InputError(
-            f"{path}: the header needs {need} bytes, but the file has {path.stat().st_size}. It was cut."
-        )
-    dims = sum(letter in "XYZ" for letter in letters)
-    affine = affine_of(fields, dims, path)
-    stored = tuple(reversed([n for n, letter in zip(shape, letters, strict=False) if letter != "1"]))
-    reverse = letters.replace("1", "")[::-1]  # C order, the last axis fastest
-    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if not (isfinite(slope) and isfinite(intercept)) or slope == 0:
-        slope, intercept = 1.0, 0.0
-    unit = nifti._UNITS.get(int(fields["xyzt_units"]) & 7, "")
-    found = MappedVolume(path, offset, stored, dtype, _order(reverse), _NOTHING, slope, intercept)
-    header = nifti.NiftiHeader(fields, letters)
-    return _placed(found, affine if dims == 3 else in_plane(affine), unit, header)
-
-
 def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
     with open_tiff(path) as opened:
         tif, series = opened.tif, only_series(opened.tif, path)
         check_complete(opened, series, path, alone=True)
-        turned = orientation_of(series.keyframe) != 1
+        turned = tiff.orientation_of(series.keyframe) != 1
         if turned or opened.others or series.dataoffset is None or series.keyframe.compression != 1:
             raise NotMappedError(
                 f"{path} is compressed, scattered or turned, so it cannot be read block by block. Save it "
@@ -278,27 +246,32 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
         letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
         meaning = meaning or clear_axes(letters, stored, series.kind, path)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        affine, unit = tiff_affine_of(tif, 3 if "Z" in meaning else 2, path, tif.series.index(series))
+        affine, unit = affine_of(tif, 3 if "Z" in meaning else 2, path, tif.series.index(series))
         header = tiff.header_of(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)
 
 
-def _map_text(path: Path, found: nrrd.Description | metaimage.Description) -> MappedVolume:
-    """NRRD and MetaImage: a page of text that says where the voxels are."""
+def _map_described(path: Path, found: Description) -> MappedVolume:
+    """NIfTI, NRRD and MetaImage: a header that says where the voxels are."""
     stored, letters = found.stored, found.header.axes
-    if stored.encoding != "raw":
+    if stored.encoding != "raw" or stored.dtype.subdtype is not None:
+        what, way = (
+            ("holds colours", "as grey values")
+            if stored.encoding == "raw"
+            else ("is compressed", "without compression")
+        )
         raise NotMappedError(
-            f"{path} is compressed, so it cannot be read block by block. Save it without compression.",
-            prod(stored.shape),
+            f"{path} {what}, so it cannot be read block by block. Save it {way}.", prod(stored.shape)
         )
     size, need = stored.file.stat().st_size, prod(stored.shape) * stored.dtype.itemsize
     if stored.start + need > size:
         raise InputError(f"{path}: the header needs {need} bytes, but there are {size}. It was cut.")
-    pairs = [(a, n) for a, n in zip(letters, stored.shape, strict=True) if a != "1"][::-1]
+    shape = stored.shape + (1,) * (len(letters) - len(stored.shape))
+    pairs = [(a, n) for a, n in zip(letters, shape, strict=True) if a != "1"][::-1]  # the last axis fastest
     volume = MappedVolume(
         stored.file, stored.start, tuple(n for _, n in pairs), stored.dtype,
-        _order("".join(a for a, _ in pairs)), _NOTHING,
+        _order("".join(a for a, _ in pairs)), _NOTHING, *found.scaling,
     )  # fmt: skip
     volume = _placed(volume, found.affine, found.unit, found.header)
     return replace(volume, like=replace(volume.like, path=path))

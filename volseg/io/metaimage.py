@@ -11,18 +11,28 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.affines import check_affine, in_plane, plain_grid
-from volseg.io.stored import Stored, beside, chosen_axes, load, needed, numbers, size_of_axes, times
+from volseg.io.stored import (
+    Description,
+    Stored,
+    beside,
+    chosen_axes,
+    load,
+    needed,
+    numbers,
+    size_of_axes,
+    times,
+)
 from volseg.io.units import common_unit
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["Description", "MetaImageHeader", "describe", "header_for", "read", "write"]
+__all__ = ["MetaImageHeader", "describe", "header_for", "read", "write"]
 
 _MAX_HEADER = 1 << 16
 _TYPES = {
@@ -46,19 +56,10 @@ class MetaImageHeader:
     axes: str
 
 
-class Description(NamedTuple):
-    """A header, read: where the voxels are, what is kept of it, and where the image lies."""
-
-    stored: Stored
-    header: MetaImageHeader
-    affine: NDArray[np.float64]
-    unit: str
-
-
 def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # MetaImage stores no scaling that anybody applies
-    stored, header, affine, unit = describe(path, axes, ignore_affine)
+    stored, header, affine, unit, _ = describe(path, axes, ignore_affine)
     array = load(stored, path)
     kept = header.axes.replace("1", "")
     array = array.reshape([n for n, a in zip(stored.shape, header.axes, strict=True) if a != "1"], order="F")

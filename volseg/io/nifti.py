@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io import gzip_stream
 from volseg.io.affines import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
+from volseg.io.stored import Description, Stored, times
 from volseg.io.volume import Volume, contiguous
 
-__all__ = ["NiftiHeader", "affine_of", "read", "write"]
+__all__ = ["NiftiHeader", "describe", "read", "stored_layout", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,37 +86,53 @@ class NiftiHeader:
 
 def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(540)
-    zipped = gzip_stream.is_gzip(start)
-    if zipped != (path.suffix.lower() == ".gz") and start:
-        says, holds = ("plain NIfTI", "gzip data") if zipped else ("gzip", "no gzip data")
+    stored, fields = stored_layout(path)
+    if (stored.encoding == "gzip") != (path.suffix.lower() == ".gz"):
+        packed = stored.encoding == "gzip"
+        says, holds = ("plain NIfTI", "gzip data") if packed else ("gzip", "no gzip data")
         logger.warning(
             "%s: the name says %s, the file holds %s; it is read as what it is.", path, says, holds
         )
-    fields = _parse(gzip_stream.peek(path, 540) if zipped else start, path)
-    shape, dtype = _layout(fields, path)
-    letters = _letters(shape, axes, path)
-    offset = _offset(fields, path)
-    need = offset + math.prod(shape) * dtype.itemsize
-    most = size * gzip_stream.MAX_RATIO if zipped else size
+    found = _describe(path, stored, fields, axes, ignore_affine)
+    array = _scaled(_spatial(_voxels(stored), found.header.axes), fields, labels, path)
+    return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else found.header)
+
+
+def describe(path: Path, axes: str | None = None) -> Description:
+    """All that the header says, and where the voxels are."""
+    return _describe(path, *stored_layout(path), axes)
+
+
+def _describe(
+    path: Path, stored: Stored, fields: Any, axes: str | None, ignore_affine: bool = False
+) -> Description:
+    letters = _letters(stored.shape, axes, path)
+    size, packed = path.stat().st_size, stored.encoding == "gzip"
+    need = stored.start + math.prod(stored.shape) * stored.dtype.itemsize
+    most = size * gzip_stream.MAX_RATIO if packed else size
     if need > most:
         raise InputError(
-            f"{path}: the header needs {need} bytes for {_times(shape)} voxels, but the file of {size} bytes "
-            f"holds {'at most ' if zipped else ''}{most}. It was cut or is damaged; fetch it again."
+            f"{path}: the header needs {need} bytes for {times(stored.shape)} voxels, but the file of {size} "
+            f"bytes holds {'at most ' if packed else ''}{most}. It was cut or is damaged; fetch it again."
         )
+    dims = sum(letter in "XYZ" for letter in letters)
     if ignore_affine:
-        affine = plain_grid(fields["pixdim"][1 : 1 + sum(a in "XYZ" for a in letters)], path)
+        affine = plain_grid(fields["pixdim"][1 : 1 + dims], path)
     else:
-        affine = affine_of(fields, sum(letter in "XYZ" for letter in letters), path)
-    array = _spatial(_voxels(path, offset, shape, dtype, zipped), letters)
-    if array.ndim == 3 and not ignore_affine:
-        affine = in_plane(affine)
-    array = _scaled(array, fields, labels, path)
+        affine = affine_of(fields, dims, path)
+        affine = affine if dims == 3 else in_plane(affine)
     unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "")
-    header = None if ignore_affine else NiftiHeader(fields, letters)
-    return Volume(contiguous(array), affine, unit, path, header)
+    return Description(stored, NiftiHeader(fields, letters), affine, unit, _scaling(fields, path))
+
+
+def stored_layout(path: Path) -> tuple[Stored, Any]:
+    """Where the voxels are, behind ``start`` bytes of the unpacked file, and the header's fields."""
+    with path.open("rb") as file:
+        start = file.read(540)
+    packed = gzip_stream.is_gzip(start)
+    fields = _parse(gzip_stream.peek(path, 540) if packed else start, path)
+    shape, dtype = _layout(fields, path)
+    return Stored(path, _offset(fields, path), "gzip" if packed else "raw", dtype, shape), fields
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -235,7 +252,7 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
         small = all(n == 1 for n, a in zip(shape, filled, strict=False) if a == "1")
         if not small or len(axes) > max(len(shape), 3):
             raise InputError(
-                f"{path} has {used} axes ({_times(shape)}), but axes={axes!r} names {len(axes)}. "
+                f"{path} has {used} axes ({times(shape)}), but axes={axes!r} names {len(axes)}. "
                 "Give one letter for each axis longer than one voxel."
             )
         return filled
@@ -243,7 +260,7 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
         return ("XY1" if shape[2] == 1 else "XYZ") + "1C" + "1" * (len(shape) - 5)
     if used > 3:
         raise InputError(
-            f"{path} has {used} axes ({_times(shape)}), and the file does not say what the last is. "
+            f"{path} has {used} axes ({times(shape)}), and the file does not say what the last is. "
             f"If it holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o NEW.nii'); "
             f"if it is time, take one moment: 'volseg convert {path.name} --axes XYZC --channel 0 -o "
             "NEW.nii'."
@@ -258,14 +275,15 @@ def _letters_to_write(old: str, channels: int) -> str:
     return old if "C" in old else old[:3].ljust(4, "1") + "C"
 
 
-def _voxels(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, zipped: bool) -> NDArray[Any]:
+def _voxels(stored: Stored) -> NDArray[Any]:
     """The stored array, x fastest; colours become a leading axis."""
+    path, offset, dtype, shape = stored.file, stored.start, stored.dtype, stored.shape
     need = math.prod(shape) * dtype.itemsize
-    if zipped:
+    if stored.encoding == "gzip":
         data = gzip_stream.read_at_most(path, offset + need)
         if len(data) < offset + need:
             raise InputError(
-                f"{path}: the header needs {offset + need} bytes for {_times(shape)} voxels, but there are "
+                f"{path}: the header needs {offset + need} bytes for {times(shape)} voxels, but there are "
                 f"{len(data)} after unpacking. The file was cut before it was packed; export it again."
             )
         flat = np.frombuffer(data, np.uint8, need, offset)
@@ -287,24 +305,27 @@ def _spatial(array: NDArray[Any], letters: str) -> NDArray[Any]:
     return array.reshape((-1, *array.shape[2:]), order="F") if colours > 1 else array[0]
 
 
+def _scaling(fields: Any, path: Path) -> tuple[float, float]:
+    """What stored numbers are multiplied by, and what is added then."""
+    slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if not math.isfinite(slope) or slope == 0 or int(fields["datatype"]) in _COLOURS:
+        return 1.0, 0.0
+    if not math.isfinite(inter):
+        raise InputError(
+            f"{path}: scl_inter is {inter} in the header. Set it to 0, or export the image again."
+        )
+    return slope, inter
+
+
 def _scaled(array: NDArray[Any], fields: Any, labels: bool, path: Path) -> NDArray[Any]:
     """Apply the header's intensity scaling to an image; refuse it on a label."""
-    slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if (
-        not math.isfinite(slope)
-        or slope == 0
-        or (slope == 1 and inter == 0)
-        or int(fields["datatype"]) in _COLOURS
-    ):
+    slope, inter = _scaling(fields, path)
+    if (slope, inter) == (1.0, 0.0):
         return array
     if labels:
         raise InputError(
             f"{path}: the header scales the stored numbers (scl_slope {slope:g}, scl_inter {inter:g}), but "
             "a label's numbers are names. Save the label as integers without scaling."
-        )
-    if not math.isfinite(inter):
-        raise InputError(
-            f"{path}: scl_inter is {inter} in the header. Set it to 0, or export the image again."
         )
     small = array.dtype.itemsize <= 2 or array.dtype == np.float32
     scaled: NDArray[Any] = array.astype(np.float32 if small else np.float64)
@@ -343,7 +364,3 @@ def _slabs(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     step = max(1, (16 << 20) * array.shape[-1] // max(1, array.nbytes))
     for start in range(0, array.shape[-1], step):
         yield array[..., start : start + step]
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)

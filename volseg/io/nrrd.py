@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io import nrrd_grid
 from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
-from volseg.io.stored import Stored, beside, chosen_axes, load, needed, size_of_axes, times
+from volseg.io.stored import Description, Stored, beside, chosen_axes, load, needed, size_of_axes, times
 from volseg.io.volume import Volume, contiguous
 
 __all__ = [
-    "Description",
     "NrrdHeader",
     "as_stack",
     "describe",
@@ -64,15 +63,6 @@ _PER_AXIS = {
 }  # fmt: skip
 _WORLD = ("domain", "space")
 _TOKEN = re.compile(r'\([^()]*\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
-
-
-class Description(NamedTuple):
-    """A header, read: where the voxels are, what is kept of it, and where the image lies."""
-
-    stored: Stored
-    header: NrrdHeader
-    affine: NDArray[np.float64]
-    unit: str
 
 
 def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:

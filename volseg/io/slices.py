@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from volseg.errors import InputError
-from volseg.io.files import SUFFIXES
+from volseg.io.files import suffix_of
 from volseg.io.volume import Volume
 
 __all__ = ["slices_in", "stack_slices"]
@@ -30,7 +30,7 @@ def slices_in(folder: Path) -> list[Path]:
     found = [
         path
         for path in folder.iterdir()
-        if path.is_file() and path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+        if path.is_file() and suffix_of(path) and not path.name.startswith(".")
     ]
     kinds = sorted({path.suffix.lower() for path in found})
     if len(kinds) != 1:

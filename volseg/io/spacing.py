@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from volseg.geometry import AXES
 from volseg.io.units import METRES, common_unit
 from volseg.io.volume import Volume
 
@@ -70,13 +71,13 @@ def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[flo
     known = [size for size in sizes if size is not None]
     if not known:
         return (1.0,) * len(sizes)
-    missing = [axis for axis, size in zip("xyz", sizes, strict=False) if size is None]
+    missing = [axis for axis, size in zip(AXES, sizes, strict=False) if size is None]
     if missing:
         what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
         logger.warning(
             "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
             "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
-            path, what, "xyz"[sizes.index(known[0])], known[0], unit or "without a unit",
+            path, what, AXES[sizes.index(known[0])], known[0], unit or "without a unit",
         )  # fmt: skip
     return tuple(known[0] if size is None else size for size in sizes)
 

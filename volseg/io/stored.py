@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import gzip_stream
 
 __all__ = [
+    "Description",
     "Stored",
     "beside",
     "chosen_axes",
@@ -50,17 +51,34 @@ class Stored:
     shape: tuple[int, ...]
 
 
+class Description(NamedTuple):
+    """A header, read.
+
+    Attributes:
+        stored: where the voxels are.
+        header: what is kept of it, with ``axes``, the letters of the file's axes.
+        affine, unit: where the image lies.
+        scaling: what stored numbers are multiplied by, and what is added then.
+    """
+
+    stored: Stored
+    header: Any
+    affine: NDArray[np.float64]
+    unit: str
+    scaling: tuple[float, float] = (1.0, 0.0)
+
+
 def load(stored: Stored, header: Path) -> NDArray[Any]:
     """The array, x fastest, after everything that can be checked about it."""
     if not stored.shape or min(stored.shape) < 1:
-        raise InputError(f"{header}: a size of {_times(stored.shape)} holds no voxel. Export it again.")
+        raise InputError(f"{header}: a size of {times(stored.shape)} holds no voxel. Export it again.")
     size = stored.file.stat().st_size
     need = math.prod(stored.shape) * stored.dtype.itemsize
     raw = stored.encoding == "raw"
     most = max(0, size - stored.start) * (1 if raw else gzip_stream.MAX_RATIO)
     if need > most:
         raise InputError(
-            f"{header}: the header needs {need} bytes for {_times(stored.shape)} voxels, but "
+            f"{header}: the header needs {need} bytes for {times(stored.shape)} voxels, but "
             f"{stored.file.name} of {size} bytes holds {'' if raw else 'at most '}{most}. "
             "It was cut or is damaged; fetch it again."
         )
@@ -71,7 +89,7 @@ def load(stored: Stored, header: Path) -> NDArray[Any]:
         data = gzip_stream.read_at_most(stored.file, need + 1, start=stored.start, kind=stored.encoding)
         if len(data) < need:
             raise InputError(
-                f"{header}: the header needs {need} bytes for {_times(stored.shape)} voxels, but there are "
+                f"{header}: the header needs {need} bytes for {times(stored.shape)} voxels, but there are "
                 f"{len(data)} after unpacking. The file was cut before it was packed; export it again."
             )
         flat, extra = np.frombuffer(data, np.uint8, need), len(data) - need
@@ -113,10 +131,6 @@ def require_memory(need: int, path: Path) -> None:
             f"{path} asks for {need / 1e9:.3g} GB of voxels; this machine has {have / 1e9:.3g} GB of memory. "
             "Cut the volume into parts, or use a larger machine."
         )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)
 
 
 def chosen_axes(axes: str, shape: tuple[int, ...], path: Path) -> str:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io.colours import several_channels
+from volseg.labels import as_integers
 
 __all__ = ["Volume", "as_labels", "contiguous", "number_for_nan", "replace_nonfinite", "require_finite"]
 
 logger = logging.getLogger(__name__)
 
 UNLABELLED = 255  # what NaN in a label becomes
-ROUNDING = 1e-3  # a stored 2.9997 means class 3; a stored 2.5 means an interpolated label
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,45 +108,21 @@ def contiguous(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
-    """Class ids as integers, exactly as stored; anything that is not a class id is refused.
+    """Class ids ``(1, *spatial)``, exactly as stored; anything that is not a class id is refused.
 
-    Floating-point ids are accepted when they are within 0.001 of an integer; a larger fraction means
-    that the label was interpolated, and rounding it would invent classes.
+    Three equal channels are one, NaN is unlabelled; see :func:`volseg.labels.as_integers` for the rest.
     """
     if array.shape[0] > 1:
         if array.shape[0] != 3 or (array != array[:1]).any():
             raise several_channels(array, source)
         logger.warning("%s is a grey RGB image: its three equal channels are read as one.", source)
         array = array[:1]
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if array.dtype.kind in "iu":
-        return array
-    if np.isinf(array).any():
-        raise InputError(
-            f"{source} holds {_count(np.isinf(array), 'infinite label')}. "
-            "A label must be an integer class number; give blank voxels a number of their own."
-        )
-    array = _without_nan(array, source)
-    whole = np.rint(array)
-    wrong = np.abs(array - whole) > ROUNDING
-    if wrong.any():
-        value = array[wrong][0]
-        raise InputError(
-            f"{source} holds {_count(wrong, 'fractional label')}, such as {value:g}. If this is an image, or "
-            "a map of probabilities or distances, give the painted file in its place: are image and label "
-            "exchanged? If it is a label, it was resampled with linear interpolation: export it again with "
-            "nearest neighbour, as integers."
-        )
-    if np.abs(whole).max(initial=0) > 2**53:
-        raise InputError(
-            f"{source} holds class numbers above 2**53, which floating point cannot tell apart. "
-            "Save the label with an integer data type."
-        )
-    if (whole != array).any():
-        logger.warning("%s holds labels up to %g away from an integer; they are rounded.", source, ROUNDING)
-    fits = np.abs(whole).max(initial=0) < 2**31
-    return whole.astype(np.int32 if fits else np.int64)
+    if array.dtype.kind == "f":
+        array = _without_nan(array, source)
+    whole = as_integers(array[0], source)[None]
+    if array.dtype.kind == "f" and (whole != array).any():
+        logger.warning("%s holds labels up to 0.001 away from an integer; they are rounded.", source)
+    return whole
 
 
 def number_for_nan(array: NDArray[Any]) -> int | None:

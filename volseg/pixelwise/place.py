@@ -16,9 +16,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from volseg.geometry import AXES
+
 __all__ = ["PlacePrior", "measure_paint", "prior_at"]
 
-_AXES = "xyz"
 _FEWEST, _DIRECTIONS = 2, 2  # slices in a direction, and directions
 _FAR = 1e3  # for a class that is nowhere else
 
@@ -72,7 +73,7 @@ def measure_paint(
     steps = tuple(float(s) / min(spacing) for s in spacing)
     planes = []
     for name, indices in slices.items():
-        axis = _AXES.index(name)
+        axis = AXES.index(name)
         sampling = [s for a, s in enumerate(steps) if a != axis]
         for index in indices:
             plane = labels.take(index, axis)

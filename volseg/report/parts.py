@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.annotation import Finding
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import Headline
 
@@ -28,7 +29,6 @@ __all__ = [
     "readable",
 ]
 
-AXES = ("x", "y", "z")
 _ROUNDING = 1e-6  # how far a confidence may lie beyond 0 and 1
 
 

@@ -18,7 +18,7 @@ from volseg.data.verification.cases import Facts, check_case, files_of, listenin
 from volseg.data.verification.expectations import Expectations, Finding, finding, table
 from volseg.errors import InputError, VolsegError
 from volseg.instances import InstanceScheme
-from volseg.io import SUFFIXES, atomic_write, is_volume, read_json
+from volseg.io import SUFFIXES, atomic_write, is_volume, read_json, suffix_of
 from volseg.machine import allowed_processors
 
 __all__ = ["default_cache", "require_sound", "verify"]
@@ -185,7 +185,7 @@ def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
         within = any(is_volume(folder) for folder in file.parents if folder.is_relative_to(path))
         if not is_volume(file) or hidden or within or file.resolve() in known:
             continue
-        if file.name.lower().endswith(SUFFIXES):
+        if suffix_of(file):
             cases.append(Case(stem(file), file))
         elif is_dataset and parts[0] in (*_IMAGES, *_LABELS) and file.suffix.lower() not in _BESIDE:
             known_suffixes = ", ".join(SUFFIXES)
