@@ -184,7 +184,7 @@ class NetworkModel(LoadedModel):
     def _probabilities(self, volume: Volume) -> npt.NDArray[np.float32]:
         item: dict[str, Any] = {"image": image_tensor(volume), "spacing": volume.spacing}
         item = preprocess(item, volume, self._preprocessing)
-        logits, _ = segment(item["image"], self.network, self._inferer, self._device)
+        logits, _ = segment(item, self.network, self._inferer, self._device)
         found: npt.NDArray[np.float32] = torch.as_tensor(logits).float().softmax(0).cpu().numpy()
         return found
 

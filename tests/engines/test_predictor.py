@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.transforms import Compose, NormalizeIntensityd
 
@@ -30,10 +31,9 @@ def segment(tmp_path):
     save_checkpoint(tmp_path / "model.pt", {"model": network.state_dict(), "iteration": 1})
     (tmp_path / "images").mkdir()
 
-    def run(name, inferer=None, preprocessing=NORMALISE, **options):
-        dataset = WholeVolumes(
-            find_images(tmp_path / "images"), labels=SCHEME, in_channels=1, preprocessing=preprocessing
-        )
+    def run(name, inferer=None, preprocessing=NORMALISE, spacing=None, **options):
+        cases = find_images(tmp_path / "images", spacing=spacing)
+        dataset = WholeVolumes(cases, labels=SCHEME, in_channels=1, preprocessing=preprocessing)
         predictor(
             device="cpu", dataset=dataset, network=network,
             inferer=inferer or OverlapTileInferer(8, batch_norm="volume"),
@@ -82,6 +82,21 @@ def test_how_far_turned_versions_disagree_is_written_too(tmp_path, segment, bloc
     spread = read_volume(folder / "a_spread.tif").array
     assert spread.shape == (3, 21, 17, 12)
     assert 0.005 < spread.max() < 0.5
+
+
+def test_a_voxel_size_that_is_given_counts_block_by_block_too(tmp_path, segment):
+    """The file's own cannot be used; which planes may be turned follows from it."""
+    array = np.random.default_rng(0).integers(0, 200, (12, 21, 17)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "images/a.tif", array, imagej=True, metadata={"axes": "ZYX", "spacing": 0.0})
+    inferer = RotationAveragingInferer(OverlapTileInferer(8), "square", spread=True)
+    with pytest.raises(InputError, match="voxel size .* is not positive"):
+        segment("none", inferer, blockwise=True)
+    whole, parts = (
+        read_volume(segment(name, inferer, spacing="1,2,2um", blockwise=name == "parts") / "a_spread.tif")
+        for name in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts.array, whole.array, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(parts.affine, whole.affine)
 
 
 def test_what_cannot_be_done_block_by_block_is_done_in_memory_and_said(tmp_path, segment, caplog):

@@ -77,6 +77,10 @@ SLIPS = {
         {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "weight": "$torch.tensor([1.0, 1.0, 1.0])"}},
         "loss: RuntimeError", "weight tensor",
     ),
+    "a class that is ignored": (
+        {"loss": {"_target_": "torch.nn.CrossEntropyLoss", "ignore_index": 0}},
+        "loss: CrossEntropyLoss has ignore_index = 0, which is a class here", "Leave ignore_index out",
+    ),
     "a learning rate": ({"optimizer__lr": "fast"}, "optimizer: TypeError", ""),
     "a schedule": (
         {"lr_scheduler": {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "optimizer": "@optimizer",

@@ -39,6 +39,15 @@ def test_blocks_that_are_written_make_the_file_that_any_reader_reads(tmp_path, s
         assert again.like.array.shape == array.shape
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.tif", "a.nrrd", "a.mha", "a.ome.zarr"])
+def test_a_voxel_size_that_is_given_is_that_of_the_whole_volume(tmp_path, name):
+    write_volume(tmp_path / name, LIKE.array, LIKE)
+    blocks = open_blocks(tmp_path / name, spacing="3,4,50nm").like
+    whole = read_volume(tmp_path / name, spacing="3,4,50nm")
+    assert (blocks.spacing, blocks.unit) == (whole.spacing, whole.unit)
+    np.testing.assert_allclose(blocks.affine, whole.affine)
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.tif", "a.nrrd", "a.mha"])
 def test_the_number_of_voxels_is_known_without_reading_them(tmp_path, name, monkeypatch):
     write_volume(tmp_path / name, LIKE.array, LIKE)

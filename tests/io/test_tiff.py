@@ -112,6 +112,8 @@ def test_a_voxel_size_that_can_be_none_is_refused_unless_it_is_told(path, stack,
     volume = read_volume(path, spacing="1,2,3um")
     assert (volume.spacing, volume.unit) == (pytest.approx((1, 2, 3)), "um")
     np.testing.assert_array_equal(volume.array[0], stack.T)
+    write_volume(tmp_path / "result.tif", volume.array, volume)
+    assert read_volume(tmp_path / "result.tif").spacing == pytest.approx((1, 2, 3))
 
 
 @pytest.mark.parametrize(

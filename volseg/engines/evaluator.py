@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -206,7 +208,7 @@ class _Evaluation:
 
 
 def _logits(engine: Any, item: Mapping[str, Any], inferer: Inferer) -> Tensor:
-    return segment(item["image"], engine.network, inferer, engine.state.device)[0].cpu()
+    return segment(item, engine.network, inferer, engine.state.device)[0].cpu()
 
 
 def _without_image(inferer: Inferer) -> Inferer | None:
@@ -281,21 +283,23 @@ def engine_for(
 
 
 def segment(
-    image: Tensor, network: nn.Module, inferer: Inferer, device: torch.device
+    item: Mapping[str, Any], network: nn.Module, inferer: Inferer, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits ``(C, *spatial)`` of one image ``(channels, *spatial)``, and their spread if the inferer tells.
+    """Logits ``(C, *spatial)`` of the image of a case, and their spread if the inferer gives one.
 
-    The network's mode is kept.
+    The inferer sees the voxel size, which decides what planes can be turned. The network's mode is kept.
     """
+    sizes = torch.tensor([*item["spacing"], 1.0], dtype=torch.float64)
+    image = MetaTensor(item["image"][None], affine=sizes.diag()).to(device)
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            found = inferer(image[None].to(device), network)
+            found = inferer(image, network)
     finally:
         network.train(was_training)
     logits, spread = found if isinstance(found, tuple) else (found, None)
-    return logits[0], None if spread is None else spread[0]
+    return convert_to_tensor(logits[0]), None if spread is None else convert_to_tensor(spread[0])
 
 
 def _split(item: Mapping[str, Any], record: Record | None) -> tuple[Tensor, Tensor, Tensor]:

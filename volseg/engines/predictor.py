@@ -157,7 +157,7 @@ class _Prediction:
             predict_streamed(
                 case.images, paths[0], network=engine.network, inferer=engine.inferer,
                 labels=self.dataset.labels, preprocessing=self.dataset.preprocessing, probabilities=paths[1],
-                spread=paths[2], overwrite=may_replace, cluster=self.cluster,
+                spread=paths[2], overwrite=may_replace, cluster=self.cluster, spacing=case.spacing,
             )  # fmt: skip
             if processes.rank() == 0:
                 book.finish(number)
@@ -185,7 +185,7 @@ class _Prediction:
         try:
             before = [stamp(image) for image in images]
             item = self.dataset[number]
-            found = segment(item["image"], engine.network, engine.inferer, engine.state.device)
+            found = segment(item, engine.network, engine.inferer, engine.state.device)
             files = self._files(number, *found)
             if [stamp(image) for image in images] != before:
                 raise InputError(

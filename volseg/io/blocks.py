@@ -23,6 +23,7 @@ from volseg.io.atomic import stamp
 from volseg.io.files import is_volume, read_volume
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
 from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr
+from volseg.io.spacing import with_spacing
 from volseg.io.volume import Volume
 
 __all__ = [
@@ -139,15 +140,18 @@ class ChannelFiles:
         raise TypeError(f"{self.path} is one of several files and is not written.")
 
 
-def open_blocks(*paths: str | os.PathLike[str]) -> BlockVolume:
+def open_blocks(*paths: str | os.PathLike[str], spacing: str | None = None) -> BlockVolume:
     """Open an image, or one of several files with a channel each, for reading blocks.
 
     What cannot be read in blocks is read whole, which is said.
 
+    Args:
+        spacing: the voxel size, where the file names none or a wrong one; see `volseg.io.read_volume`.
+
     Raises:
         InputError: if there is no image, it is damaged, or files do not belong together.
     """
-    parts = tuple(_open(Path(path)) for path in paths)
+    parts = tuple(_open(Path(path), spacing) for path in paths)
     if len(parts) == 1:
         return parts[0]
     for part in parts:
@@ -176,16 +180,15 @@ def voxels_of(path: str | os.PathLike[str]) -> int:
         return error.voxels
 
 
-def _open(path: Path) -> BlockVolume:
+def _open(path: Path, spacing: str | None) -> BlockVolume:
     if not is_volume(path):
         read_volume(path)  # says what is wrong
-    if path.is_dir():
-        return open_zarr(path)
     try:
-        return map_volume(path)
+        found = open_zarr(path) if path.is_dir() else map_volume(path, sized=spacing is not None)
+        return found if spacing is None else replace(found, like=with_spacing(found.like, spacing))
     except NotMappedError as error:
         reason = str(error).removeprefix(f"{path} ")
-    volume = read_volume(path)
+    volume = read_volume(path, spacing=spacing)
     logger.info("%s is read whole, %.2f GB: it %s", path, volume.array.nbytes / 1e9, reason)
     return WholeVolume(volume)
 

@@ -147,8 +147,11 @@ class MappedVolume:
         return view if None not in self.order else view[None]
 
 
-def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
+def map_volume(path: str | os.PathLike[str], *, sized: bool = False) -> MappedVolume:
     """Open an uncompressed file without reading its voxels.
+
+    Args:
+        sized: the voxel size is given elsewhere, so that a TIFF file's need not be usable.
 
     Raises:
         InputError: if the voxels are compressed or scattered, or the file is damaged.
@@ -160,7 +163,7 @@ def map_volume(path: str | os.PathLike[str]) -> MappedVolume:
     if name.endswith(".nii"):
         return _map_described(path, nifti.describe(path))
     if name.endswith((".tif", ".tiff")):
-        return _map_tiff(path)
+        return _map_tiff(path, sized=sized)
     if name.endswith((".nrrd", ".nhdr")):
         return _map_described(path, nrrd.describe(path))
     if name.endswith((".mha", ".mhd")):
@@ -231,7 +234,7 @@ def _reserve(path: Path) -> None:
             os.close(handle)
 
 
-def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
+def _map_tiff(path: Path, meaning: str | None = None, *, sized: bool = False) -> MappedVolume:
     with open_tiff(path) as opened:
         tif, series = opened.tif, only_series(opened.tif, path)
         check_complete(opened, series, path, alone=True)
@@ -246,7 +249,8 @@ def _map_tiff(path: Path, meaning: str | None = None) -> MappedVolume:
         letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
         meaning = meaning or clear_axes(letters, stored, series.kind, path)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        affine, unit = affine_of(tif, 3 if "Z" in meaning else 2, path, tif.series.index(series))
+        dims, number = 3 if "Z" in meaning else 2, tif.series.index(series)
+        affine, unit = affine_of(tif, dims, path, number, sized)
         header = tiff.header_of(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)

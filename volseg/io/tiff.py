@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io.ome_tiff import PlanesError, affine_of, images_of
 from volseg.io.pictures import as_shown, swaps_axes
+from volseg.io.spacing import is_size
 from volseg.io.tiff_open import (
     check_complete,
     chosen_axes,
@@ -228,6 +229,10 @@ def header_of(tif: tifffile.TiffFile, stored: str, meaning: str) -> TiffHeader:
     values = [f.value for f in found if f is not None and isinstance(f.value, tuple) and all(f.value)]
     unit = tags.get("ResolutionUnit")
     images = images_of(tif.ome_metadata or "")
+    sizes = [above / below for below, above in values]
+    sizes += [abs(own["spacing"])] if isinstance(own.get("spacing"), int | float) else []
+    if not all(map(is_size, sizes)):  # a size was given instead, and a copy with these could not be read
+        values, own = [], {}
     return TiffHeader(
         kind,
         stored,

@@ -90,6 +90,7 @@ class AnnotatedLoss(nn.Module):
     def _of(self, logits: Tensor, target: Tensor, where: Tensor, dtype: torch.dtype) -> Tensor:
         row = logits.movedim(1, -1)[where].T[None].to(dtype)  # (1, C, N)
         classes = target[:, 0][where].long()[None]  # (1, N)
+        self._check_ignored(row.shape[1])
         target = self._target(row, classes)
         if isinstance(self.loss, nn.MultiMarginLoss):
             row, target = row[0].T, classes[0]
@@ -117,6 +118,15 @@ class AnnotatedLoss(nn.Module):
         if one_hot is False:
             return F.one_hot(classes, row.shape[1]).movedim(-1, 1).to(row)
         return classes[:, None]
+
+    def _check_ignored(self, classes: int) -> None:
+        for index in _told(self.loss, "ignore_index"):
+            if isinstance(index, int) and 0 <= index < classes:
+                raise InputError(
+                    f"{self.name} has ignore_index = {index}, which is a class here (indices count from 0 as "
+                    "labels lists them), so none of its voxels would be learnt from. Leave ignore_index out: "
+                    "what is unlabelled is left out anyhow."
+                )
 
     @property
     def _is_of_two_classes(self) -> bool:

@@ -60,6 +60,7 @@ class Job:
         values: what class indices are called in the file.
         statistics: of batch normalisation, one for each version; ``None`` for the network's own.
         stamp: of the image, when the work was begun.
+        spacing: the voxel size, where the image names none or a wrong one.
     """
 
     images: tuple[Path, ...]
@@ -73,6 +74,7 @@ class Job:
     normalise: Normalisation | None
     statistics: Sequence[Statistics] | None
     stamp: str
+    spacing: str | None = None
 
     def tiles(self, required: Requirements, size: Sequence[int]) -> list[Tile]:
         """All tiles; what is known of them is their number."""
@@ -98,7 +100,7 @@ class TileWorker:
     def __init__(self, job: Job, source: BlockVolume | None = None) -> None:
         release_freed_memory()
         self.job = job
-        self.source = source or open_blocks(*job.images)
+        self.source = source or open_blocks(*job.images, spacing=job.spacing)
         require_unchanged(self.source, job.stamp)
         self.in_files = not any(path.is_dir() for path in job.images)
         self.blocks = Blocks(self.source, job.normalise)

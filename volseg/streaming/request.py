@@ -59,6 +59,7 @@ class Request:
         stamp: of the image, when the work was begun.
         cluster: ``"local"``, the address of a Dask scheduler, or ``None`` for this process.
         workers: processes that share the tiles.
+        spacing: the voxel size, where the image names none or a wrong one.
     """
 
     images: tuple[Path, ...]
@@ -73,6 +74,7 @@ class Request:
     preprocessing: Preprocessing
     cluster: str | None
     workers: int
+    spacing: str | None = None
 
     def plan(self) -> dict[str, Any]:
         """Everything that is found out before the first tile, for whoever resumes."""
@@ -94,7 +96,7 @@ class Request:
         normalise = None if scales is None else [GreyScale.of(scale) for scale in scales]
         return Job(
             self.images, self.network, self.inferer.amp, self.versions, self.values, self.outputs,
-            tuple(plan["tile"]), plan["by_rows"], normalise, plan["statistics"], self.stamp,
+            tuple(plan["tile"]), plan["by_rows"], normalise, plan["statistics"], self.stamp, self.spacing,
         )  # fmt: skip
 
     def create(self, plan: dict[str, Any]) -> None:
@@ -118,6 +120,7 @@ class Request:
             self.values.tolist(),
             str(self.versions),
             _in_words(self.preprocessing),
+            *([self.spacing] if self.spacing else []),
             *([each.kind, str(each.target)] for each in self.outputs),
         ]
         facts = [str(self.source.path.resolve()), self.source.stamp, *settings, torch.__version__]
@@ -138,6 +141,7 @@ def check(
     preprocessing: Preprocessing,
     overwrite: bool,
     cluster: str | None,
+    spacing: str | None = None,
 ) -> Request:
     """Open the image and see whether all this can be done.
 
@@ -154,7 +158,7 @@ def check(
         raise InputError(problem)
     plain = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
     assert isinstance(plain, OverlapTileInferer)
-    source = open_blocks(*images)
+    source = open_blocks(*images, spacing=spacing)
     stamp = source.stamp
     if cluster is not None and source.path.suffix.lower() != ".zarr":
         raise InputError(
@@ -191,6 +195,7 @@ def check(
         preprocessing,
         cluster,
         workers,
+        spacing,
     )
 
 

@@ -47,6 +47,7 @@ def predict_streamed(
     spread: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     cluster: str | None = None,
+    spacing: str | None = None,
 ) -> None:
     """Segment a file into others, block by block, as far as its format allows.
 
@@ -63,6 +64,7 @@ def predict_streamed(
         probabilities: where probabilities go, one float32 map per class.
         spread: where their standard deviation over the turned versions goes, likewise.
         cluster: ``"local"``, or the address of a Dask scheduler, for images in OME-Zarr.
+        spacing: the voxel size, where the image names none or a wrong one; see `volseg.io.read_volume`.
 
     Raises:
         RefusedError: if an output exists and is not to be overwritten, or is the image itself.
@@ -80,6 +82,7 @@ def predict_streamed(
         preprocessing=preprocessing,
         overwrite=overwrite,
         cluster=cluster,
+        spacing=spacing,
     )
     journal = Journal(request.outputs[0].target, request.fingerprint())
     try:
