@@ -153,6 +153,13 @@ def trained(tmp_path):
     return tmp_path / "model.pt", network
 
 
+def test_what_densify_learnt_is_no_network_to_export(root, tmp_path, capsys):
+    target = tmp_path / "w.safetensors"
+    assert main(["export", str(root / "tests/stored/densified"), "-o", str(target)]) == 3
+    assert "was learnt by volseg densify" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_exported_weights_are_the_checkpoint(trained, tmp_path, capsys):
     checkpoint, network = trained
     target = tmp_path / "w.safetensors"

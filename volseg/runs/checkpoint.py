@@ -52,7 +52,16 @@ def export_weights(content: Mapping[str, Any], target: str | Path, *, overwrite:
 
     Returns:
         the SHA-256 of the file, to be given by another way than the file.
+
+    Raises:
+        InputError: if the content is a result of ``volseg densify``: more than the weights of a network.
     """
+    if "paint" in content:
+        raise InputError(
+            "this model was learnt by volseg densify and is more than the weights of a network, so no other "
+            "program could use it as safetensors. Hand on the folder of the result: volseg densify applies it "
+            "to another image, and volseg.load reads it in Python."
+        )
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"{target} does not end in .safetensors, by which programs know the format.")
     kept = {key: value for key, value in content.items() if key not in ("model", *_FROM_TRAINING)}
