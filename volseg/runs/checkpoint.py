@@ -59,8 +59,8 @@ def export_weights(content: Mapping[str, Any], target: str | Path, *, overwrite:
     if "paint" in content:
         raise InputError(
             "this model was learnt by volseg densify and is more than the weights of a network, so no other "
-            "program could use it as safetensors. Hand on the folder of the result: volseg densify applies it "
-            "to another image, and volseg.load reads it in Python."
+            "program could use it as safetensors. Hand on the folder of the result: volseg densify applies "
+            "it to another image, and volseg.load reads it in Python."
         )
     if Path(target).suffix != ".safetensors":
         raise ValueError(f"{target} does not end in .safetensors, by which programs know the format.")
