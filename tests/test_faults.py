@@ -488,7 +488,7 @@ def _(tools):
 @row(43)
 def _(tools):
     path = tools.nifti(array=np.full_like(ARRAY, 7))
-    assert [(one.level, one.what) for one in verify(path)] == [("warning", "it is 7 everywhere")]
+    assert [(one.severity, one.what) for one in verify(path)] == [("warning", "it is 7 everywhere")]
 
 
 @row(44)

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "user"),
+    ("errors", "findings", "user"),
     ("compiled", "geometry", "installation", "labels", "learning", "greyvalues", "machine"),
     (
         "annotation",

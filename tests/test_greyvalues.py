@@ -150,10 +150,10 @@ SAID = {
 @pytest.mark.parametrize("kind", SAID)
 def test_odd_values_are_named(image, kind):
     change, message = SAID[kind]
-    found = list(odd_values(change(image.astype(np.float64))))
+    found = list(odd_values(change(image.astype(np.float64)), "a.tif"))
     assert len(found) == 1
     with pytest.raises(InputError, match=message):
-        raise InputError(". ".join(found[0]))
+        raise InputError(found[0].message)
 
 
 def test_nothing_is_said_of_ordinary_values(image):
@@ -162,7 +162,7 @@ def test_nothing_is_said_of_ordinary_values(image):
     spots = np.zeros_like(counts)
     spots[(0, *(slice(5, 7),) * (image.ndim - 1))] = 200
     for each in (image, image * 1e-8, counts, saturated, spots, counts > 110):
-        assert list(odd_values(each)) == []
+        assert list(odd_values(each, "a.tif")) == []
 
 
 def test_the_learner_sees_the_same_of_an_image_in_small_units(image):

@@ -115,7 +115,7 @@ def test_what_is_wrong_with_one_channel_is_told_of_that_file(apart, grid):
     path = folder / "images" / f"b_0001{suffix}"
     path.write_bytes(path.read_bytes()[:-30])
     (one,) = verify(folder, expected=Expectations(SCHEME, 3))
-    assert (one.level, one.file) == ("error", str(path))
+    assert (one.severity, one.file) == ("error", str(path))
     smaller = np.zeros((1, size[0] - 1, *size[1:]), np.float32)
     write_volume(path, smaller, Volume(smaller, np.eye(len(size) + 1)), overwrite=True)
     (one,) = verify(folder, expected=Expectations(SCHEME, 3))

@@ -18,15 +18,14 @@ from volseg.cli import main
 from volseg.data import TrainingPatches, find_cases
 from volseg.data.verification import (
     Expectations,
-    Finding,
     default_cache,
     expectations,
     require_sound,
-    table,
     verify,
 )
 from volseg.data.verification.cases import check_case
 from volseg.errors import InputError
+from volseg.findings import Finding, table
 from volseg.instances import InstanceScheme
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import LabelScheme
@@ -133,7 +132,7 @@ def test_a_fault_is_found_and_the_sound_cases_are_not_blamed(make_dataset, name)
     assert verify(folder, expected=expected) == []
     spoil(folder / f"{place}.nii.gz")
     found = verify(folder, expected=expected)
-    assert any(one.level == level and what in one.message and todo in one.message for one in found), found
+    assert any(one.severity == level and what in one.message and todo in one.message for one in found), found
     assert not [one for one in found if "/c." in one.file or "/a." in one.file]
 
 
@@ -143,7 +142,7 @@ def test_all_faults_are_found_in_one_pass(make_dataset):
     cut(folder / "labels" / "a.nii.gz")
     other_grid(folder / "labels" / "b.nii.gz")
     rewrite(folder / "labels" / "c.nii.gz", with_value(77))
-    errors = [one for one in verify(folder, expected=Expectations(SCHEME)) if one.level == "error"]
+    errors = [one for one in verify(folder, expected=Expectations(SCHEME)) if one.severity == "error"]
     assert [one.file.removeprefix(f"{folder}/") for one in errors] == [
         "images/a.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz", "labels/c.nii.gz",
     ]  # fmt: skip
@@ -167,7 +166,7 @@ def test_what_is_odd_beside_the_others_is_told(make_dataset):
 def test_slices_that_cannot_be_held_out_are_told(make_dataset):
     folder = make_dataset(held_out={"z": [99]}, size=(8, 8, 8))
     (one,) = verify(folder, expected=Expectations(SCHEME))
-    assert (one.level, one.file) == ("error", str(folder / "labels" / "a.tif"))
+    assert (one.severity, one.file) == ("error", str(folder / "labels" / "a.tif"))
     assert "99" in one.what
 
 
@@ -271,15 +270,22 @@ def test_what_a_bundle_expects_is_read_as_data(root):
 
 def test_a_table_shows_errors_first_and_nothing_is_cut_off(tmp_path):
     found = [
-        Finding("warning", str(tmp_path / "b.tif"), "odd " * 30, "look"),
-        Finding("error", str(tmp_path / "folder" / ("x" * 50 + ".tif")), "bad", "repair " * 20),
+        Finding("one", "warning", "odd " * 30, "thus " * 25, "look", file=str(tmp_path / "b.tif")),
+        Finding(
+            "two",
+            "error",
+            "bad",
+            todo="repair " * 20,
+            file=str(tmp_path / "folder" / ("x" * 50 + ".tif")),
+        ),
+        Finding("three", "note", "wide " * 40, file="c.tif"),
     ]
     lines = list(table(found, tmp_path))
     text = "\n".join(lines)
-    assert text.count("odd") == 30
+    assert (text.count("odd"), text.count("thus"), text.count("wide")) == (30, 25, 40)
     assert text.count("repair") == 20
     assert text.count("x") == 50
-    assert text.index("error: bad") < text.index("warning: odd")
+    assert text.index("error: bad") < text.index("warning: odd") < text.index("note: wide")
     assert max(map(len, lines)) <= 140
 
 
@@ -410,8 +416,8 @@ def test_all_real_files_are_sound_and_survive_a_second_library(shared_data, tmp_
     """Read and written by us, read by nibabel, tifffile and SimpleITK: the same voxels in the same place."""
     for folder in sorted(path for path in shared_data.iterdir() if path.is_dir()):
         found = verify(folder)
-        mixed = [one for one in found if one.level == "error" and "most of the others" in one.what]
-        assert [one for one in found if one.level == "error" and one not in mixed] == []
+        mixed = [one for one in found if one.severity == "error" and "most of the others" in one.what]
+        assert [one for one in found if one.severity == "error" and one not in mixed] == []
         assert len(mixed) == (12 if folder.name == "dsb2018_nuclei_2d" else 0)  # grey and colour, indeed
         told = f"0 damaged files, {len(mixed)} unlike the others, {len(found) - len(mixed)} warning(s)"
         figure(f"volseg verify {folder.name}: {told}")

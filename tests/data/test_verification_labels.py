@@ -59,7 +59,7 @@ def maps(image, label):
 
 def found_in(folder, labels=SCHEME):
     found = verify(folder, expected=Expectations(labels=labels))
-    return [(one.level, one.what) for one in found if "labels" in one.file]
+    return [(one.severity, one.what) for one in found if "labels" in one.file]
 
 
 @pytest.mark.parametrize("labels", [None, SCHEME, InstanceScheme()], ids=["no bundle", "classes", "objects"])
@@ -132,7 +132,7 @@ def test_a_usual_value_for_unlabelled_is_named_without_a_bundle(dataset, mark):
     sparse = np.full(label.shape, mark, np.int16)
     sparse[..., [6, 15, 24]] = label[..., [6, 15, 24]]
     found = verify(dataset(image, sparse))
-    assert [one.level for one in found] == ["warning"]
+    assert [one.severity for one in found] == ["warning"]
     assert f"{mark} fills 90.6% of it and looks like the value for unlabelled" in found[0].what
     assert f'"unlabelled": {mark}' in found[0].todo
 

@@ -210,7 +210,7 @@ def report():
         paint=paint,
         truth=truth,
         confidence=np.where(np.arange(SIZE[0]) < 5, 1.0, 0.4)[:, None, None] * np.ones(SIZE),
-        findings=[Finding("speck", "note", "a small one", (("x", 3),), (3, 7, 1))],
+        findings=[Finding("speck", "note", "a small one", slices=(("x", 3),), voxel=(3, 7, 1))],
         suggestion=Suggestion("z", 5, 0.02, "unsure"),
         command="volseg densify 'a b.tif'",
     )
@@ -356,7 +356,7 @@ def test_hostile_names_do_nothing(browser, report, tmp_path):
             title=hostile,
             unit=hostile,
             labels=LabelScheme([hostile, "<b>", "background"], [0, 1, 2]),
-            findings=[Finding(hostile, "note", hostile, (("x", 3),))],
+            findings=[Finding(hostile, "note", hostile, hostile, hostile, slices=(("x", 3),), file=hostile)],
             warnings=[hostile],
             command=hostile,
         ),

@@ -92,7 +92,9 @@ def report_of(size, seed=0, **changes):
         ],
         "scores_note": "On two slices.",
         "curves": [LearningCurve([1, 2, 3], [0.9, float("nan"), 0.2], [2], [0.6])],
-        "findings": [Finding("speck", "warning", "Three voxels only.", (("x", 1),), (1, 2, 2)[: len(size)])],
+        "findings": [
+            Finding("speck", "warning", "Three voxels only", slices=(("x", 1),), voxel=(1, 2, 2)[: len(size)])
+        ],
         "suggestion": Suggestion("y", 3, 0.0213, "Nothing is painted there."),
         "calibration": Calibration([0, 0.5, 1], [0.3, None], [0.4, 0.9], 0.08, 0.02),
         "facts": {"mean IoU": "0.75"},
@@ -196,7 +198,7 @@ def test_marks_show_the_painted_slices_and_the_next_one(tmp_path):
 
 def test_a_finding_offers_its_first_slices(tmp_path):
     slices = tuple(("z", i) for i in range(9))
-    report = report_of((4, 4, 9), findings=[Finding("bunched", "note", "Spread them.", slices)])
+    report = report_of((4, 4, 9), findings=[Finding("bunched", "note", "Spread them", slices=slices)])
     page = page_of(report, tmp_path)
     jumps = [json.loads(a["data-to"]) for a in page.all("button", **{"class": "jump"})]
     assert jumps == [[[2, i]] for i in range(6)]
@@ -231,7 +233,7 @@ def test_hostile_names_stay_text(report, tmp_path):
         scores=[dataclasses.replace(scores, method=h) for scores in report.scores],
         scores_note=h,
         curves=[dataclasses.replace(report.curves[0], validation_name=h)],
-        findings=[Finding(h, h, h)],
+        findings=[Finding(h, h, h, h, h, file=h)],
         suggestion=dataclasses.replace(report.suggestion, text=h),
         facts={h: h},
         warnings=[h],
@@ -340,8 +342,8 @@ ZEROS = np.zeros(SIZE, np.uint8)
         ({"orientation": "RAR"}, "orientation = 'RAR'; one letter of L or R"),
         ({"orientation": "RAX"}, "orientation = 'RAX'"),
         ({"suggestion": Suggestion("z", 3)}, r"there is no slice z = 3 in an image of \(5, 4, 3\)"),
-        ({"findings": [Finding("a", "note", "b", (("t", 0),))]}, "there is no slice t = 0"),
-        ({"findings": [Finding("a", "note", "b", (), (0, 4, 0))]}, r"there is no voxel \(0, 4, 0\)"),
+        ({"findings": [Finding("a", "note", "b", slices=(("t", 0),))]}, "there is no slice t = 0"),
+        ({"findings": [Finding("a", "note", "b", voxel=(0, 4, 0))]}, r"there is no voxel \(0, 4, 0\)"),
         ({"scores": [MethodScores("m", [ClassScore(1.0)])]}, "scores of 'm' are for 1 classes, but .* 3"),
     ],
 )  # fmt: skip

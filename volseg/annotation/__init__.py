@@ -1,6 +1,5 @@
 """Annotation: which slices are annotated, what a painted file means; in ``audit`` what is wrong with it."""
 
-from volseg.annotation.audit import Finding
 from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint
 from volseg.annotation.recognition import intent_of, looks_grey
@@ -14,6 +13,7 @@ from volseg.annotation.slices import (
     hold_out,
     keep_slices,
 )
+from volseg.findings import Finding
 
 __all__ = [
     "COUNTED",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation.numbering import PLANES, ranges
-from volseg.annotation.recognition import Doubt, intent_of, looks_grey, painted_slices
+from volseg.annotation.recognition import intent_of, looks_grey, painted_slices
 from volseg.annotation.slices import (
     MIN_FRACTIONS,
     annotated_slices,
@@ -23,6 +23,7 @@ from volseg.annotation.slices import (
     project,
 )
 from volseg.errors import InputError
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme, as_integers
 
 __all__ = ["Paint", "Rule", "understand_paint"]
@@ -34,13 +35,13 @@ _LOOKUP_SPAN = 2**20
 _CHUNK = 2**22
 _MOST_SHOWN = 20  # classes in one line
 _FEW_SLICES = 0.5  # of the slices of one direction; more of them are too many for slices with strokes
-_GREY = Doubt(
+_GREY = Finding(
     "grey_values",
     "error",
     "The labels look like an image, a map of distances or probabilities, or labels that were interpolated: "
-    "neighbours hardly ever have the same of the many values, and each would be a class. If image "
-    "and label were exchanged, give the image first and the painted file second. If labels were "
-    "resampled or rotated, export them again with nearest neighbours.",
+    "neighbours hardly ever have the same of the many values, and each would be a class",
+    todo="If image and label were exchanged, give the image first and the painted file second. If labels "
+    "were resampled or rotated, export them again with nearest neighbours",
 )
 
 
@@ -68,7 +69,7 @@ class Paint:
     unknown: Mapping[int, int]
     stray: int
     unlabelled: int | None = None
-    doubts: tuple[Doubt, ...] = field(default=(), compare=False)
+    doubts: tuple[Finding, ...] = field(default=(), compare=False)
     finished: bool = False
 
     @property
@@ -197,7 +198,7 @@ def understand_paint(
         raise ValueError(
             f"unlabelled = {unlabelled} is also among the classes {tuple(classes)}: it cannot be both."
         )
-    doubts: list[Doubt] = []
+    doubts: list[Finding] = []
     if array.dtype.kind == "f" and np.isnan(array).any():
         array, unlabelled = _without_nan(array, 0 if painted_only else unlabelled)
         unlabelled = None if painted_only else unlabelled

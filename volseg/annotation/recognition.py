@@ -15,15 +15,16 @@ asked about: an error that spells out the option for each answer.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation.slices import annotated_slices, on_slices
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, background_of
 
-__all__ = ["Doubt", "Intent", "intent_of", "looks_grey", "painted_slices"]
+__all__ = ["Intent", "intent_of", "looks_grey", "painted_slices"]
 
 Mask = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
@@ -188,14 +189,6 @@ _GREY_STEPS = 0.3  # of neighbouring voxels differ in an image; in labels those 
 _SOME = 2**22  # voxels that are looked at
 
 
-class Doubt(NamedTuple):
-    """What was concluded about an annotation, or has to be asked; its words as of a finding."""
-
-    kind: str
-    severity: Literal["error", "warning", "note"]
-    message: str
-
-
 class Intent(NamedTuple):
     """How to read an array: the value for unlabelled, or that 0 is unlabelled everywhere; and why.
 
@@ -204,7 +197,7 @@ class Intent(NamedTuple):
 
     unlabelled: int | None = None
     painted_only: bool = False
-    doubt: Doubt | None = None
+    doubt: Finding | None = None
     mark: int | None = None
 
 
@@ -263,31 +256,32 @@ def _beside_full_slices(array: npt.NDArray[Any], mark: int) -> bool:
     )
 
 
-def _named_background(value: int, name: str) -> Doubt:
-    return Doubt(
+def _named_background(value: int, name: str) -> Finding:
+    return Finding(
         "unlabelled_zero",
         "note",
-        f"The class {value} is named {name!r}, and 0 occurs as well and has no name. So 0 was taken as "
-        "unlabelled everywhere, as with --painted-only (painted_only=True in Python). If 0 is a class of its "
-        f"own, name it, too: --names 0=NAME {value}={name} ...",
+        f"The class {value} is named {name!r}, and 0 occurs as well and has no name",
+        "So 0 was taken as unlabelled everywhere, as with --painted-only (painted_only=True in Python)",
+        f"If 0 is a class of its own, name it, too: --names 0=NAME {value}={name} ...",
     )
 
 
-def _taken(mark: int, share: float) -> Doubt:
-    return Doubt(
+def _taken(mark: int, share: float) -> Finding:
+    return Finding(
         "unlabelled_value",
         "warning",
         f"{mark} fills {share:.1%} of the voxels and is not a class that was named: it was taken as "
-        f"unlabelled, as with --unlabelled {mark} (unlabelled={mark} in Python). If it is a class, name it: "
-        f"--names {mark}=NAME and all others.",
+        f"unlabelled, as with --unlabelled {mark} (unlabelled={mark} in Python)",
+        todo=f"If it is a class, name it: --names {mark}=NAME and all others",
     )
 
 
-def _asked(mark: int, share: float) -> Doubt:
-    return Doubt(
+def _asked(mark: int, share: float) -> Finding:
+    return Finding(
         "unlabelled_value",
         "error",
-        f"{mark} fills {share:.1%} of the voxels. Is it the value for unlabelled, or a class? If it is taken "
-        f"for the wrong one, everything that is unlabelled is learnt as a class. Say --unlabelled {mark} "
-        f"(unlabelled={mark} in Python), or name it as a class with all others: --names {mark}=NAME ...",
+        f"{mark} fills {share:.1%} of the voxels. Is it the value for unlabelled, or a class?",
+        "If it is taken for the wrong one, everything that is unlabelled is learnt as a class",
+        f"Say --unlabelled {mark} (unlabelled={mark} in Python), or name it as a class with all others: "
+        f"--names {mark}=NAME ...",
     )

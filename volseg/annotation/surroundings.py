@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.findings import Mask, Plane
+from volseg.annotation.audit.planes import Mask, Plane
 
 __all__ = ["Surroundings", "surroundings_of"]
 

@@ -24,7 +24,8 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from volseg.bundle import read_bundle
-    from volseg.data.verification import default_cache, expectations, table, verify
+    from volseg.data.verification import default_cache, expectations, verify
+    from volseg.findings import table
 
     expected = expectations(read_bundle(bundle_paths([given.bundle]))) if given.bundle else None
     cache = None if given.no_cache else default_cache()
@@ -41,6 +42,6 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> int:
         cases = bar.n
     for line in table(found, given.path) if found else ():
         print(line)
-    errors = sum(one.level == "error" for one in found)
+    errors = sum(one.severity == "error" for one in found)
     print(f"{given.path}: {cases} case(s), {errors} error(s), {len(found) - errors} warning(s)")
     return 3 if errors else 0

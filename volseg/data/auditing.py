@@ -1,15 +1,16 @@
 """A painted file beside its image: what was understood, and what looks wrong."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 
-from volseg.annotation import Finding, Paint, understand_paint
+from volseg.annotation import Paint, understand_paint
 from volseg.annotation.audit import audit
-from volseg.data.verification.values import odd_values
+from volseg.data.verification import odd_values
+from volseg.findings import Finding, Severity
 from volseg.greyvalues import normalised
 from volseg.io import Volume, check_alignment, class_names, read_volume, segments_of
 
@@ -82,12 +83,12 @@ def look_at(
 
 def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Finding]:
     """What looks wrong with the paint, and what is odd about the grey values of the image below it."""
-    odd = list(odd_values(image.array))
+    odd = list(odd_values(image.array, image.name))
     seen = normalised(image.array).numpy() if odd else image.array  # else they decide what an edge is
     findings = audit(image.spatial_shape, image.spacing, paint, seen, names)
     same = all(channel.min() == channel.max() for channel in image.array)
-    severity: Literal["error", "warning"] = "error" if same else "warning"  # an hour would be for nothing
-    return findings + [Finding("values", severity, f"The image: {what}. {todo}") for what, todo in odd]
+    severity: Severity = "error" if same else "warning"  # an hour would be for nothing
+    return findings + [replace(finding, severity=severity) for finding in odd]
 
 
 def understood(paint: Paint, names: Mapping[int, str] | None = None) -> list[str]:

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from volseg.annotation import Finding, Paint, understand_paint
+from volseg.annotation import Paint, understand_paint
 from volseg.data.auditing import audit_all, names_from
 from volseg.densification.earlier import Earlier
 from volseg.errors import InputError, ResourceError
+from volseg.findings import Finding
 from volseg.io import (
     Volume,
     as_colours,

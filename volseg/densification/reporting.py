@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import COUNTED, Finding, find_slices, numbered, numbered_slices
+from volseg.annotation import COUNTED, find_slices, numbered, numbered_slices
 from volseg.data.auditing import orientation_of
 from volseg.densification.earlier import Earlier
 from volseg.densification.inputs import Choices, Inputs
 from volseg.densification.nearness import Support
 from volseg.densification.outputs import Outputs
 from volseg.densification.scoring import Measured, lines
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.learning import Learner
 from volseg.report import Amount, LearningCurve, Report, Suggestion
@@ -68,7 +69,9 @@ class Densified:
         return {
             "scores": self.scores,
             "note": self.note,
-            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "findings": [
+                dataclasses.asdict(finding) | {"message": finding.message} for finding in self.findings
+            ],
             "suggestion": None if self.suggestion is None else dataclasses.asdict(self.suggestion),
             "learner": self.learner and self.learner.name,
             "methods": self.learner and self.learner.methods_with_sources(),

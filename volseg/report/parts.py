@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.annotation import Finding
+from volseg.findings import Finding
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import Headline

@@ -7,7 +7,8 @@ import json
 import math
 from html import escape
 
-from volseg.annotation import Finding, numbered
+from volseg.annotation import numbered
+from volseg.findings import Finding
 from volseg.report.charts import SERIES, calibration_chart, curve_charts, line_style, scores_chart
 from volseg.report.parts import AXES, ClassScore, Report
 

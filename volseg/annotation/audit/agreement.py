@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.findings import Finding, Labels, Mask, Plane
+from volseg.annotation.audit.planes import Labels, Mask, Plane
 from volseg.annotation.numbering import numbered, summarise
 from volseg.annotation.paint import Paint
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_agreement"]
@@ -72,11 +73,12 @@ def _unfinished(
                 "unfinished",
                 "warning",
                 f"The paint on {plane.name} ends along a straight line at {numbered(letter, at)}, "
-                f"voxel {voxel}, and that of its neighbours, or what the image shows, goes on. The rest "
-                f"looks as if it had not been painted yet{counts}. Finish the slice, or erase it; if only "
-                "painted voxels shall count, say --painted-only (painted_only=True in Python).",
-                plane.slices,
-                voxel,
+                f"voxel {voxel}, and that of its neighbours, or what the image shows, goes on",
+                f"The rest looks as if it had not been painted yet{counts}",
+                "Finish the slice, or erase it; if only painted voxels shall count, say --painted-only "
+                "(painted_only=True in Python)",
+                slices=plane.slices,
+                voxel=voxel,
             )
 
 
@@ -172,11 +174,11 @@ def _contradictions(planes: Sequence[Plane], known: set[tuple[str, int]]) -> Ite
             "contradiction",
             "error" if len(its) > 1 else "warning",
             f"{summarise([culprit])} contradicts {summarise(others_)}: along the line where they cross, "
-            f"{odd_} of {of} voxels differ from both sides, the first at voxel {voxel}. The same place has "
-            f"two classes, and the network learns both. Look at {summarise([culprit])} beside them, and "
-            "correct whichever is wrong.",
-            tuple(("xyz"[axis], i) for axis, i in (culprit, *others_)),
-            voxel,
+            f"{odd_} of {of} voxels differ from both sides, the first at voxel {voxel}",
+            "The same place has two classes, and both are learnt",
+            f"Look at {summarise([culprit])} beside them, and correct whichever is wrong",
+            slices=tuple(("xyz"[axis], i) for axis, i in (culprit, *others_)),
+            voxel=voxel,
         )
 
 
@@ -209,10 +211,12 @@ def _copied(planes: Sequence[Plane], image: npt.NDArray[Any] | None) -> Iterator
             "copied",
             "warning",
             f"{plane.name} has exactly the labels of {first.name}, from voxel {voxel} on, though the image "
-            "differs. It looks copied and not corrected, so that borders are wrong, and a test on one "
-            "with training on the other is too good. Correct it, or erase it.",
-            (*first.slices, *plane.slices),
-            voxel,
+            "differs",
+            "It looks copied and not corrected, so that borders are wrong, and a test on one with training "
+            "on the other is too good",
+            "Correct it, or erase it",
+            slices=(*first.slices, *plane.slices),
+            voxel=voxel,
         )
 
 

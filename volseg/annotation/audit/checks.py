@@ -9,16 +9,15 @@ import numpy.typing as npt
 
 from volseg.annotation.audit.agreement import check_agreement
 from volseg.annotation.audit.classes import check_classes
-from volseg.annotation.audit.findings import Finding, Names, planes
 from volseg.annotation.audit.misfit import check_overlay
 from volseg.annotation.audit.placement import check_padding, check_placement
+from volseg.annotation.audit.planes import Names, planes
 from volseg.annotation.audit.strokes import check_scribbles, check_strokes
 from volseg.annotation.paint import Paint
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["audit"]
-
-_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def audit(
@@ -51,7 +50,7 @@ def audit(
             "image_shape says."
         )
     found = list(_findings(tuple(image_shape), tuple(spacing), paint, image, names or {}))
-    return sorted(found, key=lambda finding: _ORDER[finding.severity])
+    return sorted(found, key=lambda finding: finding.rank)
 
 
 def _findings(
@@ -64,11 +63,10 @@ def _findings(
     if paint.labels.shape != image_shape:
         yield _other_shape(paint.labels.shape, image_shape)
         image = None
-    doubts = [Finding(*doubt) for doubt in paint.doubts]
-    yield from doubts
+    yield from paint.doubts
     if image is not None:
         yield from _same_as_image(paint, image)
-    if any(finding.kind == "grey_values" for finding in doubts):
+    if any(finding.kind == "grey_values" for finding in paint.doubts):
         return
     looked_at = planes(paint)
     in_classes = list(check_classes(paint, looked_at, names))
@@ -101,8 +99,9 @@ def _same_as_image(paint: Paint, image: npt.NDArray[Any]) -> Iterator[Finding]:
                 "same_as_image",
                 "error",
                 "Every label equals the image's grey value at its voxel: the image was probably given as "
-                "label, too. Nothing can be learnt from that. "
-                "Give the image first and the painted file second.",
+                "label, too",
+                "Nothing can be learnt from that",
+                "Give the image first and the painted file second",
             )
             return
 
@@ -115,6 +114,7 @@ def _other_shape(labels: tuple[int, ...], image: tuple[int, ...]) -> Finding:
     return Finding(
         "shape",
         "error",
-        f"The labels have the shape {labels}, the image {image}. No voxel of one can be matched with one of "
-        f"the other. {remedy}.",
+        f"The labels have the shape {labels}, the image {image}",
+        "No voxel of one can be matched with one of the other",
+        remedy,
     )

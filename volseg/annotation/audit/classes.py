@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from volseg.annotation.audit.findings import Finding, Names, Plane, class_name
+from volseg.annotation.audit.planes import Names, Plane, class_name
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
+from volseg.findings import Finding
 
 __all__ = ["check_classes"]
 
@@ -24,15 +25,18 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             "unknown_value",
             "error",
             f"{n} voxels hold the value {value}, which is none of the classes "
-            f"{', '.join(map(str, paint.values))}. They count as unlabelled. Relabel them, or name the "
-            "value as a class.",
+            f"{', '.join(map(str, paint.values))}",
+            "They count as unlabelled",
+            "Relabel them, or name the value as a class",
         )
     counts = paint.counts
     if not any(counts.values()):
         yield Finding(
             "empty",
             "error",
-            "No voxel is labelled. There is nothing to learn from. Paint a few slices, all classes on each.",
+            "No voxel is labelled",
+            "There is nothing to learn from",
+            "Paint a few slices, all classes on each",
         )
         return
     in_between = _in_between(paint, planes)
@@ -43,11 +47,11 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             "interpolated",
             "error",
             f"The values {', '.join(map(str, sorted(values)[:6]))} stand only in thin lines between larger "
-            f"and smaller ones, such as {paint.values[index]} on {plane.name}, voxel {voxel}. The labels "
-            "were interpolated when they were resampled or rotated, and these are not classes. Export them "
-            "again with nearest neighbours.",
-            plane.slices,
-            voxel,
+            f"and smaller ones, such as {paint.values[index]} on {plane.name}, voxel {voxel}",
+            "The labels were interpolated when they were resampled or rotated, and these are not classes",
+            "Export them again with nearest neighbours",
+            slices=plane.slices,
+            voxel=voxel,
         )
         return
     present = [value for value, n in counts.items() if n]
@@ -55,9 +59,9 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
         yield Finding(
             "one_class",
             "error",
-            "Every labelled voxel has the class "
-            f"{class_name(paint, paint.values.index(present[0]), names)}. With nothing beside it, "
-            "nothing can be learnt. Paint the other classes, too, the background among them.",
+            f"Every labelled voxel has the class {class_name(paint, paint.values.index(present[0]), names)}",
+            "With nothing beside it, nothing can be learnt",
+            "Paint the other classes, too, the background among them",
         )
         return
     nobody_asked = {0} if paint.background is not None and 0 not in names else set()
@@ -66,7 +70,9 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
         yield Finding(
             "missing_class",
             "warning",
-            f"The class {name} is painted nowhere. It will never be predicted. Paint it, or leave it out.",
+            f"The class {name} is painted nowhere",
+            "It will never be predicted",
+            "Paint it, or leave it out",
         )
     total = sum(counts.values())
     for index, value in enumerate(paint.values):
@@ -76,10 +82,11 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
                 "rare_class",
                 "warning",
                 f"The class {class_name(paint, index, names)} has {counts[value]} of {total} labelled "
-                f"voxels{_see(where)}. It is too little to learn from. Paint more of it, or leave it out "
-                "if it is a slip.",
-                where[0].slices if where else (),
-                where[1] if where else None,
+                f"voxels{_see(where)}",
+                "It is too little to learn from",
+                "Paint more of it, or leave it out if it is a slip",
+                slices=where[0].slices if where else (),
+                voxel=where[1] if where else None,
             )
         elif counts[value]:
             yield from _on_one_slice(paint, planes, index, names)
@@ -96,11 +103,11 @@ def _on_one_slice(paint: Paint, planes: Sequence[Plane], index: int, names: Name
             "one_slice_class",
             "warning",
             f"The class {class_name(paint, index, names)} is painted on {plane.name} only, from voxel "
-            f"{voxel} on, though {len(planes)} slices are painted. Whether it is learnt cannot be tested, "
-            "and on the others it may have been forgotten. Paint it on a second slice, or check the "
-            "others.",
-            plane.slices,
-            voxel,
+            f"{voxel} on, though {len(planes)} slices are painted",
+            "Whether it is learnt cannot be tested, and on the others it may have been forgotten",
+            "Paint it on a second slice, or check the others",
+            slices=plane.slices,
+            voxel=voxel,
         )
 
 

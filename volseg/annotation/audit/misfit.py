@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
-from volseg.annotation.audit.findings import Finding, Plane
+from volseg.annotation.audit.planes import Plane
+from volseg.findings import Finding
 from volseg.geometry import Symmetry, grid_symmetries
 from volseg.labels import IGNORE_INDEX
 
@@ -81,24 +82,27 @@ def check_overlay(image: npt.NDArray[Any], planes: Sequence[Plane]) -> Iterator[
     wrong = (
         f"Labels and image do not overlay, see {first.name}: the labels' borders meet no edges of the image"
     )
-    why = "A network would learn wrong places"
+    why = "The learner would learn wrong places"
     if turned >= moved:
         yield Finding(
             "mirrored",
             "error",
-            f"{wrong}, but would if the label array were {symmetry.describe()}. {why}. Export the labels "
-            "again with the image's orientation, or mirror or reorder the axes of the file.",
-            first.slices,
-            first.voxel(np.argwhere(_borders(first))[0]),
+            f"{wrong}, but would if the label array were {symmetry.describe()}",
+            why,
+            "Export the labels again with the image's orientation, or mirror or reorder the axes of the file",
+            slices=first.slices,
+            voxel=first.voxel(np.argwhere(_borders(first))[0]),
         )
     else:
         yield Finding(
             "shifted",
             "error",
-            f"{wrong}, but would if they were moved by about {shift} voxels. {why}. Check that the labels "
-            "belong to this image and start at the same voxel (cropping, padding, origin).",
-            first.slices,
-            first.voxel(np.argwhere(_borders(first))[0]),
+            f"{wrong}, but would if they were moved by about {shift} voxels",
+            why,
+            "Check that the labels belong to this image and start at the same voxel (cropping, padding, "
+            "origin)",
+            slices=first.slices,
+            voxel=first.voxel(np.argwhere(_borders(first))[0]),
         )
 
 

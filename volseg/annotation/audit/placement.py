@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.audit.findings import Finding
 from volseg.annotation.numbering import PLANES, numbered, summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import on_slices, project
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_padding", "check_placement"]
@@ -44,10 +44,10 @@ def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]
                 "bunched",
                 "warning",
                 f"The {k} {PLANES[axis]} slices lie between {numbered('xyz'[axis], indices[0], n)} and "
-                f"{numbered('xyz'[axis], indices[-1], n)}. "
-                "Neighbours show nearly the same, and the rest of the volume is not seen. Spread them: "
-                f"the next one at {numbered('xyz'[axis], _furthest(indices, n), n)}.",
-                tuple(("xyz"[axis], i) for i in indices),
+                f"{numbered('xyz'[axis], indices[-1], n)}",
+                "Neighbours show nearly the same, and the rest of the volume is not seen",
+                f"Spread them: the next one at {numbered('xyz'[axis], _furthest(indices, n), n)}",
+                slices=tuple(("xyz"[axis], i) for i in indices),
             )
     directions = [axis for axis, indices in enumerate(paint.slices) if indices]
     if len(directions) == 1 and max(spacing) <= _ISOTROPIC * min(spacing) and 2 * min(shape) > max(shape):
@@ -56,10 +56,11 @@ def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]
         yield Finding(
             "one_direction",
             "note",
-            f"All painted slices are {PLANES[axis]} slices. The voxel is as fine in the other directions, "
-            f"in which shapes look different and nothing tests the result. Paint one {others} slice "
-            f"instead of another {PLANES[axis]} one.",
-            tuple(("xyz"[axis], i) for i in paint.slices[axis]),
+            f"All painted slices are {PLANES[axis]} slices",
+            "The voxel is as fine in the other directions, in which shapes look different and nothing tests "
+            "the result",
+            f"Paint one {others} slice instead of another {PLANES[axis]} one",
+            slices=tuple(("xyz"[axis], i) for i in paint.slices[axis]),
         )
 
 
@@ -85,10 +86,11 @@ def check_padding(paint: Paint, image: npt.NDArray[Any]) -> Iterator[Finding]:
         "outside",
         "warning",
         f"{n} voxels are painted where the image is empty (one value up to its side), the first at voxel "
-        f"{voxel}{' on ' + summarise(slices) if slices else ''}. Nothing can be learnt there but a wrong "
-        "rule. Erase them; if they should lie on the object, the labels are shifted.",
-        tuple(("xyz"[axis], i) for axis, i in slices),
-        voxel,
+        f"{voxel}{' on ' + summarise(slices) if slices else ''}",
+        "Nothing can be learnt there but a wrong rule",
+        "Erase them; if they should lie on the object, the labels are shifted",
+        slices=tuple(("xyz"[axis], i) for axis, i in slices),
+        voxel=voxel,
     )
 
 
@@ -104,10 +106,10 @@ def _few(paint: Paint) -> Iterator[Finding]:
     yield Finding(
         "few_slices",
         "warning",
-        f"{what} painted ({summarise(slices)}). None can be held out, so there will be no score, and "
-        "hardly more than that is learnt. Paint at least three, some slices apart, such as "
-        f"{', '.join(free)}.",
-        tuple(("xyz"[a], i) for a, i in slices),
+        f"{what} painted ({summarise(slices)})",
+        "None can be held out, so there will be no score, and hardly more than that is learnt",
+        f"Paint at least three, some slices apart, such as {', '.join(free)}",
+        slices=tuple(("xyz"[a], i) for a, i in slices),
     )
 
 
@@ -121,9 +123,9 @@ def _axis_order(shape: Sequence[int], spacing: Sequence[float]) -> Iterator[Find
             "axis_order",
             "warning",
             f"The volume has few slices along {x[short]} ({shape[short]} of {max(shape)}), but its voxels "
-            f"are long along {x[coarse]} ({spacing[coarse]:g} to {min(spacing):g}). Stacks have few slices "
-            "where these are far apart: spacing or axes are probably in another order. Check both in the "
-            "program that wrote the file.",
+            f"are long along {x[coarse]} ({spacing[coarse]:g} to {min(spacing):g})",
+            "Stacks have few slices where these are far apart: spacing or axes are probably in another order",
+            "Check both in the program that wrote the file",
         )
 
 
@@ -145,10 +147,11 @@ def _stray(paint: Paint) -> Iterator[Finding]:
         "stray",
         "warning",
         f"{n} voxels are painted outside of the painted slices, the first at voxel {voxel}, "
-        f"{summarise([(2, voxel[2])])}. They look like slips of the brush, or a slice that was "
-        "only begun. Erase them, or finish that slice.",
-        (("z", voxel[2]),),
-        voxel,
+        f"{summarise([(2, voxel[2])])}",
+        "They look like slips of the brush, or a slice that was only begun",
+        "Erase them, or finish that slice",
+        slices=(("z", voxel[2]),),
+        voxel=voxel,
     )
 
 
@@ -174,11 +177,11 @@ def _unclear(paint: Paint) -> Iterator[Finding]:
         "warning",
         f"The paint is one block, taken for the {PLANES[axis]} slices from "
         f"{numbered('xyz'[axis], indices[0])} to {numbered('xyz'[axis], indices[-1])}; it could "
-        f"as well be {widths[narrow]} {PLANES[narrow]} slices, or an object painted in 3D. All other "
-        "voxels of these slices count as background. If they are not, let only painted voxels count, or "
-        "mark what is unlabelled with a value.",
-        tuple(("xyz"[axis], i) for i in indices),
-        voxel,
+        f"as well be {widths[narrow]} {PLANES[narrow]} slices, or an object painted in 3D",
+        "All other voxels of these slices count as background",
+        "If they are not, let only painted voxels count, or mark what is unlabelled with a value",
+        slices=tuple(("xyz"[axis], i) for i in indices),
+        voxel=voxel,
     )
 
 

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.findings import Finding, Labels, Mask, Names, Plane, class_name, planes
+from volseg.annotation.audit.planes import Labels, Mask, Names, Plane, class_name, planes
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import project
 from volseg.annotation.surroundings import Surroundings, surroundings_of
+from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
 __all__ = ["check_scribbles", "check_strokes"]
@@ -76,10 +77,11 @@ def _specks(paint: Paint, planes: Sequence[Plane], index: int, names: Names) -> 
         "specks",
         "warning",
         f"The class {class_name(paint, index, names)} has {len(places)} specks of 1 to {_SPECK} voxels on "
-        f"{summarise(slices)}, the first at voxel {voxel}, and hardly any regions little larger. They look "
-        "like slips of the mouse, and each counts as much as any other voxel. Erase them.",
-        tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
-        voxel,
+        f"{summarise(slices)}, the first at voxel {voxel}, and hardly any regions little larger",
+        "They look like slips of the mouse, and each counts as much as any other voxel",
+        "Erase them",
+        slices=tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
+        voxel=voxel,
     )
 
 
@@ -105,10 +107,11 @@ def _gaps(planes: Sequence[Plane]) -> Iterator[Finding]:
                 "hole",
                 "warning",
                 f"{plane.name} has {len(holes)} unlabelled hole{'s' * (len(holes) > 1)} of "
-                f"{int(sizes[holes].sum())} voxels, the first at voxel {voxel}, with labels all around. "
-                "They look forgotten, and nothing is learnt or tested there. Fill them.",
-                plane.slices,
-                voxel,
+                f"{int(sizes[holes].sum())} voxels, the first at voxel {voxel}, with labels all around",
+                "They look forgotten, and nothing is learnt or tested there",
+                "Fill them",
+                slices=plane.slices,
+                voxel=voxel,
             )
 
 
@@ -150,10 +153,11 @@ def _holes(
             "hole",
             "warning",
             f"The class {class_name(paint, index, names)} has a hole of {size} voxels on {plane.name} at "
-            f"voxel {voxel}, and has hardly any elsewhere. It counts as background, though it was probably "
-            "not filled by mistake. Fill it, or leave it if there is a gap.",
-            plane.slices,
-            voxel,
+            f"voxel {voxel}, and has hardly any elsewhere",
+            "It counts as background, though it was probably not filled by mistake",
+            "Fill it, or leave it if there is a gap",
+            slices=plane.slices,
+            voxel=voxel,
         )
 
 
@@ -219,17 +223,18 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
         return
     slices = [(plane.axis, plane.index) for plane, _ in drawn]
     named = ", ".join(class_name(paint, index, names) for index in classes)
-    why = "" if image is None else ": the image goes on beside it as below it"
+    seen = "" if image is None else ": the image goes on beside it as below it"
     yield Finding(
         "scribbles",
         "error",
         f"The paint on {summarise(slices)} looks like strokes (class{'es' * several} {named}), not like "
-        f"finished slices{why}. Taken as finished, all the rest of these slices would be learnt as "
-        "background. If 0 means not painted, say --painted-only (painted_only=True in Python), and paint "
+        f"finished slices{seen}",
+        "Taken as finished, all the rest of these slices would be learnt as background",
+        "If 0 means not painted, say --painted-only (painted_only=True in Python), and paint "
         "some background as a class. If these slices are finished and 0 on them is background, say "
         "--finished (finished=True). Or do they belong to another image?",
-        tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
-        drawn[0][0].voxel(np.argwhere(drawn[0][1])[0]),
+        slices=tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
+        voxel=drawn[0][0].voxel(np.argwhere(drawn[0][1])[0]),
     )
 
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from volseg.annotation import hold_out
 from volseg.data.cases import Case
 from volseg.data.loading import classes_of
-from volseg.data.verification.expectations import Expectations, Finding, finding
-from volseg.data.verification.labels import odd_labels, values_of
-from volseg.data.verification.values import odd_values
+from volseg.data.verification.contents import odd_labels, odd_values, values_of
+from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
+from volseg.findings import Finding, Severity
 from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Facts", "check_case", "files_of", "listening", "sha256"]
+__all__ = ["Facts", "check_case", "files_of", "listening", "reported", "sha256"]
 
 
 class Facts(TypedDict, total=False):
@@ -126,9 +126,15 @@ def _read(read: Callable[[], Volume], paths: tuple[Path, ...], found: list[Findi
     try:
         volume = read()
     except VolsegError as error:
-        found.append(finding("error", _named(paths, str(error)), str(error)))
-    found += [finding("warning", _named(paths, message), message) for message in heard]
+        found.append(reported("unreadable", "error", _named(paths, str(error)), str(error)))
+    found += [reported("reading", "warning", _named(paths, message), message) for message in heard]
     return volume
+
+
+def reported(kind: str, severity: Severity, file: Path, message: str) -> Finding:
+    """A message about a file as a finding, which shows the file apart from the rest."""
+    what = f"it{message.removeprefix(str(file))}" if message.startswith(f"{file} ") else message
+    return Finding(kind, severity, what.removeprefix(f"{file}: "), file=str(file))
 
 
 def _named(paths: tuple[Path, ...], message: str) -> Path:
@@ -139,20 +145,21 @@ def _named(paths: tuple[Path, ...], message: str) -> Path:
 def _image_findings(image: Volume, path: Path, expected: Expectations) -> Iterator[Finding]:
     if expected.in_channels not in (None, image.channels):
         yield Finding(
+            "channels",
             "error",
-            str(path),
             f"it has {image.channels} channel(s), but the bundle expects {expected.in_channels}",
-            "Set in_channels in the bundle to what the images have.",
+            todo="Set in_channels in the bundle to what the images have",
+            file=str(path),
         )
     if expected.spatial_dims not in (None, image.spatial_dims):
         yield Finding(
+            "dimensions",
             "error",
-            str(path),
             f"it is {image.spatial_dims}D, the bundle's network is {expected.spatial_dims}D",
-            "Use a bundle for such images; a volume of one slice counts as an image.",
+            todo="Use a bundle for such images; a volume of one slice counts as an image",
+            file=str(path),
         )
-    for what, todo in odd_values(image.array):
-        yield Finding("warning", str(path), what, todo)
+    yield from odd_values(image.array, str(path))
 
 
 def _label_findings(
@@ -166,22 +173,26 @@ def _label_findings(
     _LISTENER.heard().clear()
     try:
         label = check_alignment(image, label, fill=(expected.labels and expected.labels.unlabelled) or 0)
-        found += [finding("warning", path, message) for message in _LISTENER.heard()]
+        found += [reported("reading", "warning", path, message) for message in _LISTENER.heard()]
         odd = list(odd_labels(label, image, expected.labels, str(path)))
         found += odd
         if path == case.label and not odd:
             facts["values"] = [value for value in values_of(label.array[0]) if value != label.blank]
-        if expected.labels is None or any(one.level == "error" for one in odd):
+        if expected.labels is None or any(one.severity == "error" for one in odd):
             return found
         classes = classes_of(label, expected.labels, str(path))
         if path == case.label and case.held_out is not None and case.held_out != "all":
             _require_slices(classes, case.held_out)
     except ValueError as error:
-        return [*found, finding("error", path, str(error))]
+        return [*found, reported("unusable", "error", path, str(error))]
     if not np.any(classes != IGNORE_INDEX):
         found.append(
             Finding(
-                "warning", str(path), "no voxel is annotated", "Paint some slices, or leave the case out."
+                "empty",
+                "warning",
+                "no voxel is annotated",
+                todo="Paint some slices, or leave the case out",
+                file=str(path),
             )
         )
     return found

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from volseg.data.cases import Case, find_cases, stem
-from volseg.data.verification.cases import Facts, check_case, files_of, listening, sha256
-from volseg.data.verification.expectations import Expectations, Finding, finding, table
+from volseg.data.verification.cases import Facts, check_case, files_of, listening, reported, sha256
+from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
+from volseg.findings import Finding, Severity, table
 from volseg.instances import InstanceScheme
 from volseg.io import SUFFIXES, atomic_write, is_volume, read_json, suffix_of
 from volseg.machine import allowed_processors
@@ -25,7 +26,7 @@ __all__ = ["default_cache", "require_sound", "verify"]
 
 logger = logging.getLogger(__name__)
 
-RULES = 5  # goes up when the checks change, so that what was remembered is forgotten
+RULES = 6  # goes up when the checks change, so that what was remembered is forgotten
 _IMAGES = ("images", "imagesTr", "imagesTs")
 _LABELS = ("labels", "labelsTr", "truth")
 _BESIDE = (".raw", ".zraw", ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".ini", ".cff", ".pdf")
@@ -67,7 +68,9 @@ def verify(
     cases = [
         replace(case, spacing=spacing or case.spacing, colours=colours or case.colours) for case in cases
     ]
-    return sorted(found + _check(cases, expected, jobs, cache, progress, together=True))
+    return sorted(
+        found + _check(cases, expected, jobs, cache, progress, together=True), key=lambda one: one.rank
+    )
 
 
 def require_sound(
@@ -78,8 +81,8 @@ def require_sound(
     Raises:
         InputError: with the first error and the number of the others, after a table of all findings.
     """
-    found = sorted(_check(cases, expected, None, cache, None))
-    errors = [one for one in found if one.level == "error"]
+    found = sorted(_check(cases, expected, None, cache, None), key=lambda one: one.rank)
+    errors = [one for one in found if one.severity == "error"]
     if errors:
         folder = os.path.commonpath([file.parent for case in cases for file in files_of(case)])
         for line in table(found, Path(folder)):
@@ -125,7 +128,7 @@ def _check(
     unsaid = [key for key, value in stated.items() if value is None]
     facts = [facts for _, facts, _ in results]
     found += _compare(cases, facts, [key for _, _, key in results], unsaid)
-    if together and not any(one.level == "error" for one in found):
+    if together and not any(one.severity == "error" for one in found):
         found += _never_painted(cases, facts, expected)
     return found
 
@@ -141,18 +144,22 @@ def _never_painted(
         return
     if labels is None and len(found) == 1:
         yield Finding(
+            "one_class",
             "warning",
-            where,
             f"it and all other labels hold {found.pop()} only",
-            "With nothing beside it, nothing can be learnt: paint the other classes, too.",
+            "With nothing beside it, nothing can be learnt",
+            "Paint the other classes, too",
+            file=where,
         )
     for name, value in zip(labels.names, labels.values, strict=True) if labels else ():
         if value not in found:
             yield Finding(
+                "missing_class",
                 "warning",
-                where,
                 f"neither it nor another label holds the class {name!r} ({value})",
-                "It cannot be learnt: paint it, or take it out of the bundle's labels.",
+                "It cannot be learnt",
+                "Paint it, or take it out of the bundle's labels",
+                file=where,
             )
 
 
@@ -177,7 +184,7 @@ def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
         try:
             cases = find_cases(path)
         except VolsegError as error:
-            found.append(finding("error", path, str(error)))
+            found.append(reported("unpaired", "error", path, str(error)))
     known = {file.resolve() for case in cases for file in files_of(case)}
     for file in sorted(path.rglob("*")):
         parts = file.relative_to(path).parts
@@ -191,11 +198,16 @@ def _cases(path: Path) -> tuple[list[Finding], list[Case]]:
             known_suffixes = ", ".join(SUFFIXES)
             found.append(
                 Finding(
-                    "warning", str(file), "the format is not read", f"Convert it to one of {known_suffixes}."
+                    "format",
+                    "warning",
+                    "the format is not read",
+                    todo=f"Convert it to one of {known_suffixes}",
+                    file=str(file),
                 )
             )
     if not cases:
-        found.append(Finding("error", str(path), "there is no image", f"Known are {', '.join(SUFFIXES)}."))
+        todo = f"Known are {', '.join(SUFFIXES)}"
+        found.append(Finding("empty", "error", "there is no image", todo=todo, file=str(path)))
     return found, cases
 
 
@@ -210,13 +222,14 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it is made again
         kept = read_json(place, constant=float)
         os.utime(place)  # still of use
-        return [Finding(*one) for one in kept["findings"]], kept["facts"], image
+        return [Finding(**one) for one in kept["findings"]], kept["facts"], image
     findings, facts = check_case(case, expected)
     if {str(path): sha256(path) for path in files_of(case)} == hashes:  # no one wrote meanwhile
         with suppress(OSError, ValueError):  # a cache that cannot be written is none
             cache.mkdir(parents=True, exist_ok=True)
             with atomic_write(place, overwrite=True) as temporary:
-                temporary.write_text(json.dumps({"findings": findings, "facts": facts}), encoding="utf-8")
+                kept_as = [{key: value for key, value in asdict(one).items() if value} for one in findings]
+                temporary.write_text(json.dumps({"findings": kept_as, "facts": facts}), encoding="utf-8")
     return findings, facts, image
 
 
@@ -231,14 +244,15 @@ def _compare(
         if len(values) < 2:
             continue
         usual = values.most_common(1)[0][0]
-        level: Literal["error", "warning"] = "warning" if key == "unit" else "error"
+        severity: Severity = "warning" if key == "unit" else "error"
         for case, fact in annotated:
             if (value := _fact(fact, key)) != usual:
                 yield Finding(
-                    level,
-                    str(case.image),
+                    key,
+                    severity,
                     f"it has {value or 'nothing'} {nouns[key]}, most of the others {usual or 'nothing'}",
-                    "Export all images of a data set in the same way.",
+                    todo="Export all images of a data set in the same way",
+                    file=str(case.image),
                 )
     for case, fact in annotated:
         others = [f["spacing"] for _, f in annotated if len(f["spacing"]) == len(fact["spacing"])]
@@ -246,19 +260,22 @@ def _compare(
             usual_size = sorted(other[axis] for other in others)[len(others) // 2]
             if not 1 / _ODD_SPACING <= size / usual_size <= _ODD_SPACING:
                 yield Finding(
+                    "spacing",
                     "warning",
-                    str(case.image),
                     f"a voxel is {size:.3g} long along {'xyz'[axis]}, in most others {usual_size:.3g}",
-                    "Check the voxel size and its unit.",
+                    todo="Check the voxel size and its unit",
+                    file=str(case.image),
                 )
     first: dict[str, Case] = {}
     for case, key in zip(cases, hashes, strict=True):
         if key and first.setdefault(key, case) is not case:
             yield Finding(
+                "duplicate",
                 "warning",
-                str(case.image),
                 f"it is the same file as {first[key].image}",
-                "Remove one, or scores on one will be those of what the other was trained on.",
+                "Scores on one will be those of what the other was trained on",
+                "Remove one",
+                file=str(case.image),
             )
 
 

@@ -1,8 +1,7 @@
-"""What the auditor says: one sentence of what is wrong, one of why it matters, one of what to do."""
+"""The planes that the auditor looks at: annotated slices one by one, or a whole image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,32 +9,11 @@ import numpy.typing as npt
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 
-__all__ = ["Finding", "Names", "Plane", "class_name", "planes"]
+__all__ = ["Names", "Plane", "class_name", "planes"]
 
-Severity = Literal["error", "warning", "note"]
 Names = Mapping[int, str]
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know about an annotation.
-
-    Attributes:
-        kind: which check found it, one word that stays the same.
-        severity: an error makes a training wrong or impossible, a warning makes it worse, a note is for a
-            person to weigh.
-        message: what is wrong, why it matters, what to do.
-        slices: the slices it is about, as axis and index, such as ``("z", 12)``.
-        voxel: one place to look at, x, y(, z), where there is one.
-    """
-
-    kind: str
-    severity: Severity
-    message: str
-    slices: tuple[tuple[str, int], ...] = ()
-    voxel: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
