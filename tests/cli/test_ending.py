@@ -1,16 +1,19 @@
 """Commands end in order: on a signal, and although nobody reads what they print."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 
 from volseg.cli import main
 from volseg.io import Volume, read_volume, write_volume
+from volseg.runs.log import begin
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals and pipes")
 
@@ -70,10 +73,23 @@ def test_nohup_is_heeded(tmp_path):
 
 @pytest.mark.slow
 def test_monais_own_run_ends_with_130_too(tmp_path):
-    script = "import os, signal, volseg; volseg.begin(0); os.kill(os.getpid(), signal.SIGTERM)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    bundle = {
+        "imports": ["$import volseg", "$import os"],
+        "initialize": ["$volseg.begin(0)"],
+        "run": ["$os.kill(os.getpid(), 15)"],
+    }
+    (tmp_path / "bundle.json").write_text(json.dumps(bundle))
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "bundle.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+def test_a_python_program_that_begins_keeps_its_own_hooks(clean_process):
+    """Whose program it is decides how it ends; ``begin`` seeds, and sets the threads and the log."""
+    before = sys.excepthook, signal.getsignal(signal.SIGTERM), warnings.filters[:]
+    begin(0)
+    assert (sys.excepthook, signal.getsignal(signal.SIGTERM), warnings.filters) == before
 
 
 @pytest.mark.parametrize("moment", ["_parser", "_set_apart"])

@@ -13,9 +13,9 @@ from ignite.engine import Events
 
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import read_volume, write_volume
-from volseg.runs import folder
 from volseg.runs.checkpoint import load_checkpoint
 from volseg.runs.claim import claim, release
+from volseg.runs.running import while_running
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -121,14 +121,12 @@ def test_a_kill_while_the_new_result_takes_its_place_is_made_up_for(make_run, mo
 # --- what has changed --------------------------------------------------------------------------------------
 
 
-def test_what_changed_is_said_and_the_description_kept_until_there_is_something_new(
-    make_run, monkeypatch, caplog
-):
+def test_what_changed_is_said_and_the_description_kept_until_there_is_something_new(make_run, caplog):
     caplog.set_level(logging.INFO)
     settings = {"lr": 0.05, "train": {"trainer": {"max_epochs": 1}}, "resume": False}
-    monkeypatch.setattr(folder, "_running_config", lambda: json.loads(json.dumps(settings)))
     first = make_run(max_epochs=1)
-    first.engine.run()
+    with while_running({**settings, "_meta_": {}}):
+        first.engine.run()
     before = content(first.folder)
     settings |= {"lr": 0.5, "resume": True}
     path = first.cases[0].label
@@ -139,16 +137,19 @@ def test_what_changed_is_said_and_the_description_kept_until_there_is_something_
     second.engine.add_event_handler(
         Events.ITERATION_STARTED, at(3, lambda _: seen.append(content(first.folder)))
     )
-    second.engine.run()
+    with while_running(settings):
+        second.engine.run()
     assert "Settings changed since: lr was 0.05, now 0.5." in caplog.text
     assert "Data changed since: a#label was" in caplog.text
     assert "a: voxels that were learnt from have another class now" in caplog.text
     assert seen[0]["config.json"] == before["config.json"]
+    assert "_meta_" not in json.loads(before["config.json"])
     assert seen[0]["data.json"] == before["data.json"]
     assert json.loads((first.folder / "config.json").read_text())["lr"] == 0.5
     assert content(first.folder)["data.json"] != before["data.json"]
     caplog.clear()
-    make_run(max_epochs=3, resume=True).engine.run()
+    with while_running(settings):
+        make_run(max_epochs=3, resume=True).engine.run()
     assert "changed since" not in caplog.text
 
 

@@ -33,6 +33,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     from monai.bundle import run as run_bundle  # slow: not before the arguments are known to make sense
 
     from volseg.bundle import check_overrides, read_bundle, runnable
+    from volseg.runs.running import announce_bundles
 
     bundle = read_bundle(paths)
     overrides = _reading(entries(rest, bundle), bundle, given.command)
@@ -44,8 +45,12 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
         }  # run drops None
         for name in ("scripts", "workflows"):
             logging.getLogger(f"monai.bundle.{name}").setLevel(logging.CRITICAL)  # they repeat what was typed
+        announce_bundles()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="parsing config_file", category=UserWarning)
+            warnings.filterwarnings(
+                "ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning
+            )
             run_bundle(run_id=RUN_IDS[given.command], config_file=[str(path) for path in files], **settings)
 
 

@@ -18,6 +18,7 @@ from volseg.errors import InputError, VolsegError, cause
 from volseg.io import atomic_write
 from volseg.runs.checkpoint import load_newest, past_checkpoints
 from volseg.runs.log import close_log
+from volseg.runs.running import announce_bundles
 
 __all__ = ["Cell", "Result", "content_of", "finished", "run_bundle", "run_cell"]
 
@@ -116,6 +117,7 @@ def run_cell(cell: Cell, folder: Path) -> Result:
 
 def run_bundle(run_id: str, files: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """Run one part of a bundle; what it changes in the process is undone."""
+    announce_bundles()
     with _as_it_was():
         workflow = ConfigWorkflow(
             config_file=[str(path) for path in files],
@@ -141,8 +143,8 @@ def content_of(files: Sequence[Path], settings: Mapping[str, Any], *entries: str
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Running a bundle sets the hook for errors, the search path, warnings and what is logged where."""
-    hook, paths = sys.excepthook, sys.path[:]
+    """Running a bundle sets the search path, warnings and what is logged where."""
+    paths = sys.path[:]
     loggers = [
         logging.getLogger(name) for name in ("volseg", "monai.bundle.scripts", "monai.bundle.workflows")
     ]
@@ -155,7 +157,7 @@ def _as_it_was() -> Iterator[None]:
             yield
     finally:
         close_log()
-        sys.excepthook, sys.path[:] = hook, paths
+        sys.path[:] = paths
         for one, handlers, level in before:
             one.handlers[:] = handlers
             one.setLevel(level)

@@ -7,7 +7,6 @@ places with the new ones: a mark with their names is there first, so that what a
 the next training. What an evaluation said of the earlier weights goes with them.
 """
 
-import inspect
 import json
 import logging
 import os
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
 from volseg.errors import InputError, RefusedError
 from volseg.io import atomic_write, read_json
 from volseg.machine import library_versions
@@ -26,6 +23,7 @@ from volseg.runs import processes
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
 from volseg.runs.log import open_log
+from volseg.runs.running import running_bundle
 
 __all__ = [
     "FIGURES",
@@ -223,7 +221,7 @@ def open_run(
         logger.info("Training in %s; the earlier result in %s stays until it is complete.", folder, home)
     versions = {**library_versions(), **facts}
     description = {"versions.json": versions, "data.json": list(data)}
-    config = _running_config()
+    config = running_bundle()
     if config is not None:
         description["config.json"] = json.loads(json.dumps(config, default=str))
 
@@ -299,16 +297,3 @@ def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path
             "or add --overwrite True."
         )
     return path
-
-
-def _running_config() -> dict[str, Any] | None:
-    """The configuration that MONAI is running, overlays and overrides applied; ``None`` outside a bundle.
-
-    MONAI hands the parts of a configuration to the components, never the whole; it is the workflow
-    object further up the stack that knows it.
-    """
-    for frame in inspect.stack(context=0):
-        workflow = frame.frame.f_locals.get("self")
-        if isinstance(workflow, ConfigWorkflow):
-            return {key: value for key, value in workflow.parser.get().items() if key != "_meta_"}
-    return None

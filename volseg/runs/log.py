@@ -11,8 +11,9 @@ from monai.utils import set_determinism
 
 from volseg.errors import end_like_ctrl_c, in_words
 from volseg.machine import use_allowed_threads
+from volseg.runs.running import announce_bundles
 
-__all__ = ["begin", "close_log", "keep_log", "open_log"]
+__all__ = ["begin", "close_log", "keep_log", "open_log", "report_errors_briefly"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +75,35 @@ def _listen(root: logging.Logger) -> None:
 
 
 def begin(seed: int) -> None:
-    """Seed every generator, and let bad input end a bundle run with its message instead of a traceback.
+    """Begin the run of a bundle: every generator seeded, threads as many as allowed, what is said remembered.
+
+    The log of the run begins with what was said since, and its folder keeps the bundle, see
+    :mod:`volseg.runs.running`. Where MONAI's command is the program, and only there, see also
+    :func:`report_errors_briefly`.
+    """
+    set_determinism(seed)
+    keep_log()
+    use_allowed_threads()
+    announce_bundles()
+    if _is_monais_command():
+        report_errors_briefly()
+
+
+def report_errors_briefly() -> None:
+    """Let bad input and signals end this program with their message and exit code instead of a traceback.
 
     MONAI reports whatever goes wrong while it builds a component as "Failed to instantiate", forty
     lines below the cause. Here the cause is what is shown, if it is one that a user can fix.
-    What is said from now on is remembered, for the log of the run. Threads are as many as allowed.
     """
-    set_determinism(seed)
     end_like_ctrl_c()
-    keep_log()
-    use_allowed_threads()
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
     sys.excepthook = _show
+
+
+def _is_monais_command() -> bool:
+    """Whether this program is ``python -m monai.bundle``, by torchrun or not."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
 
 
 def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
