@@ -56,6 +56,14 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def from_python():
+    """Each test calls from Python, though one before it may have begun a bundle run in this process."""
+    from volseg.arguments import come_through, in_python
+
+    come_through(in_python)
+
+
 @pytest.fixture
 def clean_process():
     """Undoes what running a bundle changes in the process: logging, and how errors are shown."""

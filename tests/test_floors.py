@@ -6,6 +6,7 @@ import everything.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "findings", "user"),
+    ("arguments", "errors", "findings", "user"),
     ("compiled", "geometry", "installation", "labels", "learning", "greyvalues", "machine"),
     (
         "annotation",
@@ -128,8 +129,48 @@ def _judge(room: str, name: str) -> Iterator[str]:
         yield f"{room} (floor {floor}) uses {name!r}; engines and handlers belong on floors 4 to 6."
 
 
+# An option of volseg or MONAI. CSS writes its properties in the same way, with a colon behind the name; in a
+# command in quotation marks, options are those of its program.
+FLAG = re.compile(r"(?<![\w-])(--[a-z][\w-]*|-o)(?![\w:-])")
+OTHER_PROGRAM = re.compile(r"'(?!volseg |python |--)[a-z]+ [^']*'")
+
+
+def flags(source: str) -> list[str]:
+    """Options of a command line that stand in a module's texts, its docstrings included."""
+    constants = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return [
+        f"{node.lineno}: {flag}; say volseg.arguments.option"
+        for node in constants
+        if isinstance(node.value, str)
+        for flag in FLAG.findall(OTHER_PROGRAM.sub("", node.value))
+    ]
+
+
 def modules() -> list[Path]:
     return sorted((ROOT / "volseg").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_of_the_command_line_stand_in_cli_only(path):
+    found = flags(path.read_text(encoding="utf-8"))
+    assert path.is_relative_to(ROOT / "volseg" / "cli") or not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("raise ValueError('add --overwrite')", 1),
+        ("raise ValueError(f'{path} exists; choose another -o')", 1),
+        ("f'go on with --resume, or replace {x} by --overwrite True'", 2),
+        ("\"run 'volseg convert a.tif --axes ZYX -o b.tif'\"", 2),
+        ("\"run 'torchrun --nproc_per_node 2 -m monai.bundle run'\"", 0),
+        ("f'<p style=\"--ratio: {x}\">'", 0),
+        ("def f():\n    '''Replace it, with ``--force``.'''", 1),
+        ("x = 'a - b, well-known, a--b, -1, --'  # --resume", 0),
+    ],
+)
+def test_an_option_in_a_text_is_found(source, count):
+    assert len(flags(source)) == count
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -75,10 +75,13 @@ def cause(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def in_words(error: BaseException) -> tuple[str, int]:
+def in_words(error: BaseException, traceback: str = "its traceback") -> tuple[str, int]:
     """What to say to a person about an error, in one to three sentences, and the exit code.
 
     The code is 1 where it is a fault of ours, about which a person can do no more than report it.
+
+    Args:
+        traceback: what to report it with, by the way in which it is shown.
     """
     if isinstance(error, KeyboardInterrupt):
         return "interrupted.", 130
@@ -92,12 +95,12 @@ def in_words(error: BaseException) -> tuple[str, int]:
         if isinstance(one, OSError) and (one.filename is not None or one.errno in DISK):
             place = "" if one.filename is None else f"{one.filename}: "
             return f"{place}{one.strerror}. Check the disk, the folder and your rights.", 4
-    parts = _of_a_bundle(chain)
+    parts = _of_a_bundle(chain, traceback)
     if parts is not None:
         return parts, VolsegError.exit_code
     return (
         f"{brief(chain[-1])}. This is a fault of volseg, not of your data: please report "
-        "it, with what --debug shows.",
+        f"it, with {traceback}.",
         1,
     )
 
@@ -167,7 +170,7 @@ def _of_the_machine(error: BaseException) -> bool:
     return _of_memory(error) or isinstance(error, OSError)
 
 
-def _of_a_bundle(chain: Sequence[BaseException]) -> str | None:
+def _of_a_bundle(chain: Sequence[BaseException], traceback: str) -> str | None:
     """What to say where MONAI could not build or evaluate an entry of a bundle, while nothing ran yet."""
     if any(name.startswith(_RUNNING) for name in _modules_of(chain[-1])):
         return None
@@ -176,8 +179,8 @@ def _of_a_bundle(chain: Sequence[BaseException]) -> str | None:
         if found:
             return (
                 f"The bundle's {found[1] or found[2]} cannot be built ({brief(chain[-1])}). Change that "
-                "entry; 'volseg check' says which it is. If it is right, please report this, with what "
-                "--debug shows."
+                "entry; 'volseg check' says which it is. If it is right, please report this, with "
+                f"{traceback}."
             )
     return None
 

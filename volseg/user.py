@@ -1,4 +1,4 @@
-"""A user without a name or a home, as in a container that is started with ``--user 1234``.
+"""A user without a name or a home, as in a container that is started for a user of another number.
 
 Libraries ask who runs them and keep small things below HOME. MONAI cannot even be imported where the user
 is a number only, and matplotlib, which MONAI draws in, reports at every start that it found no folder and

@@ -265,7 +265,7 @@ def test_the_image_shows_that_a_slice_is_half_done_where_few_others_go_on(volume
     raw[:, 24:, 15] = 0
     found = [finding for finding in found_in(volume, raw) if finding.kind == "unfinished"]
     assert (("z", 15),) in [finding.slices for finding in found]
-    assert "--painted-only" in found[0].message
+    assert "painted_only=True" in found[0].message
     volume.image[:, :, 24:] = volume.image[0][volume.dense == 0].mean()  # now there is nothing to go on
     found = [finding for finding in found_in(volume, raw) if finding.kind == "unfinished"]
     assert (("z", 15),) not in [finding.slices for finding in found]
@@ -493,7 +493,7 @@ def test_the_command_says_what_it_understood_and_ends_as_what_it_found(files, sc
 @pytest.mark.parametrize("word", ["wall", "1", "1=", "x=wall", "2=again"])
 def test_a_name_belongs_to_a_value(word):
     assert names_from(["1=wall", "2=a=b"]) == {1: "wall", 2: "a=b"}
-    with pytest.raises(ValueError, match=f"--names {word}: give each class once"):
+    with pytest.raises(ValueError, match=f"names holds {word!r}: give each class once"):
         names_from(["2=lumen", word])
 
 

@@ -422,8 +422,8 @@ def test_the_phantom_is_made_where_it_is_missing_and_never_overwritten(tmp_path,
     with caplog.at_level(logging.INFO):
         cases = find_cases(folder, phantom_dir=folder)
         assert find_images(folder, phantom_dir=folder)
-    assert "No --dataset_dir was given: making the phantom" in caplog.text
-    assert "No --dataset_dir was given: using the phantom" in caplog.text
+    assert "No dataset_dir was given: making the phantom" in caplog.text
+    assert "No dataset_dir was given: using the phantom" in caplog.text
     assert [case.name for case in cases] == ["kidney_1", "kidney_2"]
     assert all(case.truth and case.held_out for case in cases)
     assert [path.name for path in folder.parent.iterdir()] == ["phantom"]  # and no draft is left

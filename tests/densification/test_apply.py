@@ -107,7 +107,7 @@ def test_with_paint_of_its_own_it_starts_from_there_and_is_scored_on_what_nothin
     assert done.scores["volseg"]["headline"]["classes"] == ["shell", "core"]
     kept = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert [seen["name"] for seen in kept["images"]] == ["one.tif", "two.tif"]
-    with pytest.raises(InputError, match="was learnt from this very image .*Go on with --continue"):
+    with pytest.raises(InputError, match="was learnt from this very image .*Go on with continue_from="):
         densify(image, paint, apply=tmp_path / "out", **settings)
     densify(image, paint, continue_from=tmp_path / "out", **settings)
 

@@ -511,7 +511,7 @@ def test_the_old_result_stays_whole_until_the_new_one_is_there(case, tmp_path, l
     assert {
         path: data for path, data in contents(folder).items() if path.parts[0] != hidden[0].name
     } == before
-    with pytest.raises(RefusedError, match="go on with --resume, or replace what is there"):
+    with pytest.raises(RefusedError, match="go on with resume=True, or replace what is there"):
         densify(files.image, files.labels, folder / name, seed=1, **QUICK)
     learnt.stop_at = None
     made = len(learnt.made)
@@ -697,7 +697,7 @@ def test_an_error_of_the_audit_stops_it_unless_forced(case, tmp_path):
     shifted = np.roll(ball(SIZE), 5, axis=0)
     write_volume(files.labels, on_slices(shifted), read_volume(files.image), overwrite=True)
     with pytest.raises(
-        InputError, match=r"The audit found 1 error\(s\) in the paint \(shifted\).*go on with --force"
+        InputError, match=r"The audit found 1 error\(s\) in the paint \(shifted\).*go on with force=True"
     ):
         densify(files.image, files.labels, tmp_path / "out", **QUICK)
     assert not (tmp_path / "out").exists()
@@ -778,7 +778,7 @@ def test_a_stopped_run_goes_on_behind_the_last_fold(case, tmp_path, learnt):
     assert [path.name for path in (out / "folds").iterdir()] == ["fold_1.pt"]
     assert not (out / "report.html").exists()
     assert not list(out.rglob("*.partial*"))
-    with pytest.raises(RefusedError, match="go on with --resume, or replace"):
+    with pytest.raises(RefusedError, match="go on with resume=True, or replace"):
         densify(files.image, files.labels, out, **QUICK)
     first = learnt.made[1].held_out
     learnt.made.clear()
@@ -794,7 +794,7 @@ def test_a_run_that_is_stopped_at_the_result_keeps_what_it_learnt(case, tmp_path
     learnt.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
         densify(files.image, files.labels, out, **QUICK)
-    assert "repeat the command with --resume" in caplog.text
+    assert "repeat the command with resume=True" in caplog.text
     assert (out / "model_partial.pt").exists()
     learnt.made.clear()
     learnt.stop_at = None

@@ -230,7 +230,7 @@ def test_a_segmentation_lies_where_its_image_lies(tmp_path, size, suffix):
     with pytest.raises(RefusedError, match=f"a_probabilities{suffix} exists already"):
         predictor(**settings).run()
     predictor(**settings, overwrite=True).run()
-    with pytest.raises(RefusedError, match="is the image itself: name another --output_dir"):
+    with pytest.raises(RefusedError, match="is the image itself: name another output_dir"):
         predictor(**settings | {"output_dir": tmp_path, "overwrite": True}).run()
 
 
@@ -254,7 +254,7 @@ def test_the_scale_follows_the_machine_unless_one_is_asked_for():
     small = choose_scale(SCALES, device="cpu")
     assert (small["width"], small["name"]) == (8, "quick")
     assert small["note"].startswith("No GPU was found: training at the 'quick' scale, a narrower network")
-    assert "--scale paper forces the full recipe" in small["note"]
+    assert "scale='paper' forces the full recipe" in small["note"]
     large = choose_scale(SCALES, device=torch.device("cuda"))
     assert (large["width"], large["note"]) == (32, "Training at the 'paper' scale")
     forced = choose_scale(SCALES, scale="paper", device="cpu")

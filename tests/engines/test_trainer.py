@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_run, iteration, number, caplog):
         stopped.engine.run()
     assert caught.value.code == 130
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert f"Stopped at iteration {iteration}; saved. Go on with --resume True" in caplog.text
+    assert f"Stopped at iteration {iteration}; saved. Go on with resume=True" in caplog.text
     assert load_checkpoint(stopped.folder / "last.pt")["iteration"] == iteration
     resumed = make_run("stopped", resume=True)
     resumed.engine.run()
@@ -89,7 +89,9 @@ def test_a_finished_run_can_be_lengthened(make_run, decay):
     last = make_run("parts", decay=decay, resume=True)
     last.engine.run()
     assert_equal(everything(last.folder), everything(last.folder.with_name("whole")))
-    with pytest.raises(InputError, match=r"has 6 iterations, no fewer than the 6 asked for.*Raise --epochs"):
+    with pytest.raises(
+        InputError, match=r"has 6 iterations, no fewer than the 6 asked for.*Raise max_epochs"
+    ):
         make_run("parts", decay=decay, resume=True)
 
 
@@ -147,7 +149,7 @@ def test_what_exists_is_not_trained_over_unasked(make_run):
     first = make_run(max_epochs=1)
     first.engine.run()
     before = (first.folder / "model.pt").read_bytes()
-    with pytest.raises(RefusedError, match=r"holds a trained model already. Go on with it by --resume True"):
+    with pytest.raises(RefusedError, match=r"holds a trained model already. Go on with it by resume=True"):
         make_run().engine.run()
     assert (first.folder / "model.pt").read_bytes() == before
     again = make_run(max_epochs=1, overwrite=True)
@@ -213,7 +215,9 @@ class Faulty(SparseCrossEntropy):
 
 def test_three_bad_steps_in_a_row_end_the_run(make_run, caplog):
     run = make_run(loss=Faulty({3, 4, 5}))
-    with pytest.raises(VolsegError, match=r"not finite in 3 steps in a row, the last at iteration 5.*--prec"):
+    with pytest.raises(
+        VolsegError, match=r"not finite in 3 steps in a row, the last at iteration 5.*precision="
+    ):
         run.engine.run()
     assert run.engine.state.iteration == 5
     assert caplog.text.count("is not finite; skipped") == 3

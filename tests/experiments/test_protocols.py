@@ -8,6 +8,7 @@ import pytest
 
 from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.bundle import check_bundle, read_bundle
+from volseg.cli.experiment import _budgets, _vary, set_apart
 from volseg.data import find_cases
 from volseg.errors import InputError
 from volseg.experiments import datasets
@@ -15,7 +16,6 @@ from volseg.experiments.cells import Cell, Result
 from volseg.experiments.comparison import csv_of, grid
 from volseg.experiments.datasets import Flat, Part, derive, read_annotated, volumes
 from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
-from volseg.experiments.options import _budgets, _vary, set_apart
 from volseg.experiments.sweep import combinations, names_of
 from volseg.io import read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme

@@ -107,7 +107,7 @@ def test_a_missing_slice_distance_is_said(path, stack, caplog):
 @pytest.mark.parametrize("size", [0.0, 1e-300, 1e100])
 def test_a_voxel_size_that_can_be_none_is_refused_unless_it_is_told(path, stack, size, tmp_path):
     imagej(path, stack, "ZYX", spacing=size)
-    with pytest.raises(InputError, match="voxel size .* is not positive.* --spacing X,Y,Z"):
+    with pytest.raises(InputError, match="voxel size .* is not positive.* spacing='X,Y,Z'"):
         read_volume(path)
     volume = read_volume(path, spacing="1,2,3um")
     assert (volume.spacing, volume.unit) == (pytest.approx((1, 2, 3)), "um")

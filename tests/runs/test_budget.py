@@ -82,7 +82,7 @@ def test_the_minutes_of_earlier_parts_count(make_run, clock):
     first.engine.run()
     clock.minutes += 1000  # between the parts
     with pytest.raises(
-        InputError, match=r"trained for 3.0 minutes, no less than the 3 asked for.*Raise --max"
+        InputError, match=r"trained for 3.0 minutes, no less than the 3 asked for.*Raise max_minutes"
     ):
         make_run(max_epochs=100, max_minutes=3, resume=True)
     second = make_run(max_epochs=100, max_minutes=7, resume=True)
@@ -144,7 +144,7 @@ def test_a_run_that_no_longer_improves_stops(make_run, caplog):
     assert "Stopped at iteration 4: 2 validations brought no better score" in caplog.text
     assert load_checkpoint(run.folder / "best.pt")["iteration"] == 2
     with pytest.raises(
-        InputError, match=r"2 validations brought no better score, and patience is 2. Raise --pat"
+        InputError, match=r"2 validations brought no better score, and patience is 2. Raise patience"
     ):
         make_run(evaluator=scoring([]), resume=True, **settings)
     longer = make_run(evaluator=scoring([0.1, 0.1]), resume=True, **settings | {"patience": 4})

@@ -79,7 +79,7 @@ def test_one_that_never_saved_anything_is_begun_again_or_given_up(make_run):
     second.engine.add_event_handler(Events.ITERATION_STARTED, at(1, die))
     with pytest.raises(RuntimeError, match="killed"):
         second.engine.run()
-    with pytest.raises(InputError, match="holds no checkpoint yet. Begin it again by --overwrite True, or"):
+    with pytest.raises(InputError, match="holds no checkpoint yet. Begin it again by overwrite=True, or"):
         make_run(max_epochs=2, resume=True)
     with pytest.raises(RefusedError, match="holds a trained model already"):
         make_run(max_epochs=2).engine.run()

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation.slices import annotated_slices, on_slices
+from volseg.arguments import option
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, background_of
 
@@ -261,8 +262,9 @@ def _named_background(value: int, name: str) -> Finding:
         "unlabelled_zero",
         "note",
         f"The class {value} is named {name!r}, and 0 occurs as well and has no name",
-        "So 0 was taken as unlabelled everywhere, as with --painted-only (painted_only=True in Python)",
-        f"If 0 is a class of its own, name it, too: --names 0=NAME {value}={name} ...",
+        f"So 0 was taken as unlabelled everywhere, as with {option('painted_only', True)}",
+        "If 0 is a class of its own, name it, too, beside all others: "
+        f"{option('names', {0: 'NAME', value: name})}",
     )
 
 
@@ -271,8 +273,8 @@ def _taken(mark: int, share: float) -> Finding:
         "unlabelled_value",
         "warning",
         f"{mark} fills {share:.1%} of the voxels and is not a class that was named: it was taken as "
-        f"unlabelled, as with --unlabelled {mark} (unlabelled={mark} in Python)",
-        todo=f"If it is a class, name it: --names {mark}=NAME and all others",
+        f"unlabelled, as with {option('unlabelled', mark)}",
+        todo=f"If it is a class, name it and all others: {option('names', {mark: 'NAME'})}",
     )
 
 
@@ -282,6 +284,6 @@ def _asked(mark: int, share: float) -> Finding:
         "error",
         f"{mark} fills {share:.1%} of the voxels. Is it the value for unlabelled, or a class?",
         "If it is taken for the wrong one, everything that is unlabelled is learnt as a class",
-        f"Say --unlabelled {mark} (unlabelled={mark} in Python), or name it as a class with all others: "
-        f"--names {mark}=NAME ...",
+        f"Say {option('unlabelled', mark)}, or name it as a class, beside all others: "
+        f"{option('names', {mark: 'NAME'})}",
     )

@@ -7,7 +7,7 @@ installed packages, so that a file ``tensorboard.py`` beside it is imported inst
 So a bundle is read as data first and compared with a list of what bundles need
 (:mod:`~volseg.bundle.judging`): volseg's own components, torch's optimisers, many of MONAI's; expressions
 that refer, count and calculate, in the form in which MONAI will evaluate them. What is run is a private copy
-of exactly what was compared. Anything beyond the list takes ``--trust-bundle``, on the command line.
+of exactly what was compared. Anything beyond the list takes ``trust``.
 """
 
 import json
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from volseg.arguments import option
 from volseg.bundle.files import SEP, load_json, read_bundle, shown, walk
 from volseg.bundle.judging import (
     CALLABLE,
@@ -86,7 +87,7 @@ def judge(config: Mapping[str, Any], source: Path, overridden: Collection[str] =
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""
         raise RefusedError(
             f"{source} is not run, because it could do anything: {'; '.join(found[:3])}{more}. "
-            "If you know who wrote it, read these entries and add --trust-bundle (trust=True in Python)."
+            f"If you know who wrote it, read these entries and add {option('trust', True)}."
         )
 
 
@@ -173,11 +174,13 @@ def _replaces(value: Any, written: Any) -> str | None:
     """Whether results that are there would be replaced."""
     if value is None or value is False or isinstance(value, Said):
         return None
-    return f"is {str(written)[:60]!r}: only you say what may be replaced, by --overwrite True"
+    return f"is {str(written)[:60]!r}: only you say what may be replaced, by {option('overwrite', True)}"
 
 
 def _asks(value: Any, written: Any) -> str | None:
     """Whether work would be given to a scheduler that the bundle names: what answers there is unpickled."""
     if value is None or value == "local" or isinstance(value, Said):
         return None
-    return f"gives work to {str(written)[:60]!r}, which could answer with code; name it by --cluster"
+    return (
+        f"gives work to {str(written)[:60]!r}, which could answer with code; name it by {option('cluster')}"
+    )

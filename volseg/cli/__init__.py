@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from volseg import __version__
+from volseg.arguments import come_through
 from volseg.cli import (
     audit,
     check,
@@ -23,6 +24,7 @@ from volseg.cli import (
     export,
     info,
     init,
+    naming,
     phantom,
     plan,
     predict,
@@ -32,7 +34,6 @@ from volseg.cli import (
     verify,
 )
 from volseg.errors import in_words
-from volseg.experiments import options
 from volseg.installation import folder
 
 __all__ = ["COMMANDS", "main"]
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, KeyboardInterrupt) as error:  # before it is at work: a signal, nowhere to print to
             if "--debug" in words:
                 raise
-            told, code = in_words(error)
+            told, code = in_words(error, "what --debug shows")
             print(f"volseg: {told}", file=sys.stderr)
             return code
 
@@ -80,6 +81,7 @@ def _run(arguments: list[str]) -> int:
         parser.print_help()
         return 2
     given = parser.parse_args(words)
+    before = come_through(naming.door(given.parser, takes_entries=given.command in _OF_BUNDLES))
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("volseg").setLevel(logging.INFO)
     try:
@@ -87,10 +89,14 @@ def _run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if given.debug:
             raise
-        told, code = in_words(error)
+        told, code = in_words(error, "what --debug shows")
         print(f"volseg {given.command}: {told}", file=sys.stderr)
         return code
+    finally:
+        come_through(before)
 
+
+_OF_BUNDLES = (*running.RUN_IDS, "experiment", "check")  # entries of the bundle can be set
 
 _PURPOSE = """\
 Segment a whole image or volume from a few painted slices, with a figure of how good the result is.
@@ -146,19 +152,19 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_arguments(sub)
         sub._negative_number_matcher = re.compile(r"-\d+(\.\d*)?(=.*)?$")  # --names -1=rest is no option
-        sub.set_defaults(function=command.run)
+        sub.set_defaults(function=command.run, parser=sub)
     return parser
 
 
 def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings of a bundle, which only the bundle knows."""
     command = next((word for word in arguments if not word.startswith("-")), None)
-    if command not in (*running.RUN_IDS, "experiment", "check"):
+    if command not in _OF_BUNDLES:
         return arguments, []
     flags = [word for word in arguments if word in ("--debug", "--help", "-h", "--trust-bundle")]
     others = [word for word in arguments if word not in flags]
     if command == "experiment":
-        words, settings = options.set_apart(others)
+        words, settings = experiment.set_apart(others)
     else:
         overlays = _taken_out("--config", others)
         first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))

@@ -15,7 +15,10 @@ EXAMPLE = "volseg check my_bundle.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser, nargs="+")
     parser.add_argument(
-        "--trust-bundle", action="store_true", help="build whatever the bundle names; read it before"
+        "--trust-bundle",
+        dest="trust",
+        action="store_true",
+        help="build whatever the bundle names; read it before",
     )
     parser.usage = f"{parser.prog} BUNDLE [OVERLAY ...] [--trust-bundle] [--ENTRY VALUE ...]"
 
@@ -27,7 +30,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> int:
     from volseg.engines.trial import try_bundle
     from volseg.errors import RefusedError
 
-    if given.trust_bundle:  # as MONAI does, so that modules beside a bundle are found
+    if given.trust:  # as MONAI does, so that modules beside a bundle are found
         sys.path.insert(1, str(paths[0].parent))
     problems, notes = check_bundle(paths), list[str]()
     if not problems:
@@ -35,7 +38,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> int:
         overrides = entries(rest, bundle)
         check_overrides(bundle, overrides)
         try:
-            with runnable(paths, overrides, trust=given.trust_bundle) as files:
+            with runnable(paths, overrides, trust=given.trust) as files:
                 config = read_bundle(files)
         except RefusedError as error:
             notes.append(f"Only its names were checked, nothing was built: {error}")

@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--suggest",
+        dest="suggest_next",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="name the slice to paint next (default: if that was measured to help)",
@@ -111,15 +112,12 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.densification import densify
 
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
-    suggest = settings.pop("suggest")
     if settings["output"] is None:
         settings["output"] = default_output(given.image)
         logger.info("Everything goes into the folder %s; -o names another.", settings["output"])
     if channels := settings.pop("channels"):
         settings["image"] = [given.image, *channels]
-    done = densify(
-        **settings, suggest_next=suggest, command=shlex.join(["volseg", *sys.argv[1:]]), began=began
-    )
+    done = densify(**settings, command=shlex.join(["volseg", *sys.argv[1:]]), began=began)
     for path in done.written:
         print(path)
 
@@ -132,4 +130,4 @@ def default_output(image: Path) -> Path:
     return Path(f"{name[: len(name) - len(suffix_of(name))]}_densified")
 
 
-_NOT_SETTINGS = ("command", "debug", "function", "version")
+_NOT_SETTINGS = ("command", "debug", "function", "parser", "version")

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("volume", type=Path, help="an image, of which only the size is read")
     add_bundle(parser, nargs="+")
     parser.add_argument("--max-memory", type=float, help="bytes for one tile (default: half of what is free)")
-    parser.add_argument("--trust-bundle", action="store_true", help="run whatever the bundle says")
+    parser.add_argument(
+        "--trust-bundle", dest="trust", action="store_true", help="run whatever the bundle says"
+    )
 
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
@@ -26,7 +28,7 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.engines.forecast import forecast
 
     parser = ConfigParser()
-    with runnable(bundle_paths(given.bundle, given.config), trust=given.trust_bundle) as files:
+    with runnable(bundle_paths(given.bundle, given.config), trust=given.trust) as files:
         parser.update(read_bundle(files))
     network, inferer = (parser.get_parsed_content(name) for name in ("network", "inferer"))
     if given.max_memory is not None:

@@ -17,7 +17,10 @@ RUN_IDS = {"train": "training", "evaluate": "evaluating", "predict": "predicting
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument(
-        "--trust-bundle", action="store_true", help="run whatever the bundle says; read it before"
+        "--trust-bundle",
+        dest="trust",
+        action="store_true",
+        help="run whatever the bundle says; read it before",
     )
     parser.usage = f"{parser.prog} [BUNDLE [OVERLAY ...]] [--config OVERLAY] [--ENTRY VALUE ...]"
     parser.description = f"{parser.description} Any entry of the bundle can be set with --ENTRY VALUE."
@@ -37,7 +40,7 @@ def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
     bundle = read_bundle(paths)
     overrides = _reading(entries(rest, bundle), bundle, given.command)
-    with runnable(paths, overrides, trust=given.trust_bundle) as files:
+    with runnable(paths, overrides, trust=given.trust) as files:
         check_overrides(bundle, overrides)
         settings = {key: typed(bundle, key, text) for key, text in overrides.items()}
         settings = {

@@ -9,6 +9,7 @@ import nibabel as nib
 
 from volseg.annotation import Paint, understand_paint
 from volseg.annotation.audit import audit
+from volseg.arguments import option
 from volseg.data.verification import odd_values
 from volseg.findings import Finding, Severity
 from volseg.greyvalues import normalised
@@ -116,7 +117,9 @@ def names_from(words: Sequence[str]) -> dict[int, str]:
         except ValueError:
             key = None
         if key is None or not name or key in names:
-            raise ValueError(f"--names {word}: give each class once, as VALUE=NAME such as 1=tubule.")
+            raise ValueError(
+                f"{option('names')} holds {word!r}: give each class once, as VALUE=NAME such as 1=tubule."
+            )
         names[key] = name
     return names
 

@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing  # registers how tensors travel: in shared memory
 from torch.utils.data import default_collate
 
+from volseg.arguments import option
 from volseg.data.datasets import TrainingPatches
 from volseg.errors import InputError, ResourceError, VolsegError, cause, theirs
 from volseg.machine import free_memory
@@ -80,7 +81,7 @@ class PatchLoader:
                 if not lost.is_memory and lost.patch in crashed:
                     raise ResourceError(
                         f"{source}: a worker process {lost.what} while it drew a patch of this image, twice. "
-                        "Draw it in the main process to see more: --train#trainer#num_workers 0."
+                        f"Draw it in the main process to see more: {option('num_workers', 0)}."
                     ) from None
                 crashed.add(lost.patch)
                 workers = workers // 2 if lost.is_memory else max(1, workers // 2)

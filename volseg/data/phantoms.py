@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import choose_held_out, keep_slices
+from volseg.arguments import option
 from volseg.errors import RefusedError
 from volseg.io import Volume, write_volume
 from volseg.labels import LabelScheme
@@ -77,7 +78,8 @@ def phantom_or_own(dataset_dir: str | Path, phantom_dir: str | Path | None, kind
     folder = Path(dataset_dir)
     if phantom_dir is not None and folder == Path(phantom_dir):
         verb = "using" if folder.exists() else "making"
-        logger.info("No --dataset_dir was given: %s the phantom, %s, in %s.", verb, KINDS[kind], folder)
+        which = option("dataset_dir")
+        logger.info("No %s was given: %s the phantom, %s, in %s.", which, verb, KINDS[kind], folder)
         if not folder.exists():
             write_phantom(folder, kind)
     return folder

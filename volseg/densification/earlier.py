@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from volseg.arguments import option
 from volseg.densification.folds import Fold
 from volseg.errors import InputError
 from volseg.io import Volume, suffix_of
@@ -122,7 +123,7 @@ class Earlier:
             InputError: if it was learnt for other classes or channels, from this very image although it is to
                 be applied to another one, or from voxels of quite another size and nobody insisted.
         """
-        option = "--apply" if self.is_applied else "--continue"
+        asked = option("apply" if self.is_applied else "continue_from")
         values = [*scheme.values, *unknown]
         for what, then, now in (
             ("values", list(self.values), values),
@@ -131,27 +132,29 @@ class Earlier:
             if then != now:
                 raise InputError(
                     f"{self.folder} was learnt with other {what}: {then} then, {now} now. Paint the same "
-                    f"classes, or leave {option} out."
+                    f"classes, or leave {asked} out."
                 )
         others = [f"{a!r} then, {b!r} now" for a, b in zip(self.names, scheme.names, strict=True) if a != b]
         if others and self.is_applied:
             raise InputError(
                 f"{self.folder} was learnt with other names: {'; '.join(others)}. The classes have to mean "
-                "the same: give them the same --names, or leave --apply out."
+                f"the same: give them the same {option('names')}, or leave {asked} out."
             )
         seen = [each.name for each in self.images if each.pixels == pixels_of(image)]
         if self.is_applied and seen and unknown is not _NO_PAINT:
             raise InputError(
                 f"{self.folder} was learnt from this very image ({seen[0]}), so its model has seen slices "
-                f"that would be taken for held out. Go on with --continue {self.folder}: it keeps them apart."
+                "that would be taken for held out. Go on with "
+                f"{option('continue_from', self.folder)}: it keeps them apart."
             )
         if not self.is_applied and self.images and not seen:
             logger.warning(
-                "%s was learnt from %s, which holds other numbers than %s. If that is another image, --apply "
+                "%s was learnt from %s, which holds other numbers than %s. If that is another image, %s "
                 "is meant for it; slices stay in the folds of their numbers all the same.",
                 self.folder,
                 ", ".join(each.name for each in self.images),
                 image.name,
+                option("apply"),
             )
         self._check_voxels(image, force=force)
 
@@ -164,7 +167,7 @@ class Earlier:
             if len(seen.spacing) != image.spatial_dims:
                 raise InputError(
                     f"{self.folder} was learnt from {len(seen.spacing)}D, and {image.name} is "
-                    f"{image.spatial_dims}D: learn from paint of its own, without --apply."
+                    f"{image.spatial_dims}D: learn from paint of its own, without {option('apply')}."
                 )
             # Without units only the shape of voxels can be compared.
             same = bool(seen.unit) and seen.unit == image.unit
@@ -182,7 +185,8 @@ class Earlier:
             )
             if factor > _TOO_OTHER and not force:
                 raise InputError(
-                    f"{text}. Resample one of the two, paint this one for itself, or insist with --force."
+                    f"{text}. Resample one of the two, paint this one for itself, or insist with "
+                    f"{option('force', True)}."
                 )
             logger.warning("%s. Expect it to be worse.", text)
 
@@ -201,8 +205,8 @@ class Earlier:
         )
         if away < _SAME:
             return (
-                f"{measured}: as alike as an image saved anew. If it is the same one, --continue is what "
-                "keeps held-out slices apart."
+                f"{measured}: as alike as an image saved again. If it is the same one, "
+                f"{option('continue_from')} is what keeps held-out slices apart."
             )
         if away > max(_FAR * nearest.apart, _FAR_AT_LEAST):
             return (
@@ -226,11 +230,11 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
     """
     suffix = suffix_of(source)
     folder = source.with_name(source.name[: -len(suffix)]) if suffix else source
-    option = "--apply" if is_applied else "--continue"
+    asked = option("apply" if is_applied else "continue_from")
     if not (folder / "model.pt").is_file():
         raise InputError(
             f"{source} holds no model.pt to go on from. Name the folder of an earlier volseg densify, or "
-            f"leave {option} out."
+            f"leave {asked} out."
         )
     content = load_checkpoint(folder / "model.pt")
     folds, models = ((), ()) if is_applied else _folds_of(folder)

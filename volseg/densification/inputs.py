@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from volseg.annotation import Paint, understand_paint
+from volseg.arguments import option
 from volseg.data.auditing import audit_all, names_from
 from volseg.densification.earlier import Earlier
 from volseg.errors import InputError, ResourceError
@@ -122,7 +123,7 @@ class Choices:
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ResourceError(
                 f"there is no device {self.device}: torch sees {torch.cuda.device_count()} GPU(s) here. "
-                "Leave --device out, or install the torch build that fits the GPU."
+                f"Leave {option('device')} out, or install the torch build that fits the GPU."
             )
         return device
 
@@ -147,7 +148,7 @@ def names_of(given: Mapping[Any, str] | Sequence[str] | None) -> dict[int, str]:
     names = names_from(given or ())
     repeated = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     if repeated:
-        raise ValueError(f"--names {repeated[0]}: two classes have this name. Give each its own.")
+        raise ValueError(f"{option('names')}: two classes have the name {repeated[0]}. Give each its own.")
     return names
 
 
@@ -314,8 +315,8 @@ def _digests(stamps: Mapping[Path, Stamp]) -> dict[Path, str]:
 def _changed(path: Path, used: str) -> InputError:
     return InputError(
         f"{path} was changed, replaced or removed while it was being {used}: a result would not belong to "
-        "what stands there now, so none is written. Repeat the command, with --overwrite, when nobody writes "
-        "to the file any more."
+        "what stands there now, so none is written. When the file is not written to any more, repeat this, "
+        f"with {option('overwrite', True)}."
     )
 
 
@@ -345,7 +346,7 @@ def _stop_at_errors(findings: Sequence[Finding], force: bool) -> None:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in errors))
         raise InputError(
             f"The audit found {len(errors)} error(s) in the paint ({kinds}), so nothing was learnt. The "
-            f"first: {errors[0].message} If all is as it should be, go on with --force."
+            f"first: {errors[0].message} If all is as it should be, go on with {option('force', True)}."
         )
 
 

@@ -3,7 +3,7 @@
 Which learner does it is all the same here; see :mod:`volseg.learning`.
 
 
-A run that was stopped goes on behind the last model that it kept. With ``--continue``, every model goes on
+A run that was stopped goes on behind the last model that it kept. With ``continue_from``, every model goes on
 from the one of the same fold. With each model lies a record of all that it has ever learnt from
 (:attr:`Fold.learnt <volseg.densification.folds.Fold>`), so that it is never scored on that.
 """
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from volseg.annotation import find_slices
+from volseg.arguments import option
 from volseg.densification.earlier import Earlier, Seen, look_at
 from volseg.densification.folds import Fold
 from volseg.densification.outputs import Outputs
@@ -202,7 +203,9 @@ class Learning:
         self.progress(share)
 
     def _leave(self, where: str, *words: Any) -> None:
-        kept = "" if self.outputs is None else " What was learnt is kept; repeat the command with --resume."
+        kept = ""
+        if self.outputs is not None:
+            kept = f" What was learnt is kept; repeat the command with {option('resume', True)}."
         logger.warning(f"Stopped {where}.{kept}", *words)
         raise KeyboardInterrupt
 

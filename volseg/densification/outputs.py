@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.inputs import FORMER_METHODS, Inputs
 from volseg.densification.replacing import install, settle, stage_of
@@ -40,7 +41,6 @@ __all__ = ["Outputs", "classes_of", "outputs_for", "read_json", "values_of", "wr
 
 logger = logging.getLogger(__name__)
 
-_OPTION = "-o"
 _FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
 
 
@@ -115,7 +115,7 @@ class Outputs:
         """
         with _told(self.folder):
             if self.folder.is_dir():
-                claim(self.folder, _OPTION)
+                claim(self.folder, "output")
                 settle(self.folder)
         there, stage = self.all(), self.stage
         begun = stage.settings.is_file()
@@ -125,21 +125,23 @@ class Outputs:
             place.check_same(settings, may_be_whole=begun)
         elif there and not overwrite:
             began = begun or (self.settings.exists() and not self.report.exists())
-            remedy = "go on with --resume, " if began else ""
+            remedy = f"go on with {option('resume', True)}, " if began else ""
             raise RefusedError(
-                f"{there[0]} exists already. Choose another name with {_OPTION}, {remedy}or replace what is "
-                "there with --overwrite."
+                f"{there[0]} exists already. Choose another name ({option('output')}), {remedy}or replace "
+                f"what is there with {option('overwrite', True)}."
             )
         for path in there:
             if path.is_dir() and not is_volume(path):
-                raise RefusedError(f"{path} is a folder of yours. Move it, or choose another name with -o.")
+                raise RefusedError(
+                    f"{path} is a folder of yours. Move it, or choose another name ({option('output')})."
+                )
         with _told(self.folder):
             if begun and not resume:
                 shutil.rmtree(stage.folder)
             for folder in (self.folder, self.segmentation.parent, place.folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 if folder != self.segmentation.parent:
-                    claim(folder, _OPTION)
+                    claim(folder, "output")
             write_json(place.settings, settings)
         return place
 
@@ -166,12 +168,13 @@ class Outputs:
         """Whether what was begun here is what is asked for now, and not done already."""
         if not self.settings.is_file():
             raise InputError(
-                f"{self.folder} holds no settings.json: there is nothing to resume. Leave --resume out."
+                f"{self.folder} holds no settings.json: there is nothing to resume. Leave "
+                f"{option('resume')} out."
             )
         if self.report.exists() and not may_be_whole:
             raise RefusedError(
                 f"{self.folder} is finished: nothing is left to resume. With more paint, go on into another "
-                f"folder with --continue {self.folder}."
+                f"folder with {option('continue_from', self.folder)}."
             )
         before = read_json(self.settings)
         for part in ("image", "labels", "choices", "learner", "continued", "applied"):
@@ -184,7 +187,7 @@ class Outputs:
             if then != now:
                 raise RefusedError(
                     f"{self.folder} was begun with other {part}: {then} then, {now} now. Repeat "
-                    "the command as it was, or start anew with --overwrite."
+                    f"the command as it was, or start again with {option('overwrite', True)}."
                 )
 
 
@@ -195,7 +198,8 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResourceError(
-            f"cannot write to {folder}: {error.strerror or error}. Choose another folder with {_OPTION}."
+            f"cannot write to {folder}: {error.strerror or error}. Choose another folder "
+            f"({option('output')})."
         ) from error
 
 
@@ -211,7 +215,7 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
     if path.name in ("", ".."):  # "." and the like have a name only when it is looked up
         path = path.resolve()
     if not path.name:
-        raise RefusedError(f"{path} is a whole disk. Name a folder on it with {_OPTION}.")
+        raise RefusedError(f"{path} is a whole disk. Name a folder on it ({option('output')}).")
     image, label = inputs.image, inputs.label
     name = image.path.name if image.path else "image.nii.gz"
     stem = name[: len(name) - len(suffix_of(name))]
@@ -230,13 +234,17 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
         suffix = ".seg.nrrd" if of_slicer else output_suffix(name)
         folder, segmentation = path, path / f"{stem}_segmentation{suffix}"
     if os.path.lexists(folder) and not folder.is_dir():
-        raise RefusedError(f"{folder} is a file, but a folder of that name is needed. Choose another -o.")
+        raise RefusedError(
+            f"{folder} is a file, but a folder of that name is needed. Choose another {option('output')}."
+        )
     outputs = Outputs(folder, segmentation, folder / f"{stem}_confidence{output_suffix(name)}")
     known = [volume.path for volume in (image, label) if volume.path is not None]
     for source in (*known, *inputs.image_files):
         for target in (outputs.segmentation, outputs.confidence):
             if target.exists() and source.exists() and target.samefile(source):
-                raise RefusedError(f"{target} is what the result is made from. Choose another name with -o.")
+                raise RefusedError(
+                    f"{target} is what the result is made from. Choose another name ({option('output')})."
+                )
     return outputs
 
 
@@ -274,9 +282,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes(), path, constant=float)
     except (OSError, InputError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Start anew with --overwrite.") from error
+        raise InputError(
+            f"{path} cannot be read ({error}). Start again with {option('overwrite', True)}."
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not what volseg wrote there. Start anew with --overwrite.")
+        raise InputError(
+            f"{path} is not what volseg wrote there. Start again with {option('overwrite', True)}."
+        )
     return content
 
 

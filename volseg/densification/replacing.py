@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from volseg.arguments import option
 from volseg.errors import ResourceError
 from volseg.io import atomic_write, is_volume
 from volseg.io.atomic import put_in_place
@@ -64,7 +65,7 @@ def install(stage: Path, folder: Path, replaced: Sequence[Path], moved: Path | N
     except OSError as error:
         raise ResourceError(
             f"cannot replace {folder}: {error.strerror or error}. It is as it was; the new result lies in "
-            f"{stage}. Free some space, and repeat the command with --resume."
+            f"{stage}. Free some space, and repeat the command with {option('resume', True)}."
         ) from error
     with atomic_write(stage / _MARK, overwrite=True) as temporary:
         temporary.write_text(json.dumps(told), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import COUNTED, find_slices, numbered, numbered_slices
+from volseg.arguments import command
 from volseg.data.auditing import orientation_of
 from volseg.densification.earlier import Earlier
 from volseg.densification.inputs import Choices, Inputs
@@ -301,25 +301,27 @@ def going_on(suggestion: Suggestion, inputs: Inputs, choices: Choices, outputs: 
         todo = (
             f"Paint it into {paint}, beside what is painted there, and save that as another file or the same."
         )
-        back = "--continue"
+        back = "continue_from"
     else:
         paint = Path("painted.nii.gz")
         todo = f"Paint it, and two or three more far from it, into a new file such as {paint}."
-        back = "--apply"
+        back = "apply"
     source = outputs.folder
-    words: list[Any] = ["volseg", "densify", inputs.image_files[0], paint]
-    if len(inputs.image_files) > 1:
-        words += ["--channels", *inputs.image_files[1:]]
-    if back == "--apply" and inputs.learnt_in is not None:
+    if back == "apply" and inputs.learnt_in is not None:
         source = inputs.learnt_in
-    words += ["-o", _next_name(outputs.folder), back, source]
-    if choices.names:
-        words += ["--names", *(f"{value}={name}" for value, name in choices.names.items())]
-    if choices.unlabelled is not None:
-        words += ["--unlabelled", choices.unlabelled]
-    words += ["--painted-only"] * choices.painted_only + ["--finished"] * choices.finished
-    command = shlex.join(map(str, words))
-    return dataclasses.replace(suggestion, todo=f"{todo} {COUNTED} Then:", command=command)
+    line = command(
+        "densify",
+        inputs.image_files[0],
+        paint,
+        channels=list(inputs.image_files[1:]),
+        output=_next_name(outputs.folder),
+        **{back: source},
+        names=choices.names,
+        unlabelled=choices.unlabelled,
+        painted_only=choices.painted_only,
+        finished=choices.finished,
+    )
+    return dataclasses.replace(suggestion, todo=f"{todo} {COUNTED} Then:", command=line)
 
 
 def _next_name(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import numbered_slices
+from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
 from volseg.densification.earlier import Seen, load_earlier
@@ -120,10 +121,10 @@ class Run:
             learns = self.choices.learns and not self.alone
             if learns and not self.stopping.asked and self.place is not None:
                 logger.warning(
-                    "Stopped while %s. What was learnt before is kept in %s; repeat the command with "
-                    "--resume.",
+                    "Stopped while %s. What was learnt before is kept in %s; repeat the command with %s.",
                     self.progress.stage,
                     self.place.folder,
+                    option("resume", True),
                 )
             raise
         finally:
@@ -222,7 +223,8 @@ class Run:
         if self.alone:
             return Folds((), "")
         if not count:
-            return Folds((), "No slices were held out (--folds 0), so it cannot be told how good this is.")
+            why = f"No slices were held out ({option('folds', 0)}), so it is not known how good this is."
+            return Folds((), why)
         previous = self.earlier.folds if self.earlier else ()  # none of another image
         parts = make_folds(self.inputs.paint.labels, count, previous=previous)
         if parts.reason:
@@ -298,9 +300,10 @@ class Run:
         where = "GPU" if device.type == "cuda" else "CPU"
         ends = "Ctrl-C ends it after the step at hand; nothing is kept."
         if self.place is not None:
-            ends = "Ctrl-C ends it after the step at hand and keeps what was learnt, for --resume."
+            ends = "Ctrl-C ends it after the step at hand and keeps what was learnt, for "
+            ends += f"{option('resume', True)}."
         half = f"{folds} folds for the score take half of it, " if folds else ""
-        asked = "" if self.choices.minutes is not None else " (--minutes changes that)"
+        asked = "" if self.choices.minutes is not None else f" ({option('minutes')} changes that)"
         time = f"{seconds / 60:.3g} minutes in all{asked}; {half}the result the rest."
         told = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."
@@ -312,7 +315,7 @@ class Run:
         return (
             "No slice of this image is painted, so it cannot be told how good the result is. "
             f"{self.earlier.told()} {self.earlier.far(looks.looks)} For a score, paint three slices or more "
-            f"and give them along with --apply {self.earlier.folder}."
+            f"and give them along with {option('apply', self.earlier.folder)}."
         )
 
     def _warn_of_too_little(self, learner: Learner, timetable: Timetable) -> None:
@@ -322,7 +325,7 @@ class Run:
             return
         steps = f"{timetable.folds} folds of {learner.fewest} steps, " if timetable.folds else ""
         page = ", and the page" if self.place is not None else ""
-        fewer = ", --folds 0 leaves out the score" if timetable.folds else ""
+        fewer = f", {option('folds', 0)} leaves out the score" if timetable.folds else ""
         logger.warning(
             "%s minutes are too few: reading took %s of them, and looking at the image, %ssegmenting it%s "
             "take about %s more on a machine like this. It is not cut short for that%s.",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from volseg.arguments import option
 from volseg.densification.inputs import FORMER_METHODS, Choices, Images, Source, names_of
 from volseg.densification.reporting import Densified
 from volseg.densification.run import Run
@@ -112,7 +113,7 @@ def densify(
     if labels is None and applied is None:
         raise ValueError(
             "there are no labels to learn from: name a file with painted slices, or a result of another "
-            "image with --apply."
+            f"image ({option('apply')})."
         )
     if (earlier or applied) is not None and not choices.learns:
         raise ValueError(f"method = {method!r} learns nothing, so there is nothing to continue from.")

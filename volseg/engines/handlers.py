@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from volseg.arguments import option
 from volseg.runs import processes
 from volseg.runs.budget import Budget
 from volseg.runs.stopping import Stopping
@@ -203,5 +204,6 @@ class StopOnSignal:
         if not (asks and processes.any_of(self.stopping.asked, engine.state.device)):
             return
         self.save(engine)
-        logger.warning("Stopped at iteration %d; saved. Go on with --resume True.", engine.state.iteration)
+        how = option("resume", True)
+        logger.warning("Stopped at iteration %d; saved. Go on with %s.", engine.state.iteration, how)
         raise SystemExit(130)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from volseg.arguments import option
 from volseg.data import find_cases
 from volseg.data import find_images as images_of
 from volseg.io import Volume, write_volume
@@ -37,7 +38,8 @@ class MadeUp:
         if Path(path).exists():
             find()
             return
-        note = f"{path} is not there: name your data with --dataset_dir (or --images)."
+        names = f"{option('dataset_dir')} (or {option('source')})"
+        note = f"{path} is not there: name your data with {names}."
         if note not in self.notes:
             self.notes.append(note)
 

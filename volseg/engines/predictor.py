@@ -63,7 +63,7 @@ def predictor(
         blockwise: read, segment and write block by block, so that a run that was killed can go on; ``None``
             for images of more than 16 million voxels.
         cluster: work off the tiles of OME-Zarr images by Dask: ``"local"``, or a scheduler's address.
-        val_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
+        val_handlers: further MONAI handlers, such as those that MONAI adds for ``tracking``.
     """
     folder = Path(output_dir)
     kinds = [True, probabilities, bool(getattr(inferer, "spread", False))]

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from volseg.arguments import option
 from volseg.data import TrainingPatches
 from volseg.machine import free_memory, has_bf16
 
@@ -39,7 +40,7 @@ def choose_scale(
     note = f"Training at the {name!r} scale"
     if not on_gpu and scale == "auto":
         note = f"No GPU was found: training at the {name!r} scale, a narrower network for fewer iterations"
-        note += f" (--scale {names[0]} forces the full recipe)"
+        note += f" ({option('scale', names[0])} forces the full recipe)"
     return {**scales[name], "name": name, "note": note}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from volseg.arguments import option
 from volseg.data import TrainingPatches
 from volseg.engines.step import Step
 from volseg.errors import InputError, RefusedError
@@ -174,8 +175,8 @@ class RunState:
         )
         raise RefusedError(
             f"{path} was trained for the classes {was}; now they are {are}. Its outputs would change their "
-            "meaning. Go back to the classes of that run, which stand in config.json beside it, or train "
-            "anew in another folder (--output_dir)."
+            "meaning. Go back to the classes of that run, which stand in config.json beside it, or start "
+            f"again in another folder ({option('output_dir')})."
         )
 
     def _conditions(self) -> dict[str, Any]:
@@ -203,15 +204,16 @@ class RunState:
         if iteration >= self.budget.iterations:
             raise InputError(
                 f"{path} has {iteration} iterations, no fewer than the {self.budget.iterations} asked for: "
-                "there is nothing to resume. Raise --epochs to train on."
+                f"there is nothing to resume. Raise {option('max_epochs')} to train on."
             )
         if self.budget.is_spent:
             raise InputError(
                 f"{path} has trained for {self.budget.minutes:.1f} minutes, no less than the "
-                f"{self.budget.max_minutes:g} asked for: there is nothing to resume. Raise --max_minutes."
+                f"{self.budget.max_minutes:g} asked for: there is nothing to resume. Raise "
+                f"{option('max_minutes')}."
             )
         if self.best.is_over:
             raise InputError(
                 f"{path} has stopped improving: {self.best.since} validations brought no better score, and "
-                f"patience is {self.best.patience}. Raise --patience to train on."
+                f"patience is {self.best.patience}. Raise {option('patience')} to train on."
             )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from volseg.arguments import option
 from volseg.errors import VolsegError, theirs
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss
@@ -162,7 +163,7 @@ class Step:
             raise VolsegError(
                 f"Loss or gradient were not finite in {_BAD_STEPS} steps in a row, the last at iteration "
                 f"{outcome.iteration}. The weights of the last checkpoint are good. Lower the learning rate "
-                "(--learning_rate) or compute in full precision (--precision float32)."
+                f"({option('lr')}) or compute in full precision ({option('precision', 'float32')})."
             )
 
     @contextmanager

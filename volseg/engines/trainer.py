@@ -94,7 +94,7 @@ def trainer(
         compiled: run the network through ``torch.compile``; a text names its backend.
         profile: say, after some steps, where the time of a step goes.
         sync_batch_norm: with several processes, statistics over the patches of all; on GPUs only.
-        train_handlers: further MONAI handlers, such as those of ``--tracking mlflow``.
+        train_handlers: further MONAI handlers, such as those that MONAI adds for ``tracking``.
         note: what the log says at the start, before the expected time.
     """
     folder, device = RunFolder.at(output_dir, resume=resume, overwrite=overwrite), torch.device(device)

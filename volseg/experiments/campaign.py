@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
+from volseg.arguments import option
 from volseg.errors import RefusedError, VolsegError
 from volseg.experiments.cells import Cell, Result, finished, run_cell
 from volseg.installation import install_line
@@ -49,12 +50,15 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], *, may_grow: str = 
             more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
             raise RefusedError(
                 f"{folder} holds an experiment with other settings: {changes[0]}{more}. Its cells would not "
-                "be comparable with new ones. Name another folder (-o), or go back to the old settings."
+                f"be comparable with new ones. Name another folder ({option('output')}), or go back to the "
+                "old settings."
             )
     elif folder.exists() and (not folder.is_dir() or any(p.name != ".lock" for p in folder.iterdir())):
-        raise RefusedError(f"{folder} exists and holds no experiment. Name another folder (-o).")
+        raise RefusedError(
+            f"{folder} exists and holds no experiment. Name another folder ({option('output')})."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, "-o")
+    claim(folder, "output")
     text = json.dumps(asked, sort_keys=True)
     content = {"hash": sha256(text.encode()).hexdigest(), "settings": asked}
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")

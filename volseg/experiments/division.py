@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import even_positions, hold_out
+from volseg.arguments import option
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 
@@ -52,7 +53,7 @@ def divide_folds(cases: Mapping[str, Slices], folds: int) -> list[dict[str, dict
     if not 2 <= folds <= total:
         raise InputError(
             f"{folds} folds of {total} annotated slice(s) are not possible: each needs a slice to test on "
-            "and one to train on. Choose --folds from 2 to the number of slices."
+            f"and one to train on. Choose {option('folds')} from 2 to the number of slices."
         )
     divided: list[dict[str, dict[str, list[int]]]] = [
         {name: {axis: [] for axis in slices} for name, slices in cases.items()} for _ in range(folds)
@@ -68,7 +69,7 @@ def divide_folds(cases: Mapping[str, Slices], folds: int) -> list[dict[str, dict
             start += n
     if not all(any(map(count, fold.values())) for fold in divided):
         raise InputError(
-            f"The annotated slices cannot be divided into {folds} folds. Choose fewer (--folds)."
+            f"The annotated slices cannot be divided into {folds} folds. Choose fewer ({option('folds')})."
         )
     return divided
 
@@ -99,7 +100,7 @@ def divide_budgets(labels: Labels, slices: Slices, budgets: Sequence[Sequence[in
     if not count(rest):
         raise InputError(
             "The largest budget takes every annotated slice, so none is left to test on. "
-            "Choose smaller ones (--budgets)."
+            f"Choose smaller ones ({option('budgets')})."
         )
     chosen = [
         {

@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from volseg.annotation import find_slices
+from volseg.arguments import option
 from volseg.bundle import check_overrides, read_bundle
 from volseg.errors import InputError
 from volseg.experiments.campaign import open_campaign
@@ -99,7 +100,8 @@ def check_settings(files: Sequence[Path], settings: Mapping[str, Any]) -> dict[s
     for entry in _SET_HERE:
         if entry in settings:
             raise ValueError(
-                f"--{entry} is set by the experiment for each of its cells. Name its folder with -o."
+                f"{entry} is set by the experiment for each of its cells. Name its folder "
+                f"({option('output')})."
             )
     check_overrides(bundle, {**settings, **dict.fromkeys((*_SET_HERE, "dataset_dir"))})
     return bundle
@@ -111,9 +113,11 @@ def ways(
     """The variants that Tables 1 and 3 compare, each checked as far as that goes without training."""
     unknown = [key for key in variants if key not in VARIANTS]
     if unknown or not variants:
-        raise ValueError(f"--variants {','.join(variants)} is none of {', '.join(VARIANTS)}.")
+        raise ValueError(f"variants {', '.join(variants)}: each must be one of {', '.join(VARIANTS)}.")
     if _NORM in start.settings:
-        raise ValueError(f"--{_NORM} cannot be set here: it is what the variants differ in (--variants).")
+        raise ValueError(
+            f"{_NORM} cannot be set here: it is what the variants differ in ({option('variants')})."
+        )
     if any(case.label.ndim != 3 for case in start.cases):
         raise InputError("The images are 2D already, but 3D is to be compared with 2D: volumes are needed.")
     found = []

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from volseg.arguments import option
 from volseg.bundle.files import argument_problems, keywords, locate
 from volseg.data import Case, output_of
 from volseg.experiments.campaign import Book, Results, open_campaign, run_cells, write_text
@@ -54,12 +55,12 @@ def combinations(
         vary: values by entry.
     """
     if not vary:
-        raise ValueError("Nothing is varied: say what by --vary ENTRY=V1,V2.")
+        raise ValueError(f"Nothing is varied: say what by {option('vary', {'ENTRY': ['V1', 'V2']})}.")
     for entry, values in vary.items():
         if entry in settings:
-            raise ValueError(f"{entry} is set and varied: --{entry} or --vary {entry}=..., not both.")
+            raise ValueError(f"{entry} is set and varied: leave it out of one of the two.")
         if len({repr(value) for value in values}) < len(values):
-            raise ValueError(f"--vary {entry} has a value twice.")
+            raise ValueError(f"{option('vary')}: {entry} has a value twice.")
     names = names_of(vary)
     found = []
     for values in product(*vary.values()):
@@ -104,11 +105,11 @@ def _other(component: Mapping[str, Any], target: str, entry: str) -> dict[str, A
         target = f"{component['_target_'].rpartition('.')[0]}.{target}"
     callable_, problem = locate(target)
     if problem:
-        raise ValueError(f"--vary {entry}: {problem}")
+        raise ValueError(f"{option('vary')}: {entry}: {problem}")
     takes = keywords(callable_)
     kept = {key: value for key, value in component.items() if key in takes or key.startswith("_")}
     for problem in _problems(callable_, target, kept):
-        raise ValueError(f"--vary {entry}: {problem}")
+        raise ValueError(f"{option('vary')}: {entry}: {problem}")
     return {**kept, "_target_": target}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.geometry import AXES
 from volseg.io.spacing import is_size
@@ -19,8 +20,9 @@ __all__ = ["REMEDY", "check_affine", "embed", "in_plane", "is_sheared", "plain_g
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    "Write it as a plain voxel grid ('volseg convert FILE --ignore-affine -o NEW'), with --like IMAGE on the "
-    "grid of the image it was made from."
+    f"Write it as a plain voxel grid ('{command('convert', 'FILE', ignore_affine=True, output='NEW')}'), or "
+    "on the grid of the image it was made from "
+    f"('{command('convert', 'FILE', ignore_affine=True, like='IMAGE', output='NEW')}')."
 )
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError, VolsegError
 
 __all__ = ["atomic_write", "digest", "put_in_place", "stamp"]
@@ -116,8 +117,7 @@ def _check_target(target: Path, overwrite: bool, folder: bool) -> None:
         raise RefusedError(f"cannot write {target}: it is a folder. Name a file.")
     if not overwrite and os.path.lexists(target):
         raise RefusedError(
-            f"{target} exists already. Choose another name, or add --overwrite (overwrite=True in "
-            "Python) to replace it."
+            f"{target} exists already. Choose another name, or add {option('overwrite', True)} to replace it."
         )
     if not target.parent.is_dir():
         raise ResourceError(

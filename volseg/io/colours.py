@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command, option
 from volseg.errors import InputError
 
 __all__ = ["as_colours", "numbers_of", "several_channels"]
@@ -90,12 +91,7 @@ def several_channels(array: NDArray[Any], path: object) -> InputError:
         few = [i for i in order if counts[i] * _RARE >= counts.sum()][:_SHOWN]
         blended = int(counts.sum() - counts[few].sum())
         value = f"{_value([names[i] for i in few], black)},{_OTHER}=255" if few else ""
-        way = (
-            f" If they are edges, have them unlabelled: colours='{value}' in Python, "
-            f"'volseg convert {name} --labels --colours {value} -o NEW' on the command line."
-            if value
-            else ""
-        )
+        way = f" If they are edges, have them unlabelled: {option('colours', value)}." if value else ""
         return InputError(
             f"{start} It holds {len(names)} colours; the commonest are {shown}, and {blended} voxel(s) have "
             "others: that is a photograph, or a label whose edges were blended (smoothing) or packed with "
@@ -106,8 +102,8 @@ def several_channels(array: NDArray[Any], path: object) -> InputError:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return InputError(
         f"{start} It holds {len(names)} colour(s): {shown}{more}. Say which number each stands for: "
-        f"colours='{value}' in Python, '--colours {value}' on the command line, or write the numbers once: "
-        f"'volseg convert {name} --labels --colours {value} -o NEW'."
+        f"{option('colours', value)}, or write the numbers once: "
+        f"'{command('convert', name, labels=True, colours=value, output='NEW')}'."
     )
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import pkgutil
 import re
-import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from volseg.arguments import command
 from volseg.errors import InputError, ResourceError
 from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.alignment import check_alignment
@@ -254,8 +254,7 @@ def is_volume(path: str | os.PathLike[str]) -> bool:
 def _check_exists(path: Path, labels: bool) -> _Format:
     """The format of a path that can be opened."""
     if path.is_dir() and not path.name.lower().endswith(_FOLDERS):
-        stack = ["convert", str(path), "-o", f"{path.resolve().name or 'stack'}.tif"]
-        line = shlex.join(["volseg", *stack, *(["--labels"] if labels else [])])
+        line = command("convert", path, output=f"{path.resolve().name or 'stack'}.tif", labels=labels)
         raise InputError(
             f"{path} is a folder. Name a file in it; if it holds the slices of one volume, make that first: "
             f"{line}"

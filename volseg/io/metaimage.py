@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.io.affines import check_affine, in_plane, plain_grid
 from volseg.io.stored import (
@@ -206,9 +207,9 @@ def _letters(shape: tuple[int, ...], interleaved: bool, axes: str | None, path: 
     if len(letters) < len(shape) or len(shape) - interleaved < 2:
         raise InputError(
             f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say what they are. "
-            f"If the last holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o "
-            f"NEW.mha'); if it is time, take one moment: 'volseg convert {path.name} --axes XYZC --channel 0 "
-            "-o NEW.mha'."
+            "If the last holds channels, pass axes='XYZC' "
+            f"('{command('convert', path.name, axes='XYZC', output='NEW.mha')}'); if it is time, "
+            f"take one moment: '{command('convert', path.name, axes='XYZC', channel=0, output='NEW.mha')}'."
         )
     return letters[:-1] + "1" if letters.endswith("Z") and shape[-1] == 1 else letters
 

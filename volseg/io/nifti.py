@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.io import gzip_stream
 from volseg.io.affines import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
@@ -261,9 +262,9 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
     if used > 3:
         raise InputError(
             f"{path} has {used} axes ({times(shape)}), and the file does not say what the last is. "
-            f"If it holds channels, pass axes='XYZC' ('volseg convert {path.name} --axes XYZC -o NEW.nii'); "
-            f"if it is time, take one moment: 'volseg convert {path.name} --axes XYZC --channel 0 -o "
-            "NEW.nii'."
+            "If it holds channels, pass axes='XYZC' "
+            f"('{command('convert', path.name, axes='XYZC', output='NEW.nii')}'); if it is time, "
+            f"take one moment: '{command('convert', path.name, axes='XYZC', channel=0, output='NEW.nii')}'."
         )
     return "XYZ"[:used].ljust(len(shape), "1")
 

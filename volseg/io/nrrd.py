@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.io import nrrd_grid
 from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
@@ -268,14 +269,15 @@ def _letters(shape: tuple[int, ...], per_axis: dict[str, list[str]], axes: str |
             raise InputError(
                 f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say which are "
                 "channels. Pass axes, X, Y, Z and C in the file's order, such as axes='CXYZ' "
-                f"('volseg convert {path.name} --axes CXYZ -o NEW.nrrd'); of a series in time, --channel 0 "
-                "then takes the first moment."
+                f"('{command('convert', path.name, axes='CXYZ', output='NEW.nrrd')}'); of a series in time, "
+                f"'{command('convert', path.name, axes='CXYZ', channel=0, output='NEW.nrrd')}' takes the "
+                "first moment."
             )
         if any(kind == "time" for kind in kinds):
+            moment = "".join(next(names) if inside else "C" for inside in world)
             raise InputError(
-                f"{path} has an axis of time. Take one moment as a 3D image: 'volseg convert {path.name} "
-                f"--axes {''.join(next(names) if inside else 'C' for inside in world)} --channel 0 -o "
-                "NEW.nrrd'."
+                f"{path} has an axis of time. Take one moment as a 3D image: "
+                f"'{command('convert', path.name, axes=moment, channel=0, output='NEW.nrrd')}'."
             )
         letters = "".join(next(names) if inside else "C" for inside in world)
     if "Z" in letters and shape[letters.index("Z")] == 1 and axes is None:

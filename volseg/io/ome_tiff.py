@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command, option
 from volseg.errors import InputError
 from volseg.io.spacing import filled_in, is_size
 from volseg.io.stored import beside
@@ -177,7 +178,7 @@ def fewer_planes(path: Path, planes: int, have: int) -> PlanesError:
     return PlanesError(
         f"{path}: the TIFF promises {planes} slices, {have} found. Writing or copying it was interrupted, or "
         "other files belong to it. Export it again as one file; or say what the pages are that are there, "
-        f"with axes ('volseg convert {path.name} --axes ZYX -o NEW.tif')."
+        f"with axes ('{command('convert', path.name, axes='ZYX', output='NEW.tif')}')."
     )
 
 
@@ -249,7 +250,7 @@ def affine_of(
             return np.eye(spatial_dims + 1), ""
         raise InputError(
             f"{path}: the voxel size {found} is not positive, or no number to calculate with. Say it: "
-            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python; or set it in Fiji under Image > "
+            f"{option('spacing', 'X,Y,Z')}, with a unit; or set it in Fiji under Image > "
             "Properties and save the file again."
         )
     if not any(found):

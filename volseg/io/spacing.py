@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from volseg.arguments import option
 from volseg.geometry import AXES
 from volseg.io.units import METRES, common_unit
 from volseg.io.volume import Volume
@@ -76,8 +77,9 @@ def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[flo
         what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
         logger.warning(
             "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
-            "--spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
+            "%s, with a unit.",
             path, what, AXES[sizes.index(known[0])], known[0], unit or "without a unit",
+            option("spacing", "X,Y,Z"),
         )  # fmt: skip
     return tuple(known[0] if size is None else size for size in sizes)
 
@@ -112,8 +114,9 @@ def say_if_long(volume: Volume) -> None:
     if ratio > _LONG:
         logger.warning(
             "%s: voxels of %s %s are %.3g times as long as wide, which is rarely true. If the file is wrong, "
-            "say the size: --spacing X,Y,Z with a unit, spacing='X,Y,Z' in Python.",
+            "say the size: %s, with a unit.",
             volume.name, _times(volume.spacing), volume.unit or "(no unit)", ratio,
+            option("spacing", "X,Y,Z"),
         )  # fmt: skip
 
 

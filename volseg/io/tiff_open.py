@@ -27,6 +27,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError, VolsegError
 from volseg.io.ome_tiff import OmeSet, PlanesError, fewer_planes, set_of
 
@@ -65,8 +66,8 @@ def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path) -> st
         raise InputError(
             f"{path}: the axes are unclear. The file calls them {stored} (size {times(shape)}): slices, "
             "channels, colours or time? Say which, with one letter of X, Y, Z, C per axis: "
-            f"axes='{first}' or axes='{second}' in Python, or 'volseg convert {path.name} --axes {first} "
-            f"-o NEW.tif'. {_moment(stored, path)}"
+            f"axes='{first}' or axes='{second}' in Python, or "
+            f"'{command('convert', path.name, axes=first, output='NEW.tif')}'. {_moment(stored, path)}"
         )
     if others and others[0][0] == "T":
         logger.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])
@@ -78,7 +79,8 @@ def _moment(stored: str, path: Path) -> str:
     if "T" not in stored or len(stored) != 4:
         return ""
     letters = stored.replace("C", "Z").replace("T", "C")
-    return f"Of a series in time, take one moment: --axes {letters} --channel 0."
+    line = command("convert", path.name, axes=letters, channel=0, output="NEW.tif")
+    return f"Of a series in time, take one moment: '{line}'."
 
 
 def chosen_axes(axes: str, stored: str, shape: tuple[int, ...], path: Path) -> str:
@@ -303,7 +305,7 @@ def only_series(tif: tifffile.TiffFile, path: Path) -> Any:
         raise InputError(
             f"{path}: the pages differ in size or type: there are {len(found)} images ({sizes}) in one file, "
             "and reading the first would drop the others. Save the wanted one on its own "
-            f"('volseg convert {path.name} --series 0 -o NEW.tif')."
+            f"('{command('convert', path.name, series=0, output='NEW.tif')}')."
         )
     return found[0]
 
@@ -351,7 +353,7 @@ def check_complete(opened: Opened, series: Any, path: Path, *, alone: bool) -> N
             raise PlanesError(
                 f"{path} describes {told} planes, but {own + opened.others} pages are there: the others "
                 "would be left out. Export it again; or say what its pages are, with axes "
-                f"('volseg convert {path.name} --axes ZYX -o NEW.tif')."
+                f"('{command('convert', path.name, axes='ZYX', output='NEW.tif')}')."
             )
 
 

@@ -5,7 +5,7 @@ ITK-SNAP, SimpleITK and 3D Slicer put such an image at the origin, its axes poin
 superior, with voxels of size 1 as often as not, and write that into the label. So the label is compared in
 voxels: of the image's size, it lies where its voxels say. A part of the image begins as many voxels from
 the origin as its position says; that is believed where the voxel sizes make sense, and always where somebody
-asked for it (``volseg convert --like``). Everything that was concluded is said.
+asked for it (``volseg convert`` with ``like``). Everything that was concluded is said.
 
 ITK reads the pages of a TIFF with several channels as slices. A label with a slice for every page is put
 together, all channels of a slice being the same voxels.
@@ -19,12 +19,12 @@ belongs; nothing is interpolated, voxels have to lie on voxels.
 
 import logging
 from dataclasses import dataclass, replace
-from shlex import quote
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.io import nrrd
 from volseg.io.tiff import TiffHeader
@@ -342,16 +342,16 @@ def _in_other_order(image: Volume, label: Volume) -> str:
     if label.spatial_shape == image.spatial_shape[::-1] and label.path is not None:
         axes = "XYZ"[: image.spatial_dims]
         return (
-            f"These are the same numbers in reverse. If its axes were stored in reverse, say so: 'volseg "
-            f"convert {quote(label.name)} --axes {axes} -o NEW'."
+            "These are the same numbers in reverse. If its axes were stored in reverse, say so: "
+            f"'{command('convert', label.name, axes=axes, output='NEW')}'."
         )
     return "It has no position, either, that says which part of the image it is."
 
 
 def _other_size(image: Volume, label: Volume, case: str, why: str, *, part: bool = True) -> InputError:
     """What is wrong with a label of another size; ``part``: it may be put where its position says."""
-    command = like_command(image, label)
-    asked = f"; if it is a part of this image, {command} puts it where its position says, in voxels"
+    line = like_command(image, label)
+    asked = f"; if it is a part of this image, {line} puts it where its position says, in voxels"
     return InputError(
         f"{case}the image {image.name} has {_times(image)} voxels, the label {label.name} has "
         f"{_times(label)}. {why} If it was painted on other voxels, export the label again on the image's "
@@ -361,7 +361,7 @@ def _other_size(image: Volume, label: Volume, case: str, why: str, *, part: bool
 
 def like_command(image: Volume, label: Volume) -> str:
     """What to type to lay a label onto an image's grid, in quotation marks."""
-    return f"'volseg convert {quote(label.name)} --like {quote(image.name)} -o NEW'"
+    return f"'{command('convert', label.name, like=image.name, output='NEW')}'"
 
 
 def _times(volume: Volume) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.arguments import command, option
 from volseg.errors import InputError
 from volseg.io.colours import several_channels
 from volseg.labels import as_integers
@@ -157,7 +158,7 @@ def require_finite(array: NDArray[Any], source: str) -> None:
     raise InputError(
         f"{source} holds {what}. One of them is enough to make every normalised voxel NaN. "
         "Repair the file, or put the image's smallest value there: nonfinite='replace' in Python, or "
-        "'volseg convert FILE --nonfinite replace -o NEW'."
+        f"'{command('convert', 'FILE', nonfinite='replace', output='NEW')}'."
     )
 
 
@@ -176,9 +177,8 @@ def replace_nonfinite(array: NDArray[Any], source: str) -> NDArray[Any]:
     logger.warning("%s: %s replaced.", source, _count(~np.isfinite(array), "NaN or infinite voxel"))
     if np.array_equal(out, np.rint(out)) and len(np.unique(out.ravel()[:: max(1, out.size // 10000)])) <= 20:
         logger.warning(
-            "%s holds few whole numbers: if it is a label, read it as one (labels=True, '--labels'), and NaN "
-            "means "
-            "unlabelled instead of the smallest class.", source,
+            "%s holds few whole numbers: if it is a label, read it as one (%s), and NaN means "
+            "unlabelled instead of the smallest class.", source, option("labels", True),
         )  # fmt: skip
     return out
 

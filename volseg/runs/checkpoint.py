@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from volseg.annotation.record import is_record
+from volseg.arguments import option
 from volseg.errors import InputError, ResourceError
 from volseg.inferers.statistics import statistics_of
 from volseg.io import atomic_write, parse_json, read_weights, write_weights
@@ -161,7 +162,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"There is no checkpoint at {path}. Train first, or name the folder of the run with --output_dir."
+            f"There is no checkpoint at {path}. Train first, or name the folder of the run "
+            f"({option('output_dir')})."
         )
     if path.suffix == ".safetensors":
         return import_weights(path)

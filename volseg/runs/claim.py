@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError
 
 __all__ = ["claim", "release", "take_lock"]
@@ -18,11 +19,11 @@ _HELD: dict[Path, int] = {}  # by this process
 _LOCK = ".lock"
 
 
-def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> None:
+def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> None:
     """Take a folder; the system gives it back when the process ends, however it ends.
 
     Args:
-        option: that another folder is chosen with.
+        argument: that another folder is chosen with.
         lock: the name of the lock, where several things in the folder can be taken, each by somebody else.
 
     Raises:
@@ -36,17 +37,19 @@ def claim(folder: Path, option: str = "--output_dir", *, lock: str = _LOCK) -> N
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ResourceError(
-            f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to ({option})."
+            f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to "
+            f"({option(argument)})."
         ) from error
     if not take_lock(handle):
         holder = os.pread(handle, 20, 0).decode(errors="replace")
         os.close(handle)
         raise RefusedError(
-            f"{folder} is in use by another run (process {holder}). Wait for it, or choose another {option}."
+            f"{folder} is in use by another run (process {holder}). Wait for it, or choose another "
+            f"{option(argument)}."
         )
     if not _is_there(handle, path):  # the other run has just ended, and taken its file along
         os.close(handle)
-        claim(folder, option, lock=lock)
+        claim(folder, argument, lock=lock)
         return
     _HELD[path] = handle
     with suppress(OSError):  # on a full disk no one gets the number

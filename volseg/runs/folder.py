@@ -1,6 +1,6 @@
 """The folder of a run, and how a new run takes the place of an old one.
 
-A training that is to replace another (``--overwrite True``) takes place in ``unfinished``, inside.
+A training that is to replace another (``overwrite``) takes place in ``unfinished``, inside.
 
 Until it is complete the earlier result stays as it is, to be segmented with, too. Then its files change
 places with the new ones: a mark with their names is there first, so that what a kill interrupts is ended by
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volseg.arguments import option
 from volseg.errors import InputError, RefusedError
 from volseg.io import atomic_write, read_json
 from volseg.machine import library_versions
@@ -145,12 +146,12 @@ def say_what_is_older(home: Path, iteration: int) -> None:
         if before != iteration:
             logger.warning(
                 "The figures and pages of the evaluation in %s are those of iteration %s, not of these "
-                "weights. Evaluate again with --overwrite True.", home, before,
+                "weights. Evaluate again with %s.", home, before, option("overwrite", True),
             )  # fmt: skip
     if results.is_dir() and any(results.iterdir()):
         logger.warning(
-            "What lies in %s was made with earlier weights. Segment again with --overwrite True, or into "
-            "another --output_dir.", results,
+            "What lies in %s was made with earlier weights. Segment again with %s, or into another %s.",
+            results, option("overwrite", True), option("output_dir"),
         )  # fmt: skip
 
 
@@ -175,21 +176,22 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and begun and not past_checkpoints(stage / "last.pt"):
         raise InputError(
             f"{stage}, a training that was to replace this one, holds no checkpoint yet. Begin it again by "
-            "--overwrite True, or remove that folder to go on with the earlier training."
+            f"{option('overwrite', True)}, or remove that folder to go on with the earlier training."
         )
     if resume and not past_checkpoints(working_folder(folder, resume=True, overwrite=False) / "last.pt"):
         raise InputError(
-            f"{folder} holds no last.pt: there is nothing to resume. Train without --resume first."
+            f"{folder} holds no last.pt: there is nothing to resume. Train without {option('resume')} first."
         )
     if is_trained(folder) and not resume and not overwrite:
         raise RefusedError(
-            f"{folder} holds a trained model already. Go on with it by --resume True, train anew in another "
-            "folder by --output_dir NAME, or replace it by --overwrite True."
+            f"{folder} holds a trained model already. Go on with it by {option('resume', True)}, train in "
+            f"another folder by {option('output_dir', 'NAME')}, or replace it by {option('overwrite', True)}."
         )
     if (folder / "metrics.json").exists() and not resume and not overwrite:
         raise RefusedError(
             f"{folder} holds metrics.json, figures of other weights than those to come. Train in another "
-            "folder by --output_dir NAME, or replace what is there by --overwrite True."
+            f"folder by {option('output_dir', 'NAME')}, or replace what is there by "
+            f"{option('overwrite', True)}."
         )
 
 
@@ -290,10 +292,10 @@ def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path
         RefusedError: if it exists and is not to be overwritten, or is the ``source`` of what goes there.
     """
     if source is not None and path.exists() and path.samefile(source):
-        raise RefusedError(f"{path} is the image itself: name another --output_dir for the result.")
+        raise RefusedError(f"{path} is the image itself: name another {option('output_dir')} for the result.")
     if path.exists() and not overwrite:
         raise RefusedError(
-            f"{path} exists already and is not overwritten. Choose another --output_dir, "
-            "or add --overwrite True."
+            f"{path} exists already and is not overwritten. Choose another {option('output_dir')}, "
+            f"or add {option('overwrite', True)}."
         )
     return path

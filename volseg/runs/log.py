@@ -9,6 +9,7 @@ from types import TracebackType
 
 from monai.utils import set_determinism
 
+from volseg.arguments import as_entry, come_through
 from volseg.errors import end_like_ctrl_c, in_words
 from volseg.machine import use_allowed_threads
 from volseg.runs.running import announce_bundles
@@ -94,7 +95,9 @@ def report_errors_briefly() -> None:
 
     MONAI reports whatever goes wrong while it builds a component as "Failed to instantiate", forty
     lines below the cause. Here the cause is what is shown, if it is one that a user can fix.
+    Messages name arguments as entries of the bundle.
     """
+    come_through(as_entry)
     end_like_ctrl_c()
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*", category=DeprecationWarning)
     sys.excepthook = _show

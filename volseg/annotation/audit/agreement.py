@@ -15,6 +15,7 @@ from scipy import ndimage
 from volseg.annotation.audit.planes import Labels, Mask, Plane
 from volseg.annotation.numbering import numbered, summarise
 from volseg.annotation.paint import Paint
+from volseg.arguments import option
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
@@ -75,8 +76,8 @@ def _unfinished(
                 f"The paint on {plane.name} ends along a straight line at {numbered(letter, at)}, "
                 f"voxel {voxel}, and that of its neighbours, or what the image shows, goes on",
                 f"The rest looks as if it had not been painted yet{counts}",
-                "Finish the slice, or erase it; if only painted voxels shall count, say --painted-only "
-                "(painted_only=True in Python)",
+                "Finish the slice, or erase it; if only painted voxels shall count, say "
+                f"{option('painted_only', True)}",
                 slices=plane.slices,
                 voxel=voxel,
             )

@@ -24,6 +24,7 @@ from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import project
 from volseg.annotation.surroundings import Surroundings, surroundings_of
+from volseg.arguments import option
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
@@ -230,9 +231,9 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
         f"The paint on {summarise(slices)} looks like strokes (class{'es' * several} {named}), not like "
         f"finished slices{seen}",
         "Taken as finished, all the rest of these slices would be learnt as background",
-        "If 0 means not painted, say --painted-only (painted_only=True in Python), and paint "
-        "some background as a class. If these slices are finished and 0 on them is background, say "
-        "--finished (finished=True). Or do they belong to another image?",
+        f"If 0 means not painted, say {option('painted_only', True)}, and paint some background as a class. "
+        f"If these slices are finished and 0 on them is background, say {option('finished', True)}. Or do "
+        "they belong to another image?",
         slices=tuple(("xyz"[axis], i) for axis, i in slices if axis >= 0),
         voxel=drawn[0][0].voxel(np.argwhere(drawn[0][1])[0]),
     )
