@@ -174,7 +174,7 @@ def volume(spacing=(1.0, 1.0, 1.0), unit="um", channels=1):
     ("given", "message"),
     [
         ({"scheme": LabelScheme(["background", "a"], [0, 2])}, r"other values: \[0, 1\] then, \[0, 2\] now"),
-        ({"unknown": [7]}, r"other values: \[0, 1\] then, \[0, 1, 7\] now.*leave --apply out"),
+        ({"unknown": [7]}, r"other values: \[0, 1\] then, \[0, 1, 7\] now.*leave apply out"),
         ({"image": volume(channels=2)}, "other channels: 1 then, 2 now"),
         (
             {"scheme": LabelScheme(["background", "core"], [0, 1])},
@@ -216,7 +216,7 @@ def test_what_a_result_does_not_say_is_said_to_be_unknown(tmp_path):
     assert "kept no record of how its image looks" in old.far(torch.zeros(4, 7))
     assert "has no score of its own" in old.told()
     alike = earlier(tmp_path).far(seen().looks)
-    assert "as alike as an image saved anew" in alike
+    assert "as alike as an image saved again" in alike
 
 
 def test_distance_is_0_for_alike_and_grows_to_1():
@@ -253,7 +253,7 @@ def test_what_cannot_go_together_is_refused(tmp_path):
         densify(array, array, continue_from="a", apply="b")
     with pytest.raises(ValueError, match="there are no labels to learn from"):
         densify(array)
-    with pytest.raises(InputError, match="holds no model.pt to go on from.*leave --apply out"):
+    with pytest.raises(InputError, match="holds no model.pt to go on from.*leave apply out"):
         densify(array, None, apply=tmp_path)
 
 

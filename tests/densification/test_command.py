@@ -513,7 +513,7 @@ def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, capl
         r"100 steps, segmenting it, and the page take about 0:1\d more",
         caplog.text,
     )
-    assert "--folds 0 leaves out the score" in caplog.text
+    assert "folds=0 leaves out the score" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out2", minutes=5, compare=False)
@@ -570,8 +570,8 @@ def test_ctrl_c_says_what_it_does_before_and_when_it_is_pressed(files, tmp_path,
     monkeypatch.setattr("volseg.densification.models.Learning.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=5, compare=False)
-    assert "Ctrl-C ends it after the step at hand and keeps what was learnt, for --resume." in caplog.text
-    assert f"What was learnt before is kept in {tmp_path / 'out'}; repeat the command with --r" in caplog.text
+    assert "Ctrl-C ends it after the step at hand and keeps what was learnt, for resume=True." in caplog.text
+    assert f"What was learnt before is kept in {tmp_path / 'out'}; repeat the command with r" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, minutes=5, compare=False)

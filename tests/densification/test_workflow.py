@@ -604,7 +604,7 @@ def test_a_folder_that_another_run_is_at_work_in_is_refused(case, tmp_path, agai
     )
     try:
         other.stdout.readline()
-        with pytest.raises(RefusedError, match=f"in use by another run .process {other.pid}.*another -o"):
+        with pytest.raises(RefusedError, match=f"in use by another run .process {other.pid}.*another output"):
             densify(files.image, files.labels, out, **again, **QUICK)
     finally:
         other.communicate(b"\n")
@@ -629,7 +629,7 @@ def test_nothing_is_overwritten_unasked(case, tmp_path, never_learns, name):
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     with pytest.raises(
-        RefusedError, match=rf"{path.name} exists already. Choose another name with -o, or rep"
+        RefusedError, match=rf"{path.name} exists already. Choose another name \(output\), or rep"
     ):
         densify(files.image, files.labels, tmp_path / "out", **QUICK)
     assert path.read_text() == "mine"
@@ -680,7 +680,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(case, tmp_path, never_lear
 def test_a_folder_that_cannot_be_made_is_told(case, tmp_path, never_learns):
     files = case()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ResourceError, match="cannot write to .*Choose another folder with -o"):
+    with pytest.raises(ResourceError, match=r"cannot write to .*Choose another folder \(output\)"):
         densify(files.image, files.labels, tmp_path / "file" / "out", **QUICK)
 
 
@@ -737,9 +737,9 @@ def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path)
         ({"unlabelled": 3, "painted_only": True}, "two different things about 0"),
         ({"device": "toaster"}, "device = 'toaster' is none: use cpu, cuda"),
         ({"device": "cuda:77"}, "there is no device cuda:77"),
-        ({"names": ["tubule"]}, "--names tubule: give each class once, as VALUE=NAME"),
-        ({"names": ["1=a", "1=b"]}, "--names 1=b: give each class once"),
-        ({"names": {1: "a", "2": "a"}}, "names a: two classes have this name"),
+        ({"names": ["tubule"]}, "names holds 'tubule': give each class once, as VALUE=NAME"),
+        ({"names": ["1=a", "1=b"]}, "names holds '1=b': give each class once"),
+        ({"names": {1: "a", "2": "a"}}, "names: two classes have the name 'a'"),
         ({"method": "interpolate", "continue_from": "out"}, "learns nothing, so there is nothing"),
         ({"resume": True}, "nothing to resume or to overwrite"),
         ({"overwrite": True}, "nothing to resume or to overwrite"),

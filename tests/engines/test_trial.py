@@ -54,7 +54,7 @@ def mine(root):
 def test_a_bundle_with_network_and_loss_of_monai_has_no_problems(mine):
     problems, notes = try_bundle(mine())
     assert problems == []
-    assert notes == ["data/hela is not there: name your data with --dataset_dir (or --images)."]
+    assert notes == ["data/hela is not there: name your data with dataset_dir (or source)."]
 
 
 SLIPS = {

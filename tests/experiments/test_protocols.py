@@ -278,9 +278,9 @@ def test_an_entry_keeps_its_full_name_where_its_last_word_is_not_its_own():
 @pytest.mark.parametrize(
     ("settings", "vary", "message"),
     [
-        ({}, {}, "Nothing is varied: say what by --vary ENTRY=V1,V2"),
+        ({}, {}, "Nothing is varied: say what by vary="),
         ({"seed": 1}, {"seed": [1, 2]}, "seed is set and varied"),
-        ({}, {"seed": [1, 1]}, "--vary seed has a value twice"),
+        ({}, {"seed": [1, 1]}, "vary: seed has a value twice"),
         ({}, {"seed": ["a b", "a/b"]}, "Two of the values varied look the same"),
         (
             {},

@@ -240,9 +240,9 @@ def test_progress_says_which_cell_and_how_long(files, settings, tmp_path, runs, 
 @pytest.mark.parametrize(
     ("options", "extra", "kind", "message"),
     [
-        ({"variants": ["4d"]}, {}, ValueError, "--variants 4d is none of 3d, 3d-bn, 2d-bn"),
+        ({"variants": ["4d"]}, {}, ValueError, "variants 4d: each must be one of 3d, 3d-bn, 2d-bn"),
         ({}, {"network_def#norm": "batch"}, ValueError, "it is what the variants differ in"),
-        ({}, {"output_dir": "x"}, ValueError, "--output_dir is set by the experiment for each of its cells"),
+        ({}, {"output_dir": "x"}, ValueError, "output_dir is set by the experiment for each of its cells"),
         ({}, {"epoch": 3}, ValueError, "There is no 'epoch' in the bundle"),
         ({}, {"patch_size": [21, 20, 20]}, ValueError, "= 21 is not a legal input size"),
         ({"folds": 99}, {}, InputError, "99 folds of 18 annotated slice"),

@@ -65,7 +65,9 @@ def test_two_evaluations_but_one_beside_a_training(make_dataset, another, tmp_pa
 
 def test_two_experiments(another, tmp_path):
     pid = another(tmp_path / "semi")
-    with pytest.raises(RefusedError, match=rf"in use by another run \(process {pid}\).*choose another -o"):
+    with pytest.raises(
+        RefusedError, match=rf"in use by another run \(process {pid}\).*choose another output"
+    ):
         open_campaign(tmp_path / "semi", {"experiment": "semi"})
     open_campaign(tmp_path / "auto", {"experiment": "auto"})
     release(tmp_path / "auto")

@@ -148,7 +148,7 @@ def names_of(given: Mapping[Any, str] | Sequence[str] | None) -> dict[int, str]:
     names = names_from(given or ())
     repeated = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     if repeated:
-        raise ValueError(f"{option('names')}: two classes have the name {repeated[0]}. Give each its own.")
+        raise ValueError(f"{option('names')}: two classes have the name {repeated[0]!r}. Give each its own.")
     return names
 
 
