@@ -3,7 +3,8 @@
 ``overwrite=True`` is what to write in Python; on the command line it is an option, in a bundle that MONAI's
 own command runs an entry that is set. A message says what to do, so it has to say it in the right one of
 these, and the code that raises it does not know which: :func:`option` does. The door is one for the whole
-process, threads included: Python, until the command ``volseg`` or a bundle that MONAI's command begins says otherwise.
+process, threads included: Python, until the command ``volseg`` or a bundle that MONAI's command begins says
+otherwise.
 """
 
 import os
