@@ -46,7 +46,7 @@ LIBRARIES: tuple[set[str], ...] = (
     {"numpy"},
     {"scipy", "torch", "numba"},
     {"imagecodecs", "monai", "nibabel", "tifffile", "tqdm"},
-    {"ignite", "matplotlib", "tensorboard"},
+    {"ignite", "jinja2", "matplotlib", "tensorboard"},
     set(),
     set(),
     set(),

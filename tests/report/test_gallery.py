@@ -66,7 +66,7 @@ def test_the_page_shows_every_painted_slice_named_both_ways(report, tmp_path):
         assert names == ["image"]
     else:
         assert names == ["z = 4 (5 of 20)", "z = 15 (16 of 20)", "x = 8 (9 of 40)"]
-        assert 'data-to="[[2, 15]]"' in page
+        assert "data-to='[[2, 15]]'" in page
     assert page.count('<img src="data:image/jpeg;base64,') == len(names)
     assert "a&lt;b" in page
     assert "a<b" not in page

@@ -18,6 +18,7 @@ from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.report import (
     Amount,
     Calibration,
+    CaseRow,
     ClassScore,
     LearningCurve,
     MethodScores,
@@ -221,31 +222,46 @@ def test_a_page_refers_to_nothing_outside(report, tmp_path):
     assert f"script-src 'sha256-{code}'" in policy["content"]
 
 
-def test_hostile_names_stay_text(report, tmp_path):
-    harmless = page_of(report, tmp_path)
-    h = HOSTILE
-    page = page_of_again(
-        report,
-        tmp_path,
-        title=h,
-        unit=h,
-        labels=LabelScheme([h, h + "1", "background"], [0, 1, 2]),
-        scores=[dataclasses.replace(scores, method=h) for scores in report.scores],
-        scores_note=h,
-        curves=[dataclasses.replace(report.curves[0], validation_name=h)],
-        findings=[Finding(h, h, h, h, h, file=h)],
-        suggestion=dataclasses.replace(report.suggestion, text=h),
-        facts={h: h},
-        warnings=[h],
-        versions={h: h},
-        command=h,
-    )  # fmt: skip
-    before = [tag for tag, _ in harmless.elements if tag in ("script", "img", "style", "link", "meta")]
-    assert [tag for tag, _ in page.elements if tag in ("script", "img", "style", "link", "meta")] == before
-    assert not [k for _, attributes in page.elements for k in attributes if k.startswith("on")]
-    assert page.texts["title"][0] == page.texts["h1"][0] == page.texts["pre"][0] == h
-    assert json.loads(page.scripts()["meta"])["classes"][0]["name"] == h
-    assert not set("<>&") & set(page.scripts()["meta"])
+NO_TEXT = {"image", "result", "paint", "confidence", "truth", "painted"}  # arrays and numbers
+NO_TEXT |= {"spacing", "orientation", "background", "calibration"}
+
+
+def with_text_everywhere(report, text):
+    """Every part that can hold a text that somebody wrote."""
+    return {
+        "title": text,
+        "unit": text,
+        "labels": LabelScheme([text, text + "1", "background"], [0, 1, 2]),
+        "understood": [text],
+        "scores": [dataclasses.replace(scores, method=text) for scores in report.scores],
+        "scores_note": text,
+        "cases": [CaseRow(text, [None] * 5, text, text)],
+        "curves": [dataclasses.replace(report.curves[0], validation_name=text, name=text)] * 2,
+        "findings": [Finding(text, text, text, text, text, file=text)],
+        "suggestion": dataclasses.replace(report.suggestion, text=text, todo=text, command=text),
+        "amounts": [Amount(text, 1, 2.0, text)],
+        "changes": [text],
+        "figures": [text],
+        "facts": {text: text},
+        "warnings": [text],
+        "versions": {text: text},
+        "command": text,
+        "methods": text,
+        "sources": [text],
+    }
+
+
+def test_hostile_names_stay_text_in_every_field(report, tmp_path):
+    hostile = with_text_everywhere(report, HOSTILE)
+    assert set(hostile) | NO_TEXT == {field.name for field in dataclasses.fields(Report)}
+    harmless = page_of_again(report, tmp_path, **with_text_everywhere(report, "text"))
+    page = page_of_again(report, tmp_path, **hostile)
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
+    assert [sorted(a) for _, a in page.elements] == [sorted(a) for _, a in harmless.elements]
+    assert page.texts["title"][0] == page.texts["h1"][0] == page.texts["pre"][0] == HOSTILE
+    assert [a["href"] for a in page.all("a")][-1] == HOSTILE
+    assert json.loads(page.scripts()["meta"])["classes"][0]["name"] == HOSTILE
+    assert not set("<>&'") & set(page.scripts()["meta"])
 
 
 def test_a_lone_surrogate_in_a_name_does_not_stop_the_page(tmp_path):

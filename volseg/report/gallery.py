@@ -5,10 +5,8 @@ at a glance whether a slice counts as finished, and whether paint lies on what i
 """
 
 import base64
-import json
 import os
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +32,21 @@ _QUALITY = 88
 _COLUMNS = 4
 
 
-def gallery(report: Report) -> str:
-    """The section with what was understood, in words and pictures; empty if there is nothing."""
+def gallery(report: Report) -> dict[str, Any] | None:
+    """What was understood, as values for ``templates/gallery.html``; ``None`` if there is nothing."""
     if not report.understood or report.paint is None:
-        return ""
-    words = "".join(f"<p>{escape(text)}</p>" for text in report.understood)
+        return None
+    counts = np.bincount(report.paint.ravel(), minlength=256).tolist()
     groups = []
     for plane, indices, total in _chosen(report):
-        pictures = "".join(_figure(report, plane, index) for index in indices)
         few = f" ({len(indices)} of {total} are shown)" if len(indices) < total else ""
         title = "the image" if plane.normal is None else f"{plane.name} slices{few}"
-        groups.append(f'<h3>{title}</h3><div class="gallery">{pictures}</div>')
-    nothing = "" if groups else "<p>No slice is painted.</p>"
-    return (
-        '<section id="understood" aria-labelledby="understood-title">'
-        f'<h2 id="understood-title">What was understood</h2>\n{words}{_legend(report)}'
-        f"{''.join(groups)}{nothing}\n</section>"
-    )
+        groups.append({"title": title, "pictures": [_figure(report, plane, index) for index in indices]})
+    return {
+        "counts": counts,
+        "unlabelled": counts[IGNORE_INDEX] / max(1, report.paint.size),
+        "groups": groups,
+    }
 
 
 def write_gallery(path: str | os.PathLike[str], report: Report, *, overwrite: bool = False) -> Path:
@@ -128,42 +124,22 @@ def _chosen(report: Report) -> Iterator[tuple[Plane, list[int], int]]:
             yield plane, [painted[i] for i in even_positions(len(painted), few)], len(painted)
 
 
-def _figure(report: Report, plane: Plane, index: int) -> str:
+def _figure(report: Report, plane: Plane, index: int) -> dict[str, Any]:
     picture = paint_picture(report, plane, index)
-    data = base64.b64encode(imagecodecs.jpeg8_encode(picture, level=_QUALITY, subsampling="444")).decode(
-        "ascii"
-    )
-    name = caption = _name(report, plane, index)
-    if plane.normal is not None:
-        to = json.dumps([[plane.normal, index]])
-        caption = f'<button type="button" class="jump" data-to="{to}">{name}</button>'
-    return (
-        f'<figure class="painted"><img src="data:image/jpeg;base64,{data}" width="{picture.shape[1]}" '
-        f'height="{picture.shape[0]}" alt="{name}, as painted"><figcaption>{caption}</figcaption></figure>'
-    )
+    data = imagecodecs.jpeg8_encode(picture, level=_QUALITY, subsampling="444")
+    return {
+        "data": base64.b64encode(data).decode("ascii"),
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+        "name": _name(report, plane, index),
+        "to": None if plane.normal is None else [[plane.normal, index]],
+    }
 
 
 def _name(report: Report, plane: Plane, index: int) -> str:
     if plane.normal is None:
         return "image"
     return numbered(AXES[plane.normal], index, report.size[plane.normal])
-
-
-def _legend(report: Report) -> str:
-    assert report.paint is not None
-    counts = np.bincount(report.paint.ravel(), minlength=256)
-    rows = [
-        f'<span><span class="swatch" style="background: rgb({r}, {g}, {b})"></span> {escape(name)} '
-        f'<span class="quiet">{counts[i]:,} voxels</span></span>'
-        for i, (name, (r, g, b)) in enumerate(
-            zip(report.labels.names, class_colours(len(report.labels)).tolist(), strict=True)
-        )
-    ]
-    share = counts[IGNORE_INDEX] / max(1, report.paint.size)
-    rows.append(
-        f'<span><span class="swatch hatched"></span> unlabelled <span class="quiet">{share:.1%}</span></span>'
-    )
-    return f'<p class="key">{"".join(rows)}</p>'
 
 
 def _enlarged(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

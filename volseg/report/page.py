@@ -1,32 +1,37 @@
 """One HTML page about a result, whole in itself: it opens from the disk, asks no network for anything.
 
-The page forbids itself any connection and any script but its own (Content-Security-Policy), so that a
-class name or a path with markup in it stays text even if an escape were forgotten.
+It is made of the templates in ``templates/``, which escape whatever a person named or wrote. The page also
+forbids itself any connection and any script but its own (Content-Security-Policy), so that a class name or a
+path with markup in it stays text even if an escape were forgotten.
 """
 
 import base64
 import hashlib
-import json
 import os
 from dataclasses import asdict
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from volseg.annotation import annotated_slices
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from volseg.annotation import annotated_slices, numbered
+from volseg.geometry import AXES
 from volseg.io import atomic_write
+from volseg.report.charts import SERIES, line_style
 from volseg.report.embedding import Embedded, embed
 from volseg.report.gallery import gallery
 from volseg.report.parts import Report
 from volseg.report.picture import class_colours, planes_of
-from volseg.report.sections import sections, unit_of
+from volseg.report.sections import figure, sections, unit_of
 from volseg.report.viewer import viewer
 
 __all__ = ["write_report"]
 
 _MAX_BYTES = 15_000_000
 _LEAST = 50_000  # bytes for the volumes
+_MAX_SLICES = 6  # that a finding offers to jump to
 
 
 def write_report(
@@ -44,17 +49,18 @@ def write_report(
 
 
 def _page(report: Report, max_bytes: int) -> str:
-    texts = {
+    script = _script()
+    values = {
         **sections(report),
+        "report": report,
         "style": _resource("page.css"),
-        "script": _script(),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        "gallery": gallery(report),
     }
-    texts["understood"] = gallery(report)
-    if report.result is None:  # then what looks wrong with the paint comes first
-        texts["understood"] += texts["findings"]
-        texts["findings"] = ""
-    text = sum(len(part.encode("utf-8", errors="replace")) for part in texts.values())
-    room = max_bytes - text - _LEAST  # what follows needs a few thousand bytes more
+    template = _environment().get_template("page.html")
+    text = len(template.render(values, views=None, meta={}, data=[]).encode("utf-8", errors="replace"))
+    room = max_bytes - text - _LEAST  # the views need a few thousand bytes more
     if room < _LEAST:
         raise ValueError(
             f"max_bytes = {max_bytes} leaves no room for pictures: the text of this page takes {text}. "
@@ -66,14 +72,30 @@ def _page(report: Report, max_bytes: int) -> str:
         painted = [list(map(int, indices)) for indices in report.painted or painted]
     elif report.paint is not None:
         painted = [list(map(int, indices)) for indices in annotated_slices(report.paint)]
-    digest = hashlib.sha256(texts["script"].encode()).digest()
-    return Template(_resource("page.html")).substitute(
-        texts,
-        script_hash=base64.b64encode(digest).decode("ascii"),
-        viewer=viewer(report, embedded, painted),
-        meta=_safe_json(_meta(report, embedded, painted)),
-        data=_data(embedded),
+    values |= viewer(report, embedded, painted)
+    return template.render(values, meta=_meta(report, embedded, painted), data=_data(embedded))
+
+
+@cache
+def _environment() -> Environment:
+    """The templates; whatever a person named or wrote is escaped, in JSON too."""
+    environment = Environment(
+        loader=PackageLoader("volseg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    environment.filters |= {"figure": figure, "line_style": line_style}
+    environment.globals |= {
+        "AXES": AXES,
+        "MAX_SLICES": _MAX_SLICES,
+        "SERIES": SERIES,
+        "numbered": numbered,
+        "zip": zip,
+    }
+    return environment
 
 
 def _meta(report: Report, embedded: Embedded, painted: list[list[int]]) -> dict[str, Any]:
@@ -112,18 +134,14 @@ def _meta(report: Report, embedded: Embedded, painted: list[list[int]]) -> dict[
     }
 
 
-def _data(embedded: Embedded) -> str:
-    """The volumes, in blocks that no browser takes for a script."""
-    blocks = list(embedded.labels.items())
-    for name, sheets in embedded.pictures.items():
-        blocks += [(f"{name}-{i}", sheet.data) for i, sheet in enumerate(sheets)]
-    return "\n".join(f'<script type="text/plain" id="data-{name}">{data}</script>' for name, data in blocks)
-
-
-def _safe_json(value: Any) -> str:
-    """JSON that cannot end the element it stands in."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _data(embedded: Embedded) -> list[tuple[str, str]]:
+    """The volumes by name, as text."""
+    pictures = [
+        (f"{name}-{i}", sheet.data)
+        for name, sheets in embedded.pictures.items()
+        for i, sheet in enumerate(sheets)
+    ]
+    return [*embedded.labels.items(), *pictures]
 
 
 def _script() -> str:
