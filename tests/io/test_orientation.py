@@ -1,11 +1,13 @@
 """Pictures are read as viewers show them: Pillow's exif_transpose is the witness, for all eight tags."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from volseg.io import read_volume, write_volume
+from volseg.io import Notes, read_volume, write_volume
 from volseg.io.blocks import open_blocks
 from volseg.io.pictures import exif_orientation
 
@@ -76,5 +78,9 @@ def test_a_tag_that_is_none_leaves_the_picture_alone(tmp_path):
     for tag in (0, 9):
         tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(274, 3, 1, tag, True)])
         np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").array[0], array.T)
-    assert exif_orientation(b"") == 1
-    assert exif_orientation(b"II*\0\xff\xff\xff\xff") == 1
+    assert exif_orientation(b"", Path("a.png"), Notes()) == 1
+    notes = Notes()
+    assert exif_orientation(b"II*\0\xff\xff\xff\xff", Path("a.png"), notes) == 1
+    assert [note.text for note in notes] == [
+        "a.png: a block of EXIF is cut: its orientation is taken as 1, as stored."
+    ]

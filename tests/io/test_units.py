@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from volseg.errors import InputError
-from volseg.io import Volume, read_volume, write_volume
+from volseg.io import Notes, Volume, read_volume, write_volume
 from volseg.io.spacing import as_spacing
 from volseg.io.units import METRES, common_unit
 
@@ -49,9 +49,10 @@ def test_a_pixel_is_no_unit_and_needs_no_word(name, caplog):
     assert not caplog.text
 
 
-def test_a_unit_that_nobody_knows_is_said_and_none(caplog):
-    assert common_unit("furlong", "a.tif") == (1.0, "")
-    assert "a.tif: 'furlong' is no unit of length that is known" in caplog.text
+def test_a_unit_that_is_not_known_is_noted_and_none():
+    notes = Notes()
+    assert common_unit("furlong", "a.tif", notes) == (1.0, "")
+    assert "a.tif: 'furlong' is no unit of length that is known" in notes[0].text
 
 
 @pytest.mark.parametrize("unit", ["um", "mm", "m"])

@@ -21,8 +21,9 @@ from volseg.annotation.record import (
 )
 from volseg.data.cases import Case, join_channels
 from volseg.data.loading import Preprocessing, load_case, read_image
-from volseg.data.verification import Expectations, default_cache, listening, require_sound
+from volseg.data.verification import Expectations, default_cache, require_sound
 from volseg.errors import InputError, VolsegError, cause, theirs
+from volseg.io import Notes
 from volseg.labels import LabelScheme
 from volseg.transforms import annotated_voxels
 
@@ -89,9 +90,9 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             expected = Expectations(labels, in_channels, _spatial_dims(transform))
             require_sound(self.data, expected, cache=default_cache())
         for case in self.data:
-            with listening(), _about(case):  # what the readers have to say was said by the verification
+            with _about(case):
                 if case.held_out == "all":
-                    voxels = read_image(case, in_channels).array.astype(np.float32)
+                    voxels = read_image(case, in_channels, Notes()).array.astype(np.float32)
                     self._spared.append((voxels_hash(voxels), case.name))
                     continue
                 item = load_case(
@@ -100,6 +101,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
                     in_channels=in_channels,
                     preprocessing=preprocessing,
                     held_out=held_out,
+                    notes=Notes(),  # the verification has reported them
                 )
                 if not self._take(item):
                     logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)

@@ -14,7 +14,7 @@ from volseg.annotation.record import voxels_hash
 from volseg.data.cases import Case, HeldOut
 from volseg.errors import InputError, theirs
 from volseg.instances import InstanceScheme
-from volseg.io import Volume, check_alignment, read_channels, read_volume
+from volseg.io import Notes, Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
 __all__ = ["classes_of", "image_tensor", "load_case", "preprocess", "read_image"]
@@ -23,9 +23,9 @@ Preprocessing: TypeAlias = Callable[[dict[str, Any]], Mapping[Any, Any]]
 Classes: TypeAlias = npt.NDArray[np.uint8]
 
 
-def read_image(case: Case, in_channels: int) -> Volume:
-    """The image of a case, checked for its channels."""
-    volume = read_channels(case.images, spacing=case.spacing)
+def read_image(case: Case, in_channels: int, notes: Notes | None = None) -> Volume:
+    """The image of a case, checked for its channels; ``notes`` collects what is logged else."""
+    volume = read_channels(case.images, spacing=case.spacing, notes=notes)
     if volume.channels != in_channels:
         raise InputError(
             f"{case.image} has {volume.channels} channel(s), but the bundle expects {in_channels}. "
@@ -41,6 +41,7 @@ def load_case(
     in_channels: int,
     preprocessing: Preprocessing | None = None,
     held_out: float = 0.0,
+    notes: Notes | None = None,
 ) -> dict[str, Any]:
     """Tensors and facts of one case.
 
@@ -48,6 +49,7 @@ def load_case(
         preprocessing: a MONAI transform on the dictionary, applied to the image once.
         held_out: fraction of the annotated slices whose annotation is kept from training, in a case that
             does not itself list such slices.
+        notes: collects what is noticed of the files, which is logged else.
 
     Returns:
         ``image (C, *spatial)`` float32 and, where the case has them, ``label``, ``held`` and ``truth``
@@ -56,7 +58,7 @@ def load_case(
         ``volume`` (the file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``)
         and ``hash`` (of the image's voxels).
     """
-    source = read_image(case, in_channels)
+    source = read_image(case, in_channels, notes)
     item: dict[str, Any] = {"image": image_tensor(source)}
     if case.label is not None:
         with np.errstate(over="ignore"):
@@ -65,7 +67,7 @@ def load_case(
     item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
     item["volume"] = _geometry(source)
     if case.label is not None:
-        label = _read_labels(case, case.label, source, labels)
+        label = _read_labels(case, case.label, source, labels, notes)
         annotation = classes_of(label, labels, str(case.label))
         if isinstance(labels, InstanceScheme):
             ids = labels.instances(_without_blank(label, 0), source=str(case.label))
@@ -74,7 +76,7 @@ def load_case(
         train, held, item["held_out"] = _split(case, annotation, held_out)
         item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
     if case.truth is not None:
-        truth = classes_of(_read_labels(case, case.truth, source, labels), labels, str(case.truth))
+        truth = classes_of(_read_labels(case, case.truth, source, labels, notes), labels, str(case.truth))
         item["truth"] = torch.from_numpy(truth)[None]
     return item
 
@@ -150,9 +152,9 @@ def _split(case: Case, annotation: Classes, fraction: float) -> tuple[Classes, C
     return train, held, {axis: [int(i) for i in indices] for axis, indices in slices.items()}
 
 
-def _read_labels(case: Case, path: Path, image: Volume, labels: LabelScheme) -> Volume:
-    read = read_volume(path, labels=True, spacing=case.spacing, colours=case.colours)
-    return check_alignment(image, read, fill=labels.unlabelled or 0)
+def _read_labels(case: Case, path: Path, image: Volume, labels: LabelScheme, notes: Notes | None) -> Volume:
+    read = read_volume(path, labels=True, spacing=case.spacing, colours=case.colours, notes=notes)
+    return check_alignment(image, read, fill=labels.unlabelled or 0, notes=notes)
 
 
 def _geometry(volume: Volume) -> Volume:

@@ -22,11 +22,13 @@ from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.nrrd_grid import Segment, class_names
 from volseg.io.slices import slices_in, stack_slices
 from volseg.io.spacing import as_spacing, with_spacing
-from volseg.io.volume import Volume
+from volseg.io.volume import Note, Notes, Volume
 from volseg.io.weights import read_weights, write_weights
 
 __all__ = [
     "SUFFIXES",
+    "Note",
+    "Notes",
     "Segment",
     "Volume",
     "as_colours",

@@ -3,7 +3,6 @@
 An affine maps voxel indices to world positions in RAS: x to the right, y to the front, z up.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.geometry import AXES
 from volseg.io.spacing import is_size
+from volseg.io.volume import Notes
 
 __all__ = ["REMEDY", "check_affine", "embed", "in_plane", "is_sheared", "plain_grid"]
-
-logger = logging.getLogger(__name__)
 
 REMEDY = (
     f"Write it as a plain voxel grid ('{command('convert', 'FILE', ignore_affine=True, output='NEW')}'), or "
@@ -38,13 +36,13 @@ def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, rem
         raise InputError(f"{path}: the header's affine is singular: two axes point the same way. {remedy}")
 
 
-def plain_grid(sizes: ArrayLike, path: Path) -> NDArray[np.float64]:
+def plain_grid(sizes: ArrayLike, path: Path, notes: Notes) -> NDArray[np.float64]:
     """The affine of a voxel grid without a position, of these voxel sizes where they can be sizes."""
     sizes = np.asarray(sizes, np.float64)
     usable = np.isfinite(sizes) & (sizes > 0)
-    logger.warning("%s: its position is left aside, as asked; it is taken as a plain voxel grid.", path)
+    notes.warning("%s: its position is left aside, as asked; it is taken as a plain voxel grid.", path)
     if not usable.all():
-        logger.warning("%s: the header's voxel sizes (%s) cannot be used; they are taken as 1.", path, sizes)
+        notes.warning("%s: the header's voxel sizes (%s) cannot be used; they are taken as 1.", path, sizes)
         sizes = np.ones_like(sizes)
     return np.diag([*sizes, 1.0])
 

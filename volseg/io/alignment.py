@@ -1,6 +1,5 @@
 """Whether an image and its label lie on the same grid of the world."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -19,18 +18,16 @@ from volseg.io.unplaced import (
     refuse_lost,
     sizes_agree,
 )
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume, noticing
 
 __all__ = ["check_alignment", "put_onto"]
-
-logger = logging.getLogger(__name__)
 
 _FACTORS = {"um": 1e-3, "mm": 1.0, "m": 1e3}
 
 
 def check_alignment(
     image: Volume, label: Volume, name: str = "", *, assume_aligned: bool = False,
-    what: str = "label", fill: int = 0,
+    what: str = "label", fill: int = 0, notes: Notes | None = None,
 ) -> Volume:  # fmt: skip
     """The label on the image's grid, or an `InputError` that says what differs and what to do.
 
@@ -44,8 +41,15 @@ def check_alignment(
         assume_aligned: compare the shapes only.
         what: what ``label`` is, for messages.
         fill: what a label holds where it does not cover the image: 0, or its value for unlabelled.
+        notes: collects what is noticed, which is logged else.
     """
-    case = f"{name}: " if name else ""
+    with noticing(notes, image.path, label.path) as noted:
+        return _aligned(image, label, f"{name}: " if name else "", assume_aligned, what, fill, noted)
+
+
+def _aligned(
+    image: Volume, label: Volume, case: str, assume_aligned: bool, what: str, fill: int, notes: Notes
+) -> Volume:
     if image.spatial_dims == 3:
         label = nrrd.as_stack(label)
     unplaced = what == "label" and not has_position(image)
@@ -61,25 +65,23 @@ def check_alignment(
     grid_only = label.path is not None and not has_position(label)  # then voxel sizes are all that can differ
     other_voxels = same_shape and grid_only and not (is_bare(image) or sizes_agree(image, label))
     if unplaced and not other_voxels:
-        return onto_image(image, label, case=case, fill=fill)
+        return onto_image(image, label, notes, case=case, fill=fill)
     if same_shape and what == "label" and grid_only and not other_voxels:
-        logger.warning(
+        notes.warning(
             "%s%s has no position, the image %s has one. They have the same size and are taken voxel by "
             "voxel: see that the label is not mirrored.", case, label.name, image.name,
         )  # fmt: skip
         return label
     if same_shape and ((is_bare(label) and _is_plain(image)) or (is_bare(image) and _is_plain(label))):
-        logger.info(
-            "%s%s or its image names no voxel size; their grids are taken to agree.", case, label.name
-        )
+        notes.info("%s%s or its image names no voxel size; their grids are taken to agree.", case, label.name)
         return label
     if nrrd.segments_of(label):
-        placed = _part(image, replace(label, affine=affine), case)
+        placed = _part(image, replace(label, affine=affine), case, notes)
         if placed is not None:
             return placed
     turned = _turn(image, label, affine)
     if turned is not None and not assume_aligned:
-        logger.warning(
+        notes.warning(
             "%sthe %s %s stores the grid of %s in another orientation; it was turned to fit.",
             case, what, label.name, image.name,
         )  # fmt: skip
@@ -99,7 +101,7 @@ def check_alignment(
     )
 
 
-def put_onto(image: Volume, label: Volume, *, fill: int = 0) -> Volume:
+def put_onto(image: Volume, label: Volume, *, fill: int = 0, notes: Notes | None = None) -> Volume:
     """The label laid onto the image's grid where its position says, as somebody asked for it.
 
     Of the image's size, it is taken voxel by voxel, whatever its position. Else it covers a part of the image
@@ -111,7 +113,8 @@ def put_onto(image: Volume, label: Volume, *, fill: int = 0) -> Volume:
     if label.spatial_shape == image.spatial_shape:
         return label
     if not has_position(image):
-        return onto_image(image, label, fill=fill, asked=True)
+        with noticing(notes, image.path, label.path) as noted:
+            return onto_image(image, label, noted, fill=fill, asked=True)
     to_image = np.asarray(np.linalg.solve(image.affine, _in_unit_of(image, label)), np.float64)
     laid = lay(label.array, to_image, image.spatial_shape, fill)
     if laid is None:
@@ -124,7 +127,7 @@ def put_onto(image: Volume, label: Volume, *, fill: int = 0) -> Volume:
     return replace(label, array=laid.array, affine=image.affine, unit=image.unit, header=None)
 
 
-def _part(image: Volume, label: Volume, case: str) -> Volume | None:
+def _part(image: Volume, label: Volume, case: str, notes: Notes) -> Volume | None:
     """A segmentation that covers a part of the image or more than it, on its grid; ``None`` if it is none."""
     if image.unit and label.unit and image.unit != label.unit:
         return None
@@ -133,7 +136,7 @@ def _part(image: Volume, label: Volume, case: str) -> Volume | None:
     if laid is None:
         return None
     refuse_lost(laid, image.name, f"{case}{label.name}")
-    logger.info("%s%s does not cover just the image; it was put in its place.", case, label.name)
+    notes.info("%s%s does not cover just the image; it was put in its place.", case, label.name)
     return nrrd.on_grid(label, laid.array, image.affine, image.unit or label.unit)
 
 

@@ -24,7 +24,7 @@ from volseg.io.files import is_volume, read_volume
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
 from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr
 from volseg.io.spacing import with_spacing
-from volseg.io.volume import Volume
+from volseg.io.volume import Volume, noticing
 
 __all__ = [
     "BlockVolume",
@@ -184,7 +184,8 @@ def _open(path: Path, spacing: str | None) -> BlockVolume:
     if not is_volume(path):
         read_volume(path)  # says what is wrong
     try:
-        found = open_zarr(path) if path.is_dir() else map_volume(path, sized=spacing is not None)
+        with noticing(None, path) as noted:
+            found = open_zarr(path, noted) if path.is_dir() else map_volume(path, noted, sized=bool(spacing))
         return found if spacing is None else replace(found, like=with_spacing(found.like, spacing))
     except NotMappedError as error:
         reason = str(error).removeprefix(f"{path} ")

@@ -5,11 +5,8 @@ have its channels in files of their own: ``a_0000.tif``, ``a_0001.tif``, ...
 """
 
 import difflib
-import logging
 import os
-import pkgutil
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,16 @@ from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.alignment import check_alignment
 from volseg.io.atomic import atomic_write
 from volseg.io.colours import as_colours, numbers_of
-from volseg.io.spacing import Spacing, say_if_long, with_spacing
-from volseg.io.volume import Volume, as_labels, number_for_nan, replace_nonfinite, require_finite
+from volseg.io.spacing import Spacing, note_if_long, with_spacing
+from volseg.io.volume import (
+    Notes,
+    Volume,
+    as_labels,
+    noticing,
+    number_for_nan,
+    replace_nonfinite,
+    require_finite,
+)
 
 __all__ = [
     "SUFFIXES",
@@ -38,8 +43,6 @@ __all__ = [
     "write_volume",
 ]
 
-logger = logging.getLogger(__name__)
-
 
 class _Writer(Protocol):
     def __call__(self, path: Path, array: np.ndarray, like: Volume) -> str: ...
@@ -47,7 +50,7 @@ class _Writer(Protocol):
 
 class _Format(NamedTuple):
     suffixes: tuple[str, ...]
-    read: Callable[..., Volume]  # of path, labels, axes, and whatever of `told` was given
+    read: Callable[..., Volume]  # of path, labels, axes, notes, and whatever of `told` was given
     write: _Writer | None
     results: str = ""  # suffix of a segmentation of such a file, where it cannot be the file's own
     fractions: str = ""  # suffix of its probabilities, where that cannot be the segmentation's
@@ -70,22 +73,6 @@ SUFFIXES = tuple(suffix for format_ in _FORMATS for suffix in format_.suffixes)
 _FOLDERS = tuple(suffix for format_ in _FORMATS if format_.folder for suffix in format_.suffixes)
 
 
-class _Mute(logging.Filter):
-    """Keeps a thread's readers from saying again, of what was just written, what they said of its source."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.local = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or not getattr(self.local, "on", False)
-
-
-_MUTE = _Mute()
-for _room in pkgutil.iter_modules([str(Path(__file__).parent)]):
-    logging.getLogger(f"{__package__}.{_room.name}").addFilter(_MUTE)
-
-
 def read_volume(
     path: str | os.PathLike[str],
     *,
@@ -96,6 +83,7 @@ def read_volume(
     ignore_affine: bool = False,
     spacing: str | Sequence[float] | Spacing | None = None,
     colours: str | Mapping[str, int] | None = None,
+    notes: Notes | None = None,
 ) -> Volume:
     """Read an image or a label volume as ``(C, X, Y[, Z])`` with its place in the world.
 
@@ -113,6 +101,7 @@ def read_volume(
         spacing: the voxel size, where the file names none or a wrong one: ``"0.004,0.004,0.05um"``, or
             numbers in the file's unit.
         colours: for a label in colours or layers, the number of each: ``"000000=0,ff0000=1"``.
+        notes: collects what is noticed, which is logged else; it is in the volume's ``notes`` in any case.
     """
     path = Path(path)
     format_ = _check_exists(path, labels)
@@ -131,21 +120,23 @@ def read_volume(
     numbers = None if colours is None else as_colours(colours)
     if spacing is not None and format_.read is tiff.read:
         told["sized"] = True
-    volume = _read(format_, path, labels, axes.upper() if axes else None, **told)
-    if spacing is not None:
-        volume = with_spacing(volume, spacing)
-    elif not labels:
-        say_if_long(volume)
-    if labels:
-        plain = volume.array if numbers is None else numbers_of(volume.array, numbers, path)
-        array = as_labels(plain, str(path))
-        volume = replace(volume, blank=number_for_nan(plain))
-    elif nonfinite == "replace":
-        array = replace_nonfinite(volume.array, str(path))
-    else:
-        require_finite(volume.array, str(path))
-        array = volume.array
-    return volume if array is volume.array else replace(volume, array=array, path=path)
+    with noticing(notes, path) as noted:
+        volume = _read(format_, path, labels, axes.upper() if axes else None, noted, **told)
+        if spacing is not None:
+            volume = with_spacing(volume, spacing, noted)
+        elif not labels:
+            note_if_long(volume, noted)
+        blank = None
+        if labels:
+            plain = volume.array if numbers is None else numbers_of(volume.array, numbers, path)
+            array = as_labels(plain, str(path), noted)
+            blank = number_for_nan(plain)
+        elif nonfinite == "replace":
+            array = replace_nonfinite(volume.array, str(path), noted)
+        else:
+            require_finite(volume.array, str(path))
+            array = volume.array
+        return replace(volume, array=array, blank=blank, path=path, notes=tuple(noted))
 
 
 def write_volume(
@@ -188,11 +179,7 @@ def write_volume(
     axes = ""
 
     def verify(temporary: Path) -> None:
-        _MUTE.local.on = True
-        try:
-            back = _read(format_, temporary, False, axes)
-        finally:
-            _MUTE.local.on = False
+        back = _read(format_, temporary, False, axes, Notes())  # its source has the same, and it was logged
         if not np.array_equal(back.array, array, equal_nan=array.dtype.kind == "f"):
             raise ResourceError(f"{path} was written, but reading it back gave other voxels. Check the disk.")
         if together is not None:
@@ -221,10 +208,10 @@ def output_suffix(path: str | os.PathLike[str], *, fractions: bool = False) -> s
     return (format_.fractions if fractions else "") or format_.results or suffix_of(path)
 
 
-def _read(format_: _Format, path: Path, labels: bool, axes: str | None, **told: Any) -> Volume:
+def _read(format_: _Format, path: Path, labels: bool, axes: str | None, notes: Notes, **told: Any) -> Volume:
     """Read, with what the machine says in the user's words."""
     try:
-        return format_.read(path, labels=labels, axes=axes, **told)
+        return format_.read(path, labels=labels, axes=axes, notes=notes, **told)
     except MemoryError as error:
         raise ResourceError(
             f"{path} does not fit into memory. Close other programs or cut the volume."
@@ -287,7 +274,10 @@ def channel_of(stem: str) -> tuple[str, int | None]:
 
 
 def read_channels(
-    paths: Sequence[str | os.PathLike[str]], *, spacing: str | Sequence[float] | Spacing | None = None
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    spacing: str | Sequence[float] | Spacing | None = None,
+    notes: Notes | None = None,
 ) -> Volume:
     """One volume of several files, a channel each, in the order given.
 
@@ -296,16 +286,17 @@ def read_channels(
 
     Args:
         spacing: the voxel size, where the files name none or a wrong one; see `volseg.io.read_volume`.
+        notes: collects what is noticed, which is logged else.
 
     Raises:
         InputError: if a file has several channels itself, or lies elsewhere.
     """
     if not paths:
         raise ValueError("No file given: an image has at least one channel.")
-    return join_volumes([read_volume(path, spacing=spacing) for path in paths])
+    return join_volumes([read_volume(path, spacing=spacing, notes=notes) for path in paths], notes)
 
 
-def join_volumes(volumes: Sequence[Volume]) -> Volume:
+def join_volumes(volumes: Sequence[Volume], notes: Notes | None = None) -> Volume:
     """One volume of several, a channel each; see :func:`read_channels`. One alone stays as it is."""
     first = volumes[0]
     if len(volumes) == 1:
@@ -316,6 +307,11 @@ def join_volumes(volumes: Sequence[Volume]) -> Volume:
                 f"{volume.name} has {volume.channels} channels, but one was expected: it was given, or is "
                 "named, as one channel of several. Save its channels apart, or rename it."
             )
-    parts = [first.array, *(check_alignment(first, v, what="channel").array for v in volumes[1:])]
+    parts = [
+        first.array,
+        *(check_alignment(first, v, what="channel", notes=notes).array for v in volumes[1:]),
+    ]
     dtype = np.result_type(*parts)
-    return replace(first, array=np.concatenate([part.astype(dtype, copy=False) for part in parts]))
+    noted = tuple(dict.fromkeys(note for volume in volumes for note in volume.notes))
+    array = np.concatenate([part.astype(dtype, copy=False) for part in parts])
+    return replace(first, array=array, notes=noted)

@@ -22,7 +22,7 @@ from volseg.io.atomic import stamp
 from volseg.io.ome_tiff import affine_of
 from volseg.io.stored import Description
 from volseg.io.tiff_open import check_complete, clear_axes, only_series, open_tiff
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume, noticing
 
 __all__ = ["MappedVolume", "NotMappedError", "create_mapped", "map_volume"]
 
@@ -147,10 +147,13 @@ class MappedVolume:
         return view if None not in self.order else view[None]
 
 
-def map_volume(path: str | os.PathLike[str], *, sized: bool = False) -> MappedVolume:
+def map_volume(
+    path: str | os.PathLike[str], notes: Notes | None = None, *, sized: bool = False
+) -> MappedVolume:
     """Open an uncompressed file without reading its voxels.
 
     Args:
+        notes: collects what is noticed, which is logged else.
         sized: the voxel size is given elsewhere, so that a TIFF file's need not be usable.
 
     Raises:
@@ -159,15 +162,21 @@ def map_volume(path: str | os.PathLike[str], *, sized: bool = False) -> MappedVo
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}. Check the spelling and the folder.")
+    with noticing(notes, path) as noted:
+        found = _map(path, noted, sized)
+        return replace(found, like=replace(found.like, notes=tuple(noted)))
+
+
+def _map(path: Path, notes: Notes, sized: bool = False) -> MappedVolume:
     name = path.name.lower()
     if name.endswith(".nii"):
-        return _map_described(path, nifti.describe(path))
+        return _map_described(path, nifti.describe(path, notes))
     if name.endswith((".tif", ".tiff")):
-        return _map_tiff(path, sized=sized)
+        return _map_tiff(path, notes, sized=sized)
     if name.endswith((".nrrd", ".nhdr")):
-        return _map_described(path, nrrd.describe(path))
+        return _map_described(path, nrrd.describe(path, notes))
     if name.endswith((".mha", ".mhd")):
-        return _map_described(path, metaimage.describe(path))
+        return _map_described(path, metaimage.describe(path, notes))
     voxels = 0
     if name.endswith(".nii.gz"):
         voxels = prod(nifti.stored_layout(path)[0].shape)
@@ -213,12 +222,12 @@ def create_mapped(
                 "Free some space or choose another folder."
             ) from error
     if kind in _TIFF:
-        found = _map_tiff(path, meaning)
+        found = _map_tiff(path, Notes(), meaning)
     elif kind == ".nii":
         axes = "XYZ"[: like.spatial_dims] + "C" if shape[0] > 1 else None
-        found = _map_described(path, nifti.describe(path, axes))
+        found = _map_described(path, nifti.describe(path, Notes(), axes))
     else:
-        found = map_volume(path)
+        found = _map(path, Notes())
     if found.shape != tuple(shape):
         raise InputError(f"{path}: a volume of {tuple(shape)[1:]} voxels cannot be written block by block.")
     return found
@@ -234,8 +243,8 @@ def _reserve(path: Path) -> None:
             os.close(handle)
 
 
-def _map_tiff(path: Path, meaning: str | None = None, *, sized: bool = False) -> MappedVolume:
-    with open_tiff(path) as opened:
+def _map_tiff(path: Path, notes: Notes, meaning: str | None = None, *, sized: bool = False) -> MappedVolume:
+    with open_tiff(path, notes) as opened:
         tif, series = opened.tif, only_series(opened.tif, path)
         check_complete(opened, series, path, alone=True)
         turned = tiff.orientation_of(series.keyframe) != 1
@@ -247,10 +256,10 @@ def _map_tiff(path: Path, meaning: str | None = None, *, sized: bool = False) ->
             )
         pairs = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if n > 1 or a in "XY"]
         letters, stored = "".join(a for a, _ in pairs), tuple(n for _, n in pairs)
-        meaning = meaning or clear_axes(letters, stored, series.kind, path)
+        meaning = meaning or clear_axes(letters, stored, series.kind, path, notes)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
         dims, number = 3 if "Z" in meaning else 2, tif.series.index(series)
-        affine, unit = affine_of(tif, dims, path, number, sized)
+        affine, unit = affine_of(tif, dims, path, number, notes, sized)
         header = tiff.header_of(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)

@@ -31,7 +31,7 @@ from volseg.io.stored import (
     times,
 )
 from volseg.io.units import common_unit
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["MetaImageHeader", "describe", "header_for", "read", "write"]
 
@@ -57,18 +57,18 @@ class MetaImageHeader:
     axes: str
 
 
-def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # MetaImage stores no scaling that anybody applies
-    stored, header, affine, unit, _ = describe(path, axes, ignore_affine)
-    array = load(stored, path)
+    stored, header, affine, unit, _ = describe(path, notes, axes, ignore_affine)
+    array = load(stored, path, notes)
     kept = header.axes.replace("1", "")
     array = array.reshape([n for n, a in zip(stored.shape, header.axes, strict=True) if a != "1"], order="F")
     array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
     return Volume(contiguous(array), affine, unit, path, None if ignore_affine else header)
 
 
-def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -> Description:
+def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: bool = False) -> Description:
     """All that the header says, and where the voxels are."""
     fields, start = _parse(path)
     sizes = size_of_axes(path, "DimSize", needed(path, fields, "DimSize"))
@@ -79,7 +79,7 @@ def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -
     channels = size_of_axes(path, "channels", fields.get("ElementNumberOfChannels", "1"))[0]
     shape = (channels, *sizes) if channels > 1 else sizes
     letters = _letters(shape, channels > 1, axes, path)
-    affine, unit = (_plain_grid if ignore_affine else _affine)(fields, len(sizes), letters, path)
+    affine, unit = (_plain_grid if ignore_affine else _affine)(fields, len(sizes), letters, path, notes)
     own = {name: fields[name] for name in _GEOMETRY if name in fields}
     return Description(_stored(path, fields, shape, start), MetaImageHeader(own, letters), affine, unit)
 
@@ -214,14 +214,16 @@ def _letters(shape: tuple[int, ...], interleaved: bool, axes: str | None, path: 
     return letters[:-1] + "1" if letters.endswith("Z") and shape[-1] == 1 else letters
 
 
-def _affine(fields: dict[str, str], dims: int, letters: str, path: Path) -> tuple[NDArray[np.float64], str]:
+def _affine(
+    fields: dict[str, str], dims: int, letters: str, path: Path, notes: Notes
+) -> tuple[NDArray[np.float64], str]:
     """Voxel index to RAS position, and the unit; MetaImage's axes are left, posterior, superior."""
     identity = " ".join(str(float(v)) for v in np.eye(dims).ravel())
     matrix = numbers(path, _MATRIX[0], _first(fields, _MATRIX, identity).split(), dims * dims)
     origin = numbers(path, _ORIGIN[0], _first(fields, _ORIGIN, "0 " * dims).split(), dims)
     spacing = numbers(path, _SPACING[0], _first(fields, _SPACING, "1 " * dims).split(), dims)
     world = sum(letter != "C" for letter in letters)
-    factor, unit = common_unit(fields.get("DistanceUnits", ""), path)
+    factor, unit = common_unit(fields.get("DistanceUnits", ""), path, notes)
     signs = np.array([-1.0, -1.0, 1.0][:world])
     columns = matrix.reshape(dims, dims).T * spacing  # one row of the text per axis
     affine = np.eye(world + 1)
@@ -234,13 +236,13 @@ def _affine(fields: dict[str, str], dims: int, letters: str, path: Path) -> tupl
 
 
 def _plain_grid(
-    fields: dict[str, str], dims: int, letters: str, path: Path
+    fields: dict[str, str], dims: int, letters: str, path: Path, notes: Notes
 ) -> tuple[NDArray[np.float64], str]:
     """The grid alone, of the voxel sizes that the header gives for themselves."""
     world = sum(letter in "XYZ" for letter in letters)
-    factor, unit = common_unit(fields.get("DistanceUnits", ""), path)
+    factor, unit = common_unit(fields.get("DistanceUnits", ""), path, notes)
     sizes = numbers(path, _SPACING[0], _first(fields, _SPACING, "1 " * dims).split(), dims)[:world]
-    return plain_grid(factor * sizes, path), unit
+    return plain_grid(factor * sizes, path, notes), unit
 
 
 def _for_axes(old: MetaImageHeader, dims: int) -> dict[str, str]:

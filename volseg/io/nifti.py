@@ -9,7 +9,6 @@ The letters of a file's axes are ``X Y Z``, ``C`` for channels and ``1`` for an 
 
 import contextlib
 import gzip
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,14 +24,12 @@ from volseg.errors import InputError
 from volseg.io import gzip_stream
 from volseg.io.affines import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
 from volseg.io.stored import Description, Stored, times
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["NiftiHeader", "describe", "read", "stored_layout", "write"]
 
-logger = logging.getLogger(__name__)
 
-
-def affine_of(fields: Any, spatial_dims: int, path: Path) -> NDArray[np.float64]:
+def affine_of(fields: Any, spatial_dims: int, path: Path, notes: Notes) -> NDArray[np.float64]:
     """Voxel index to RAS position ``(4, 4)``: the sform, else the qform, else the voxel sizes, as nibabel."""
     sform, qform = int(fields["sform_code"]), int(fields["qform_code"])
     try:
@@ -41,17 +38,17 @@ def affine_of(fields: Any, spatial_dims: int, path: Path) -> NDArray[np.float64]
         raise InputError(f"{path}: the header's position cannot be worked out ({error}). {REMEDY}") from error
     check_affine(affine, spatial_dims, path)
     if sform <= 0 and qform <= 0:
-        logger.warning(
+        notes.warning(
             "%s stores no orientation (both form codes are 0): it is treated as a plain voxel grid.", path
         )
     if is_sheared(affine, spatial_dims):
-        logger.warning("%s: the axes are not at right angles; volseg works on the voxel grid as it is.", path)
+        notes.warning("%s: the axes are not at right angles; volseg works on the voxel grid as it is.", path)
     if sform > 0 and qform > 0:
-        _compare(affine, fields, path, spatial_dims)
+        _compare(affine, fields, path, spatial_dims, notes)
     return affine
 
 
-def _compare(sform: NDArray[np.float64], fields: Any, path: Path, spatial_dims: int) -> None:
+def _compare(sform: NDArray[np.float64], fields: Any, path: Path, spatial_dims: int, notes: Notes) -> None:
     """Say so if the two transforms put some corner more than a tenth of a voxel apart."""
     try:
         qform = fields.get_qform()
@@ -61,9 +58,7 @@ def _compare(sform: NDArray[np.float64], fields: Any, path: Path, spatial_dims: 
     corners = np.indices((2, 2, 2)).reshape(3, -1) * np.maximum(size - 1, 0)[:, None]
     apart = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0).max()
     if not apart <= 0.1 * np.linalg.norm(sform[:3, :spatial_dims], axis=0).min():
-        logger.warning(
-            "%s: sform and qform differ by up to %.3g world units; the sform is used.", path, apart
-        )
+        notes.warning("%s: sform and qform differ by up to %.3g world units; the sform is used.", path, apart)
 
 
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
@@ -85,27 +80,25 @@ class NiftiHeader:
     axes: str
 
 
-def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     stored, fields = stored_layout(path)
     if (stored.encoding == "gzip") != (path.suffix.lower() == ".gz"):
         packed = stored.encoding == "gzip"
         says, holds = ("plain NIfTI", "gzip data") if packed else ("gzip", "no gzip data")
-        logger.warning(
-            "%s: the name says %s, the file holds %s; it is read as what it is.", path, says, holds
-        )
-    found = _describe(path, stored, fields, axes, ignore_affine)
+        notes.warning("%s: the name says %s, the file holds %s; it is read as what it is.", path, says, holds)
+    found = _describe(path, stored, fields, axes, notes, ignore_affine)
     array = _scaled(_spatial(_voxels(stored), found.header.axes), fields, labels, path)
     return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else found.header)
 
 
-def describe(path: Path, axes: str | None = None) -> Description:
+def describe(path: Path, notes: Notes, axes: str | None = None) -> Description:
     """All that the header says, and where the voxels are."""
-    return _describe(path, *stored_layout(path), axes)
+    return _describe(path, *stored_layout(path), axes, notes)
 
 
 def _describe(
-    path: Path, stored: Stored, fields: Any, axes: str | None, ignore_affine: bool = False
+    path: Path, stored: Stored, fields: Any, axes: str | None, notes: Notes, ignore_affine: bool = False
 ) -> Description:
     letters = _letters(stored.shape, axes, path)
     size, packed = path.stat().st_size, stored.encoding == "gzip"
@@ -118,9 +111,9 @@ def _describe(
         )
     dims = sum(letter in "XYZ" for letter in letters)
     if ignore_affine:
-        affine = plain_grid(fields["pixdim"][1 : 1 + dims], path)
+        affine = plain_grid(fields["pixdim"][1 : 1 + dims], path, notes)
     else:
-        affine = affine_of(fields, dims, path)
+        affine = affine_of(fields, dims, path, notes)
         affine = affine if dims == 3 else in_plane(affine)
     unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "")
     return Description(stored, NiftiHeader(fields, letters), affine, unit, _scaling(fields, path))

@@ -23,7 +23,7 @@ from volseg.errors import InputError
 from volseg.io import nrrd_grid
 from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
 from volseg.io.stored import Description, Stored, beside, chosen_axes, load, needed, size_of_axes, times
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = [
     "NrrdHeader",
@@ -66,11 +66,11 @@ _WORLD = ("domain", "space")
 _TOKEN = re.compile(r'\([^()]*\)|"(?:[^"\\]|\\.)*"|[^\s()"]+')
 
 
-def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = False) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
-    found = describe(path, axes, ignore_affine)
+    found = describe(path, notes, axes, ignore_affine)
     header, letters = found.header, found.header.axes
-    array = load(found.stored, path)
+    array = load(found.stored, path, notes)
     kept = letters.replace("1", "")
     array = array.reshape(
         [n for n, a in zip(found.stored.shape, letters, strict=True) if a != "1"], order="F"
@@ -82,7 +82,7 @@ def read(path: Path, *, labels: bool, axes: str | None, ignore_affine: bool = Fa
     return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else header)
 
 
-def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -> Description:
+def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: bool = False) -> Description:
     """All that the header says, and where the voxels are."""
     fields, pairs, start = _parse(path)
     shape = size_of_axes(path, "sizes", needed(path, fields, "sizes"))
@@ -97,7 +97,7 @@ def describe(path: Path, axes: str | None = None, ignore_affine: bool = False) -
     of_slicer = path.name.lower().endswith(_SEGMENTATION)
     known = nrrd_grid.parse(pairs, path) if of_slicer else ()
     header = NrrdHeader(whole, per_axis, letters, known, nrrd_grid.parse_offset(pairs) if of_slicer else None)
-    affine, unit = (grid_of if ignore_affine else affine_of)(header, path)
+    affine, unit = (grid_of if ignore_affine else affine_of)(header, path, notes)
     return Description(_stored(path, fields, shape, start), header, affine, unit)
 
 
@@ -149,7 +149,7 @@ def as_stack(volume: Volume) -> Volume:
     if volume.spatial_dims != 2 or not isinstance(header, NrrdHeader) or "1" not in header.axes:
         return volume
     header = replace(header, axes=header.axes.replace("1", "Z"))
-    affine, unit = affine_of(header, volume.path or Path())
+    affine, unit = affine_of(header, volume.path or Path(), Notes())
     return Volume(volume.array[..., None], affine, unit, volume.path, header)
 
 

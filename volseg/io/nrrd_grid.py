@@ -7,7 +7,6 @@ Segments that were painted apart lie in layers of their own, and the grid may be
 the layers are put together, as far as no voxel belongs to two segments.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from volseg.io.affines import check_affine, in_plane, plain_grid
 from volseg.io.spacing import filled_in
 from volseg.io.stored import numbers
 from volseg.io.units import common_unit
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume
 
 __all__ = [
     "NrrdHeader",
@@ -36,8 +35,6 @@ __all__ = [
     "parse",
     "parse_offset",
 ]
-
-logger = logging.getLogger(__name__)
 
 _KEY = re.compile(r"Segment([0-9]{1,6})_(\w+)")
 _OURS = ("Name", "LabelValue", "Color", "Layer", "Extent")
@@ -189,7 +186,7 @@ class NrrdHeader:
     begin: tuple[int, ...] | None = None  # of a .seg.nrrd: at which voxel of the painted image it begins
 
 
-def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]:
+def affine_of(header: NrrdHeader, path: Path, notes: Notes) -> tuple[NDArray[np.float64], str]:
     """Voxel index to RAS position, and the unit; a file without directions lies as ITK has it lie."""
     world = [i for i, letter in enumerate(header.axes) if letter != "C"]
     flat = "Z" not in header.axes
@@ -201,14 +198,14 @@ def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]
             "left-posterior-superior."
         )
     directions = header.per_axis.get("space directions")
-    factor, unit = _unit(header, world, path)
+    factor, unit = _unit(header, world, path, notes)
     if directions is None:
         spacings = header.per_axis.get("spacings", ["1"] * len(header.axes))
         sizes = numbers(path, "spacings", [spacings[i] for i in world], dims)
         known = [None if np.isnan(size) else factor * float(size) for size in sizes]
-        matrix, factor = np.diag(filled_in(known, unit, path)), 1.0
+        matrix, factor = np.diag(filled_in(known, unit, path, notes)), 1.0
         origin = np.zeros(dims)
-        logger.warning("%s stores no orientation: it is taken as a plain voxel grid (axes L, P, S).", path)
+        notes.warning("%s stores no orientation: it is taken as a plain voxel grid (axes L, P, S).", path)
     else:
         # ITK writes a series in time into a space of four dimensions, of which three are of length.
         vectors = [_vector(path, "space directions", directions[i]) for i in world]
@@ -231,21 +228,21 @@ def affine_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]
     return affine + 0.0, unit
 
 
-def grid_of(header: NrrdHeader, path: Path) -> tuple[NDArray[np.float64], str]:
+def grid_of(header: NrrdHeader, path: Path, notes: Notes) -> tuple[NDArray[np.float64], str]:
     """The grid alone, of the voxel sizes that the header gives for themselves."""
     world = [i for i, letter in enumerate(header.axes) if letter in "XYZ"]
-    factor, unit = _unit(header, world, path)
+    factor, unit = _unit(header, world, path, notes)
     spacings = header.per_axis.get("spacings", ["1"] * len(header.axes))
     sizes = numbers(path, "spacings", [spacings[i] for i in world], len(world))
-    return plain_grid(factor * sizes, path), unit
+    return plain_grid(factor * sizes, path, notes), unit
 
 
-def _unit(header: NrrdHeader, world: list[int], path: Path) -> tuple[float, str]:
+def _unit(header: NrrdHeader, world: list[int], path: Path, notes: Notes) -> tuple[float, str]:
     """One unit for all axes."""
     text = header.whole.get("space units")
     per_axis = header.per_axis.get("units")
     names = _QUOTED.findall(text) if text else [per_axis[i] for i in world] if per_axis else []
-    found = {common_unit(name.strip('"'), path) for name in names}
+    found = {common_unit(name.strip('"'), path, notes) for name in names}
     if len(found) > 1:
         raise InputError(f"{path}: the axes have different units ({' '.join(names)}). Use one for all.")
     return found.pop() if found else (1.0, "")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from volseg.errors import InputError, VolsegError
 from volseg.io.spacing import is_size
 from volseg.io.units import NGFF_UNITS, common_unit
+from volseg.io.volume import Notes
 
 __all__ = ["Multiscale", "multiscale_of", "new_multiscale"]
 
@@ -35,11 +36,11 @@ class Multiscale:
         """One letter per axis, ``T`` for time: ``"TCZYX"``."""
         return "".join(str(axis["name"])[0].upper() for axis in self.axes)
 
-    def place(self, dims: int, path: Path) -> tuple[NDArray[np.float64], str]:
+    def place(self, dims: int, path: Path, notes: Notes) -> tuple[NDArray[np.float64], str]:
         """The affine of the finest level, x, y, z, and its unit."""
         _, scale, start = self.levels[0]
         found = [self.letters.index(letter) for letter in "XYZ"[:dims]]
-        units = [common_unit(str(self.axes[i].get("unit") or ""), path) for i in found]
+        units = [common_unit(str(self.axes[i].get("unit") or ""), path, notes) for i in found]
         names = {name for _, name in units}
         if len(names) > 1 and "" in names:
             raise InputError(f"{path}: some axes have a unit and some have none. Give all of them one.")

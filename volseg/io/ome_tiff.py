@@ -20,6 +20,7 @@ from volseg.errors import InputError
 from volseg.io.spacing import filled_in, is_size
 from volseg.io.stored import beside
 from volseg.io.units import common_unit
+from volseg.io.volume import Notes
 
 __all__ = ["OmeImage", "OmeSet", "PlanesError", "affine_of", "fewer_planes", "images_of", "set_of"]
 
@@ -48,11 +49,11 @@ class OmeImage:
     units: tuple[str, ...]
     channels: tuple[str, ...]
 
-    def sizes(self, path: Path) -> tuple[tuple[float | None, float | None, float | None], str]:
+    def sizes(self, path: Path, notes: Notes) -> tuple[tuple[float | None, float | None, float | None], str]:
         """Voxel size along x, y, z and its unit; an axis without a unit beside others has no size."""
         found: list[tuple[float, str] | None] = []
         for length, name in zip(self.lengths, self.units, strict=True):
-            factor, unit = common_unit(name, path) if length is not None else (1.0, "")
+            factor, unit = common_unit(name, path, notes) if length is not None else (1.0, "")
             found.append(None if length is None else (length * factor, unit))
         units = {one[1] for one in found if one is not None and one[1]}
         unit = "um" if "um" in units else next(iter(units), "")
@@ -234,16 +235,16 @@ _Sizes = tuple[float | None, float | None, float | None]
 
 
 def affine_of(
-    tif: Any, spatial_dims: int, path: Path, series: int, sized: bool = False
+    tif: Any, spatial_dims: int, path: Path, series: int, notes: Notes, sized: bool = False
 ) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size.
 
-    An axis without a size gets that of an axis that has one, which is said.
+    An axis without a size gets that of an axis that has one, which is noted.
 
     Args:
         sized: somebody else says the voxel size, so that the file's need be none.
     """
-    sizes, unit = _sizes(tif, series, path)
+    sizes, unit = _sizes(tif, series, path, notes)
     found = sizes[:spatial_dims]
     if any(size is not None and not is_size(size) for size in found):
         if sized:
@@ -255,14 +256,14 @@ def affine_of(
         )
     if not any(found):
         return np.eye(spatial_dims + 1), ""
-    return np.diag([*filled_in(found, unit, path), 1.0]), unit
+    return np.diag([*filled_in(found, unit, path, notes), 1.0]), unit
 
 
-def _sizes(tif: Any, series: int, path: Path) -> tuple[_Sizes, str]:
+def _sizes(tif: Any, series: int, path: Path, notes: Notes) -> tuple[_Sizes, str]:
     """x, y and z size, and volseg's unit of them, from the most talkative source."""
     if tif.is_ome and tif.ome_metadata:
         images = images_of(tif.ome_metadata)
-        return images[series].sizes(path) if series < len(images) else ((None, None, None), "")
+        return images[series].sizes(path, notes) if series < len(images) else ((None, None, None), "")
     page = tif.series[series].keyframe
     x, y = (_per_pixel(page, tag) for tag in ("XResolution", "YResolution"))
     own = tif.imagej_metadata if tif.is_imagej else (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
@@ -275,7 +276,7 @@ def _sizes(tif: Any, series: int, path: Path) -> tuple[_Sizes, str]:
         name = per
     if not name and z is None and not (tif.is_imagej and x is not None and not per):
         return (None, None, None), ""
-    factor, unit = common_unit(name, path)
+    factor, unit = common_unit(name, path, notes)
     if not unit:  # ImageJ's pixels: an image without a resolution has pixels of length 1
         x, y = x or 1.0, y or x or 1.0
     scaled = [None if s is None else factor * s for s in (x, y, z)]

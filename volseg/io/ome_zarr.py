@@ -19,7 +19,7 @@ from volseg.io.affines import check_affine
 from volseg.io.atomic import stamp
 from volseg.io.ome_metadata import Multiscale, multiscale_of, new_multiscale
 from volseg.io.stored import require_memory, times
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous, noticing
 from volseg.io.zarr_array import ZarrArray, zarr_library
 from volseg.io.zarr_store import attributes_of, create_array, describe, make_group
 
@@ -90,7 +90,7 @@ class ZarrVolume:
         return tuple(places)
 
 
-def open_zarr(path: Path) -> ZarrVolume:
+def open_zarr(path: Path, notes: Notes | None = None) -> ZarrVolume:
     """Open an image without reading its voxels, after everything that can be checked about it."""
     group, version, multiscale = _image(path)
     array = describe(group, multiscale.levels[0][0])
@@ -106,14 +106,15 @@ def open_zarr(path: Path) -> ZarrVolume:
             f"{path} has {sizes['T']} moments in time. Save the wanted one as an image of its own."
         )
     dims = 3 if sizes.get("Z", 1) > 1 else 2
-    array.check_chunks()
-    affine, unit = multiscale.place(dims, path)
+    with noticing(notes, path) as noted:
+        array.check_chunks(noted)
+        affine, unit = multiscale.place(dims, path, noted)
     check_affine(affine, dims, path, "Put valid numbers into its coordinateTransformations.")
     order = tuple(letters.index(a) if a in letters else None for a in "CXYZ"[: dims + 1])
     found = ZarrVolume(path, array, order, Volume(np.zeros((1,) * (dims + 1)), np.eye(dims + 1)))
     dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else array.dtype
     blank = np.broadcast_to(np.zeros((), dtype), found.shape)
-    like = Volume(blank, affine, unit, path, OmeZarrHeader(version, multiscale))
+    like = Volume(blank, affine, unit, path, OmeZarrHeader(version, multiscale), notes=tuple(noted))
     return ZarrVolume(path, array, order, like)
 
 
@@ -190,10 +191,10 @@ def add_levels(path: Path) -> None:
         leftover.unlink()
 
 
-def read(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read(path: Path, *, labels: bool, axes: str | None, notes: Notes) -> Volume:
     """Read a folder; see `volseg.io.read_volume`."""
     del labels  # nothing is scaled
-    source = open_zarr(path)
+    source = open_zarr(path, notes)
     header = source.like.header
     assert isinstance(header, OmeZarrHeader)
     own = header.multiscale.letters.replace("T", "")

@@ -15,7 +15,6 @@ viewer turns it; so does volseg, for images and labels alike, and what it writes
 carries no tag. Programs that ignore the tag (Fiji, for one) show such a file otherwise, so it is said.
 """
 
-import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -30,11 +29,9 @@ from numpy.typing import NDArray
 from volseg.errors import InputError
 from volseg.io.gzip_stream import MAX_RATIO
 from volseg.io.stored import require_memory
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["PngHeader", "as_shown", "exif_orientation", "read_jpeg", "read_png", "swaps_axes", "write_png"]
-
-logger = logging.getLogger(__name__)
 
 _WORDS = {
     2: "mirrored left to right", 3: "turned by 180 degrees", 4: "mirrored top to bottom",
@@ -44,11 +41,11 @@ _WORDS = {
 _TAG = 274
 
 
-def as_shown(array: NDArray[Any], orientation: int, path: Path) -> NDArray[Any]:
+def as_shown(array: NDArray[Any], orientation: int, path: Path, notes: Notes) -> NDArray[Any]:
     """A stored picture or stack ``(C, X, Y[, Z])`` as viewers show it; 2 to 8 change it."""
     if orientation not in _WORDS:
         return array
-    logger.warning(
+    notes.warning(
         "%s is %s, as its orientation tag (%d) asks and viewers show it. A program that ignores the tag, "
         "such as Fiji, shows it otherwise: paint made there does not fit. 'volseg convert' writes it as "
         "shown, without a tag.",
@@ -65,7 +62,7 @@ def swaps_axes(orientation: int) -> bool:
     return 5 <= orientation <= 8
 
 
-def exif_orientation(exif: bytes) -> int:
+def exif_orientation(exif: bytes, path: Path, notes: Notes) -> int:
     """The orientation that a block of EXIF asks for; 1, as stored, where it asks for none or is damaged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     try:
@@ -77,7 +74,7 @@ def exif_orientation(exif: bytes) -> int:
                 if (tag, kind, number) == (_TAG, 3, 1):
                     return int(value)
     except struct.error:
-        logger.warning("a block of EXIF is cut: its orientation is taken as 1, as stored.")
+        notes.warning("%s: a block of EXIF is cut: its orientation is taken as 1, as stored.", path)
     return 1
 
 
@@ -105,7 +102,7 @@ class PngHeader:
     resolution: bytes = b""
 
 
-def read_png(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read_png(path: Path, *, labels: bool, axes: str | None, notes: Notes) -> Volume:
     """Read a PNG; see `volseg.io.read_volume`."""
     _only_2d(path, axes)
     data = path.read_bytes()
@@ -143,15 +140,19 @@ def read_png(path: Path, *, labels: bool, axes: str | None) -> Volume:
     if colour == _TABLE and not labels:
         array = _coloured(array[0], table, path)
     if colour in (_GREY_ALPHA, _RGB_ALPHA) and (array[-1] == np.iinfo(array.dtype).max).all():
-        logger.info("%s is opaque everywhere; its transparency is left out.", path)
+        notes.info("%s is opaque everywhere; its transparency is left out.", path)
         array = array[:-1]
     if colour == _TABLE and labels:
-        _say_colours(array, table, path)
+        _note_colours(array, table, path, notes)
     resolution = next((content for name, content in chunks if name == b"pHYs"), b"")
-    turned = exif_orientation(next((content for name, content in chunks if name == b"eXIf"), b""))
+    turned = exif_orientation(
+        next((content for name, content in chunks if name == b"eXIf"), b""), path, notes
+    )
     if swaps_axes(turned) and len(resolution) == 9:
         resolution = resolution[4:8] + resolution[:4] + resolution[8:]
-    return Volume(contiguous(as_shown(array, turned, path)), np.eye(3), "", path, PngHeader(resolution))
+    return Volume(
+        contiguous(as_shown(array, turned, path, notes)), np.eye(3), "", path, PngHeader(resolution)
+    )
 
 
 def write_png(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -169,7 +170,7 @@ def write_png(path: Path, array: NDArray[Any], like: Volume) -> str:
     return "XY"
 
 
-def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
+def read_jpeg(path: Path, *, labels: bool, axes: str | None, notes: Notes) -> Volume:
     """Read a JPEG; see `volseg.io.read_volume`."""
     if labels:
         raise InputError(
@@ -177,7 +178,7 @@ def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
         )
     _only_2d(path, axes)
     data = path.read_bytes()
-    height, width, samples, turned = _frame(data, path)
+    height, width, samples, turned = _frame(data, path, notes)
     need = height * width * samples
     if need > len(data) * _JPEG_RATIO:
         raise _too_small(path, (width, height), need, len(data))
@@ -190,7 +191,7 @@ def read_jpeg(path: Path, *, labels: bool, axes: str | None) -> Volume:
         raise InputError(
             f"{path}: the JPEG promises {width} x {height} pixels and holds others. Export it again."
         )
-    return Volume(contiguous(as_shown(_channels_first(array), turned, path)), np.eye(3), "", path)
+    return Volume(contiguous(as_shown(_channels_first(array), turned, path, notes)), np.eye(3), "", path)
 
 
 def _chunks(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
@@ -254,13 +255,13 @@ def _coloured(indices: NDArray[Any], table: bytes, path: Path) -> NDArray[Any]:
     return colours[indices].transpose(2, 0, 1)
 
 
-def _say_colours(indices: NDArray[Any], table: bytes, path: Path) -> None:
+def _note_colours(indices: NDArray[Any], table: bytes, path: Path, notes: Notes) -> None:
     """Which numbers a label with a colour table has, and in which colours viewers show them."""
     shown = [f"{n} is {table[3 * n : 3 * n + 3].hex()}" for n in np.unique(indices)[:_SHOWN].tolist()]
-    logger.info("%s has a colour table; its numbers are the labels: %s.", path, ", ".join(shown))
+    notes.info("%s has a colour table; its numbers are the labels: %s.", path, ", ".join(shown))
 
 
-def _frame(data: bytes, path: Path) -> tuple[int, int, int, int]:
+def _frame(data: bytes, path: Path, notes: Notes) -> tuple[int, int, int, int]:
     """Height, width, samples and orientation of a JPEG that is whole from its first mark to its last."""
     if not data:
         raise InputError(f"{path}: the file is empty. Fetch or export it again.")
@@ -284,7 +285,7 @@ def _frame(data: bytes, path: Path) -> tuple[int, int, int, int]:
         elif 0xC3 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):
             raise InputError(f"{path}: this kind of JPEG (0x{mark:02x}) is not read. Save it as PNG or TIFF.")
         elif mark == 0xE1 and content.startswith(_EXIF) and turned == 1:
-            turned = exif_orientation(content[len(_EXIF) :])
+            turned = exif_orientation(content[len(_EXIF) :], path, notes)
         scans += mark == 0xDA
     if frame is None or not scans:
         raise InputError(f"{path}: the JPEG holds no picture. The file is damaged; export it again.")

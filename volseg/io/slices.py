@@ -4,7 +4,6 @@ Micro-CT, FIB-SEM and Amira write a volume so. The slices are put together in th
 their names, ``s_2.tif`` before ``s_10.tif``; a number that is missing is said, because a slice may be.
 """
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,11 +13,9 @@ import numpy as np
 
 from volseg.errors import InputError
 from volseg.io.files import suffix_of
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume, noticing
 
 __all__ = ["slices_in", "stack_slices"]
-
-logger = logging.getLogger(__name__)
 
 
 def slices_in(folder: Path) -> list[Path]:
@@ -42,10 +39,13 @@ def slices_in(folder: Path) -> list[Path]:
     return sorted(found, key=_by_number)
 
 
-def stack_slices(paths: Sequence[Path], read: Callable[[Path], Volume]) -> Volume:
+def stack_slices(paths: Sequence[Path], read: Callable[[Path], Volume], notes: Notes | None = None) -> Volume:
     """One volume of 2D files, in the order given, the first at z = 0.
 
     The distance between slices is taken as large as a pixel, which is said.
+
+    Args:
+        notes: collects what is noticed, which is logged else.
 
     Raises:
         InputError: if a file is no single slice, or differs from the first in size, channels or pixel size.
@@ -66,22 +66,24 @@ def stack_slices(paths: Sequence[Path], read: Callable[[Path], Volume]) -> Volum
             )
         volumes.append(volume)
     missing = _missing(paths)
-    if missing:
-        few = ", ".join(map(str, missing[:5]))
-        logger.warning(
-            "%s: the numbers of the slices leave out %s%s (%d in all): is a slice missing? Those that are "
-            "there are put together without a gap.",
-            paths[0].parent, few, ", ..." if len(missing) > 5 else "", len(missing),
-        )  # fmt: skip
     first = volumes[0]
     size = first.spacing[0]
-    logger.info(
-        "%d slices become one volume, %s first; their distance is taken as that of pixels, %.6g %s (1 : 1).",
-        len(volumes), paths[0].name, size, first.unit or "(no unit)",
-    )  # fmt: skip
+    with noticing(notes, *paths) as noted:
+        if missing:
+            few = ", ".join(map(str, missing[:5]))
+            noted.warning(
+                "%s: the numbers of the slices leave out %s%s (%d in all): is a slice missing? Those that "
+                "are there are put together without a gap.",
+                paths[0].parent, few, ", ..." if len(missing) > 5 else "", len(missing),
+            )  # fmt: skip
+        noted.info(
+            "%d slices become one volume, %s first; their distance is taken as that of pixels, "
+            "%.6g %s (1 : 1).", len(volumes), paths[0].name, size, first.unit or "(no unit)",
+        )  # fmt: skip
+    known = tuple(dict.fromkeys([*(note for volume in volumes for note in volume.notes), *noted]))
     dtype = np.result_type(*(volume.array for volume in volumes))
     array = np.stack([volume.array for volume in volumes], axis=-1).astype(dtype, copy=False)
-    return replace(first, array=array, affine=np.diag([*first.spacing, size, 1.0]), header=None)
+    return replace(first, array=array, affine=np.diag([*first.spacing, size, 1.0]), header=None, notes=known)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -4,7 +4,6 @@ Many files name no voxel size, or a wrong one: a TIFF has no place for the dista
 OME wrote it. Whoever knows it says it: ``"0.004,0.004,0.05um"``, ``"4, 4, 50 nm"``, ``"0.5mm"`` for all axes.
 """
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +14,9 @@ import numpy as np
 from volseg.arguments import option
 from volseg.geometry import AXES
 from volseg.io.units import METRES, common_unit
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume, noticing
 
-__all__ = ["Spacing", "as_spacing", "filled_in", "is_size", "say_if_long", "with_spacing"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Spacing", "as_spacing", "filled_in", "is_size", "note_if_long", "with_spacing"]
 
 _LONG = 20  # times as long as wide: rarely a voxel, often a mistake
 
@@ -64,8 +61,8 @@ def is_size(size: float) -> bool:
     return 1e-30 < size < 1e30
 
 
-def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[float, ...]:
-    """Sizes along x, y[, z] where some are missing (``None``): that of an axis that has one, which is said.
+def filled_in(sizes: Sequence[float | None], unit: str, path: Path, notes: Notes) -> tuple[float, ...]:
+    """Sizes along x, y[, z] where some are missing (``None``): that of an axis that has one, which is noted.
 
     A missing distance between slices is not 1 of whatever unit x and y are in. Ones where all are missing.
     """
@@ -75,7 +72,7 @@ def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[flo
     missing = [axis for axis, size in zip(AXES, sizes, strict=False) if size is None]
     if missing:
         what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
-        logger.warning(
+        notes.warning(
             "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
             "%s, with a unit.",
             path, what, AXES[sizes.index(known[0])], known[0], unit or "without a unit",
@@ -84,7 +81,9 @@ def filled_in(sizes: Sequence[float | None], unit: str, path: Path) -> tuple[flo
     return tuple(known[0] if size is None else size for size in sizes)
 
 
-def with_spacing(volume: Volume, told: "str | Sequence[float] | Spacing") -> Volume:
+def with_spacing(
+    volume: Volume, told: "str | Sequence[float] | Spacing", notes: Notes | None = None
+) -> Volume:
     """The same voxels with another size; their directions and the position of the first stay.
 
     What is written like it keeps the size that the file names: a result opens over its image.
@@ -101,18 +100,19 @@ def with_spacing(volume: Volume, told: "str | Sequence[float] | Spacing") -> Vol
     affine = volume.affine.copy()
     affine[:-1, :-1] *= np.array(sizes) / np.array(volume.spacing)
     affine[:-1, -1] *= factor
-    logger.info(
-        "%s: voxels of %s %s, as told (the file says %s %s).", volume.name, _times(sizes),
-        unit or "(no unit)", _times(volume.spacing), volume.unit or "(no unit)",
-    )  # fmt: skip
-    return replace(volume, affine=affine, unit=unit)
+    with noticing(notes, volume.path) as noted:
+        noted.info(
+            "%s: voxels of %s %s, as told (the file says %s %s).", volume.name, _times(sizes),
+            unit or "(no unit)", _times(volume.spacing), volume.unit or "(no unit)",
+        )  # fmt: skip
+    return replace(volume, affine=affine, unit=unit, notes=(*volume.notes, *noted))
 
 
-def say_if_long(volume: Volume) -> None:
-    """Warn of voxels that are far longer than wide."""
+def note_if_long(volume: Volume, notes: Notes) -> None:
+    """Note voxels that are far longer than wide."""
     ratio = max(volume.spacing) / min(volume.spacing)
     if ratio > _LONG:
-        logger.warning(
+        notes.warning(
             "%s: voxels of %s %s are %.3g times as long as wide, which is rarely true. If the file is wrong, "
             "say the size: %s, with a unit.",
             volume.name, _times(volume.spacing), volume.unit or "(no unit)", ratio,

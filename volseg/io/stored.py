@@ -8,7 +8,6 @@ file gets one that lies beside it, or none.
 Words and numbers of a header that is text; whatever does not parse is an `InputError` with the file.
 """
 
-import logging
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import gzip_stream
+from volseg.io.volume import Notes
 
 __all__ = [
     "Description",
@@ -36,8 +36,6 @@ __all__ = [
     "size_of_axes",
     "times",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Description(NamedTuple):
     scaling: tuple[float, float] = (1.0, 0.0)
 
 
-def load(stored: Stored, header: Path) -> NDArray[Any]:
+def load(stored: Stored, header: Path, notes: Notes) -> NDArray[Any]:
     """The array, x fastest, after everything that can be checked about it."""
     if not stored.shape or min(stored.shape) < 1:
         raise InputError(f"{header}: a size of {times(stored.shape)} holds no voxel. Export it again.")
@@ -94,7 +92,7 @@ def load(stored: Stored, header: Path) -> NDArray[Any]:
             )
         flat, extra = np.frombuffer(data, np.uint8, need), len(data) - need
     if extra:
-        logger.warning("%s: there are more voxels than the header speaks of; the rest is left out.", header)
+        notes.warning("%s: there are more voxels than the header speaks of; the rest is left out.", header)
     return flat.view(stored.dtype).reshape(stored.shape, order="F")
 
 

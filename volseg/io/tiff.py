@@ -29,16 +29,16 @@ from volseg.io.tiff_open import (
     strict,
 )
 from volseg.io.units import OME_UNITS, common_unit
-from volseg.io.volume import Volume, contiguous
+from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = [
     "TiffHeader",
     "as_stored",
     "header_of",
+    "note_how_shown",
     "orientation_of",
     "read",
     "require_exact",
-    "say_how_shown",
     "write",
 ]
 
@@ -71,14 +71,14 @@ def require_exact(page: Any, path: Path) -> None:
         )
 
 
-def say_how_shown(page: Any, path: Path) -> None:
-    """Numbers are taken as stored, whatever colour a viewer gives them; it is said where it may surprise."""
+def note_how_shown(page: Any, path: Path, notes: Notes) -> None:
+    """Numbers are taken as stored, whatever colour a viewer gives them; it is noted where it may surprise."""
     if int(page.photometric) == _MINISWHITE:
-        logger.warning("%s is stored with 0 as white (MINISWHITE): its numbers are taken as stored.", path)
+        notes.warning("%s is stored with 0 as white (MINISWHITE): its numbers are taken as stored.", path)
     elif int(page.photometric) == _TABLE and page.colormap is not None:
         table = np.asarray(page.colormap) >> 8
         shown = ", ".join(f"{n} as {r:02x}{g:02x}{b:02x}" for n, (r, g, b) in enumerate(table.T[:_SHOWN]))
-        logger.info("%s has a colour table; its numbers are used, which viewers show: %s, ...", path, shown)
+        notes.info("%s has a colour table; its numbers are used, which viewers show: %s, ...", path, shown)
 
 
 def orientation_of(page: Any) -> int:
@@ -127,22 +127,35 @@ class TiffHeader:
 
 
 def read(
-    path: Path, *, labels: bool, axes: str | None, series: int | None = None, sized: bool = False
+    path: Path,
+    *,
+    labels: bool,
+    axes: str | None,
+    notes: Notes,
+    series: int | None = None,
+    sized: bool = False,
 ) -> Volume:
     """Read a file; see `volseg.io.read_volume`. ``sized``: somebody else says how large a voxel is."""
     try:
-        return _read(path, labels, axes, series, sized, described=True)
+        return _read(path, labels, axes, notes, series, sized, described=True)
     except PlanesError as error:
         if axes is None:
             raise
-        logger.warning("%s As its axes were given, its description is left aside.", error)
-        return _read(path, labels, axes, series, sized, described=False)
+        notes.warning("%s As its axes were given, its description is left aside.", error)
+        return _read(path, labels, axes, notes, series, sized, described=False)
 
 
 def _read(
-    path: Path, labels: bool, axes: str | None, series: int | None, sized: bool, *, described: bool
+    path: Path,
+    labels: bool,
+    axes: str | None,
+    notes: Notes,
+    series: int | None,
+    sized: bool,
+    *,
+    described: bool,
 ) -> Volume:
-    with open_tiff(path, described=described) as opened:
+    with open_tiff(path, notes, described=described) as opened:
         tif = opened.tif
         found = only_series(tif, path) if series is None else chosen_series(tif, series, path)
         if labels:
@@ -152,9 +165,11 @@ def _read(
         stored = "".join(found.axes[i] for i in kept)
         shape = tuple(found.shape[i] for i in kept)
         meaning = (
-            chosen_axes(axes, stored, shape, path) if axes else clear_axes(stored, shape, found.kind, path)
+            chosen_axes(axes, stored, shape, path)
+            if axes
+            else clear_axes(stored, shape, found.kind, path, notes)
         )
-        say_how_shown(found.keyframe, path)
+        note_how_shown(found.keyframe, path, notes)
         array = found.asarray().reshape(shape)
         letters = meaning
         if (
@@ -162,7 +177,7 @@ def _read(
         ):  # a stack of one slice that the user wants as a volume
             array, letters = array[None], "Z" + meaning
         dims = 3 if "Z" in letters else 2
-        affine, unit = affine_of(tif, dims, path, tif.series.index(found), sized)
+        affine, unit = affine_of(tif, dims, path, tif.series.index(found), notes, sized)
         header = header_of(tif, stored, meaning) if series is None else None
         turned = orientation_of(found.keyframe)
     if array.dtype.kind not in "biuf":
@@ -171,7 +186,7 @@ def _read(
         )
     order = [letters.index(a) for a in "CXYZ" if a in letters]
     array = array.transpose(order)
-    array = as_shown(array if "C" in letters else array[None], turned, path)
+    array = as_shown(array if "C" in letters else array[None], turned, path, notes)
     if swaps_axes(turned):
         affine = affine[[1, 0, *range(2, dims + 1)]][:, [1, 0, *range(2, dims + 1)]]
         header = header and replace(header, resolution=header.resolution and header.resolution[::-1])

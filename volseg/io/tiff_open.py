@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from volseg.arguments import command
 from volseg.errors import InputError, VolsegError
 from volseg.io.ome_tiff import OmeSet, PlanesError, fewer_planes, set_of
+from volseg.io.volume import Notes
 
 __all__ = [
     "Opened",
@@ -44,10 +45,8 @@ __all__ = [
     "times",
 ]
 
-logger = logging.getLogger(__name__)
 
-
-def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path) -> str:
+def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path, notes: Notes) -> str:
     """x, y, z or channel for every axis, where the file leaves no doubt."""
     extra = [(a, n) for a, n in zip(stored, shape, strict=True) if a not in "XY"]
     channels = [a for a, _ in extra if a in "CS"]
@@ -70,7 +69,7 @@ def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path) -> st
             f"'{command('convert', path.name, axes=first, output='NEW.tif')}'. {_moment(stored, path)}"
         )
     if others and others[0][0] == "T":
-        logger.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])
+        notes.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])
     return "".join("C" if a in "CS" else a if a in "XY" else "Z" for a in stored)
 
 
@@ -231,7 +230,11 @@ class Opened:
 
 
 class _Trap(logging.Filter):
-    """Collects what tifffile logs as an error in this thread while a file is read."""
+    """Collects what tifffile logs as an error in this thread while a file is read.
+
+    The one place that listens to a log: tifffile says that pages are missing or torn there and nowhere else,
+    and returns what it could read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +253,7 @@ logging.getLogger("tifffile").addFilter(_TRAP)
 
 
 @contextlib.contextmanager
-def open_tiff(path: Path, *, described: bool = True) -> Iterator[Opened]:
+def open_tiff(path: Path, notes: Notes, *, described: bool = True) -> Iterator[Opened]:
     """A file, after its structure and the planes that it speaks of were counted.
 
     Args:
@@ -270,7 +273,7 @@ def open_tiff(path: Path, *, described: bool = True) -> Iterator[Opened]:
             tif = stack.enter_context(tifffile.TiffFile(path, _multifile=bool(found.files), omexml=found.xml))
         if found.files:
             names = ", ".join(other.name for other in found.files)
-            logger.info("%s is one file of a set; planes are also read from %s.", path, names)
+            notes.info("%s is one file of a set; planes are also read from %s.", path, names)
         size = path.stat().st_size + sum(other.stat().st_size for other in found.files)
         yield Opened(tif, pages, sum(found.files.values()), size)
 

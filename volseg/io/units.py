@@ -5,13 +5,12 @@ Inside volseg a length is in ``"um"`` or ``"mm"`` (``"m"`` where a NIfTI file sa
 both spellings, plurals. "pixel" is a word for no unit.
 """
 
-import logging
 import re
 import unicodedata
 
-__all__ = ["METRES", "NGFF_UNITS", "OME_UNITS", "common_unit"]
+from volseg.io.volume import Notes
 
-logger = logging.getLogger(__name__)
+__all__ = ["METRES", "NGFF_UNITS", "OME_UNITS", "common_unit"]
 
 METRES = {"um": 1e-6, "mm": 1e-3, "m": 1.0}
 OME_UNITS = {"um": "µm", "mm": "mm", "m": "m", "": "pixel"}
@@ -37,19 +36,19 @@ _NONE = {
 }  # fmt: skip
 
 
-def common_unit(name: str, source: object = None) -> tuple[float, str]:
+def common_unit(name: str, source: object = None, notes: Notes | None = None) -> tuple[float, str]:
     """Factor to, and name of, the unit volseg uses instead: ``"nm"`` becomes ``(0.001, "um")``.
 
-    ``(1.0, "")`` where the name stands for no unit, or is not known, which is said.
+    ``(1.0, "")`` where the name stands for no unit, or is not known, which is noted.
 
     Args:
-        source: the file that says so, for that message.
+        source: the file that says so, for that note.
     """
     metres = _metres(name)
-    if metres is None:
-        logger.warning(
+    if metres is None and notes is not None:
+        notes.warning(
             "%s: %r is no unit of length that is known; its sizes are taken as plain numbers without a unit.",
-            source or "a voxel size", name,
+            source, name,
         )  # fmt: skip
     if not metres:
         return 1.0, ""

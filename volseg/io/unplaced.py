@@ -17,7 +17,6 @@ the image, or reaches beyond it. Here a map from voxels of the label to voxels o
 belongs; nothing is interpolated, voxels have to lie on voxels.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from volseg.arguments import command
 from volseg.errors import InputError
 from volseg.io import nrrd
 from volseg.io.tiff import TiffHeader
-from volseg.io.volume import Volume
+from volseg.io.volume import Notes, Volume
 
 __all__ = [
     "TOLERANCE",
@@ -43,8 +42,6 @@ __all__ = [
     "signed_steps",
     "sizes_agree",
 ]
-
-logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.01  # of a voxel, at every corner
 
@@ -179,8 +176,10 @@ def is_bare(volume: Volume) -> bool:
     return not volume.unit and np.array_equal(volume.affine, np.eye(len(volume.affine)))
 
 
-def onto_image(image: Volume, label: Volume, *, case: str = "", fill: int = 0, asked: bool = False) -> Volume:
-    """The label on the grid of an image without a position, with what was concluded in the log.
+def onto_image(
+    image: Volume, label: Volume, notes: Notes, *, case: str = "", fill: int = 0, asked: bool = False
+) -> Volume:
+    """The label on the grid of an image without a position, with what was concluded in ``notes``.
 
     Args:
         case: before each message.
@@ -193,8 +192,8 @@ def onto_image(image: Volume, label: Volume, *, case: str = "", fill: int = 0, a
     if nrrd.segments_of(label):
         fill = 0  # there, whatever else a file may hold
     if label.spatial_shape == image.spatial_shape and not any(nrrd.extent_offset(label) or ()):
-        return _of_same_size(image, label, case)
-    stacked = _from_pages(image, label, case, fill)
+        return _of_same_size(image, label, case, notes)
+    stacked = _from_pages(image, label, case, fill, notes)
     if stacked is not None:
         return stacked
     if not has_position(label):
@@ -204,33 +203,33 @@ def onto_image(image: Volume, label: Volume, *, case: str = "", fill: int = 0, a
         raise _other_size(image, label, case, _BETWEEN, part=False)
     if _pages_of(image) and not asked:
         raise _other_size(image, label, case, _SLICES_ARE_PAGES)
-    return _placed(image, label, found[0], case, asked)
+    return _placed(image, label, found[0], case, asked, notes)
 
 
-def _of_same_size(image: Volume, label: Volume, case: str) -> Volume:
+def _of_same_size(image: Volume, label: Volume, case: str, notes: Notes) -> Volume:
     """A label of the image's size: turned if its position says so, else voxel by voxel."""
     if not has_position(label):
         different = not np.allclose(image.spacing, label.spacing, rtol=_ALIKE)
         sizes = f" Their voxel sizes differ: {_sizes(image)} and {_sizes(label)}." if different else ""
-        logger.info(
+        notes.info(
             "%s%s and %s have the same size and no position; they are taken voxel by voxel.%s",
             case, image.name, label.name, sizes,
         )  # fmt: skip
         return label
     found = [candidate for candidate in _candidates(image, label, 0) if candidate.laid.covers_all]
     if any(not candidate.laid.turned for candidate in found):
-        logger.info(
+        notes.info(
             "%s%s has no position; %s, which has its size, is taken voxel by voxel.",
             case, image.name, label.name,
         )  # fmt: skip
         return label
     for candidate in found:
-        logger.warning(
+        notes.warning(
             "%s%s stores the grid of %s in another orientation; it was turned to fit.",
             case, label.name, image.name,
         )  # fmt: skip
         return candidate.as_volume(label)
-    logger.warning(
+    notes.warning(
         "%s%s has no position, and that of %s fits none that programs give to such an image. It has the "
         "image's size and is taken voxel by voxel: see that it is not mirrored.",
         case, image.name, label.name,
@@ -268,7 +267,7 @@ def _in_voxels(label: Volume, signs: NDArray[np.float64]) -> Affine | None:
     return out
 
 
-def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: bool) -> Volume:
+def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: bool, notes: Notes) -> Volume:
     """A label that covers another box than the image does, if that is believable."""
     laid = found.laid
     equal = sum(a == n for a, n in zip(laid.size, image.spatial_shape, strict=True))
@@ -281,7 +280,7 @@ def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: b
     within = all(
         a >= 0 and a + n <= m for a, n, m in zip(laid.start, laid.size, image.spatial_shape, strict=True)
     )
-    logger.info(
+    notes.info(
         "%s%s has no position. %s covers %s, from voxel %s on (counted from 0): it was put in its place.",
         case, image.name, label.name, "a part of it" if within else "more than it", laid.start,
     )  # fmt: skip
@@ -304,7 +303,7 @@ def _pages_of(image: Volume) -> bool:
     return image.channels > 1 and isinstance(header, TiffHeader) and not header.meaning.endswith("C")
 
 
-def _from_pages(image: Volume, label: Volume, case: str, fill: int) -> Volume | None:
+def _from_pages(image: Volume, label: Volume, case: str, fill: int, notes: Notes) -> Volume | None:
     """A label with a slice for each page of a TIFF of several channels, its pages put together."""
     header = image.header
     if not isinstance(header, TiffHeader) or not _pages_of(image) or label.spatial_dims != 3:
@@ -327,7 +326,7 @@ def _from_pages(image: Volume, label: Volume, case: str, fill: int) -> Volume | 
                 "paint on one channel only."
             )
         merged = np.where(page != fill, page, merged)
-    logger.info(
+    notes.info(
         "%s%s has a slice for each of the %d channels of %s; those of one slice were put together.",
         case, label.name, image.channels, image.name,
     )  # fmt: skip

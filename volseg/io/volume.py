@@ -6,10 +6,11 @@ does otherwise is undone on reading and redone on writing.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,75 @@ from volseg.errors import InputError
 from volseg.io.colours import several_channels
 from volseg.labels import as_integers
 
-__all__ = ["Volume", "as_labels", "contiguous", "number_for_nan", "replace_nonfinite", "require_finite"]
+__all__ = [
+    "Note",
+    "Notes",
+    "Volume",
+    "as_labels",
+    "contiguous",
+    "noticing",
+    "number_for_nan",
+    "replace_nonfinite",
+    "require_finite",
+]
 
 logger = logging.getLogger(__name__)
 
 UNLABELLED = 255  # what NaN in a label becomes
+
+
+class Note(NamedTuple):
+    """What a reader noticed about a file that can be used all the same; ``level`` is one of `logging`."""
+
+    level: int
+    text: str
+
+
+class Notes(list[Note]):
+    """What readers notice, in that order; each hands it to whatever it calls that may notice something."""
+
+    def info(self, text: str, *values: object) -> None:
+        """What was concluded, as expected; ``text`` is formatted as by `logging`."""
+        self.append(Note(logging.INFO, text % values if values else text))
+
+    def warning(self, text: str, *values: object) -> None:
+        """What may be wrong with the file."""
+        self.append(Note(logging.WARNING, text % values if values else text))
+
+
+_Key = tuple[Note, tuple[tuple[str, int, int], ...]]
+_logged: set[_Key] = set()
+
+
+@contextmanager
+def noticing(notes: Notes | None, *paths: Path | None) -> Iterator[Notes]:
+    """A place for notes, which go to ``notes`` in the end, or to the log where nobody collects them.
+
+    A process logs the same of the same files once, as long as they do not change.
+
+    Args:
+        paths: the files that the notes are about, ``None`` for what lies in memory.
+    """
+    own = Notes()
+    try:
+        yield own
+    finally:
+        if notes is not None:
+            notes += own
+        else:
+            files = tuple(file for path in paths for file in _state(path))
+            for note in own:
+                if len(files) < len(paths) or (note, files) not in _logged:
+                    _logged.add((note, files))
+                    logger.log(note.level, "%s", note.text)
+
+
+def _state(path: Path | None) -> Iterator[tuple[str, int, int]]:
+    """What changes when a file does; nothing where there is none."""
+    with suppress(OSError):
+        if path is not None:
+            found = path.stat()
+            yield str(path), found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +103,7 @@ class Volume:
         path: the file it came from.
         header: what the format needs to write a file like this one; opaque to everybody else.
         blank: of a label, the number that stands for NaN in the file, which means unlabelled.
+        notes: what was noticed when it was read.
     """
 
     array: NDArray[Any]
@@ -46,6 +112,7 @@ class Volume:
     path: Path | None = None
     header: object = None
     blank: int | None = None
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4):
@@ -108,7 +175,7 @@ def contiguous(array: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
+def as_labels(array: NDArray[Any], source: str, notes: Notes) -> NDArray[Any]:
     """Class ids ``(1, *spatial)``, exactly as stored; anything that is not a class id is refused.
 
     Three equal channels are one, NaN is unlabelled; see :func:`volseg.labels.as_integers` for the rest.
@@ -116,13 +183,13 @@ def as_labels(array: NDArray[Any], source: str) -> NDArray[Any]:
     if array.shape[0] > 1:
         if array.shape[0] != 3 or (array != array[:1]).any():
             raise several_channels(array, source)
-        logger.warning("%s is a grey RGB image: its three equal channels are read as one.", source)
+        notes.warning("%s is a grey RGB image: its three equal channels are read as one.", source)
         array = array[:1]
     if array.dtype.kind == "f":
-        array = _without_nan(array, source)
+        array = _without_nan(array, source, notes)
     whole = as_integers(array[0], source)[None]
     if array.dtype.kind == "f" and (whole != array).any():
-        logger.warning("%s holds labels up to 0.001 away from an integer; they are rounded.", source)
+        notes.warning("%s holds labels up to 0.001 away from an integer; they are rounded.", source)
     return whole
 
 
@@ -133,7 +200,7 @@ def number_for_nan(array: NDArray[Any]) -> int | None:
     return -1 if (array == UNLABELLED).any() else UNLABELLED
 
 
-def _without_nan(array: NDArray[Any], source: str) -> NDArray[Any]:
+def _without_nan(array: NDArray[Any], source: str, notes: Notes) -> NDArray[Any]:
     """NaN in a label means unlabelled: it becomes 255, or -1 where 255 is a class."""
     blank = np.isnan(array)
     if not blank.any():
@@ -144,7 +211,7 @@ def _without_nan(array: NDArray[Any], source: str) -> NDArray[Any]:
             f"{source} holds {_count(blank, 'NaN label')}, which would be unlabelled, but 255 and -1, the "
             "numbers for that, are used in it. Give blank voxels a number of their own."
         )
-    logger.warning(
+    notes.warning(
         "%s: %s taken as unlabelled, with the number %d.", source, _count(blank, "NaN label"), number
     )
     return np.where(blank, array.dtype.type(number), array)
@@ -162,7 +229,7 @@ def require_finite(array: NDArray[Any], source: str) -> None:
     )
 
 
-def replace_nonfinite(array: NDArray[Any], source: str) -> NDArray[Any]:
+def replace_nonfinite(array: NDArray[Any], source: str, notes: Notes) -> NDArray[Any]:
     """The array with each channel's smallest finite value where it holds NaN or infinity.
 
     Where the other values are few whole numbers, it may be a label, and a class would be invented; that is
@@ -174,9 +241,9 @@ def replace_nonfinite(array: NDArray[Any], source: str) -> NDArray[Any]:
     for channel in out:
         finite = np.isfinite(channel)
         channel[~finite] = channel[finite].min() if finite.any() else 0
-    logger.warning("%s: %s replaced.", source, _count(~np.isfinite(array), "NaN or infinite voxel"))
+    notes.warning("%s: %s replaced.", source, _count(~np.isfinite(array), "NaN or infinite voxel"))
     if np.array_equal(out, np.rint(out)) and len(np.unique(out.ravel()[:: max(1, out.size // 10000)])) <= 20:
-        logger.warning(
+        notes.warning(
             "%s holds few whole numbers: if it is a label, read it as one (%s), and NaN means "
             "unlabelled instead of the smallest class.", source, option("labels", True),
         )  # fmt: skip

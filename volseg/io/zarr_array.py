@@ -12,7 +12,6 @@ thrown away, before the library gets it.
 """
 
 import bz2
-import logging
 import lzma
 import os
 import struct
@@ -31,10 +30,9 @@ from numpy.typing import NDArray
 from volseg.errors import InputError, RefusedError, ResourceError, VolsegError
 from volseg.installation import install_line
 from volseg.io.gzip_stream import MAX_RATIO
+from volseg.io.volume import Notes
 
 __all__ = ["Packing", "ZarrArray", "in_short", "packing_of", "zarr_library"]
-
-logger = logging.getLogger(__name__)
 
 _COMPRESSORS = {"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma"}
 _CHECKSUMS = {"crc32c"}
@@ -196,8 +194,8 @@ class ZarrArray:
         """The files that hold a block, or all."""
         return map(self._file, self._corners(index))
 
-    def check_chunks(self) -> None:
-        """Chunks are plain files in plain folders, and those that are absent may be; their number is said."""
+    def check_chunks(self, notes: Notes) -> None:
+        """Chunks are plain files in plain folders, and those that are absent may be, which is noted."""
         count = prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
         if count > _MOST:
             raise InputError(f"{self.folder} has {count} chunks, more than are read. Use larger ones.")
@@ -226,7 +224,7 @@ class ZarrArray:
                 "zarr: write_empty_chunks=True."
             )
         what = "chunks" if self.shard is None else "shards, or chunks in them,"
-        logger.warning(
+        notes.warning(
             "%s: %d of %d %s are absent, such as %s; as the format has it, they are read as the fill "
             "value %s.",
             self.folder, missing, count, what, name, self.fill,

@@ -1,9 +1,7 @@
 """The checks of one case, and the facts about it that are compared with those of the other cases."""
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,10 +15,10 @@ from volseg.data.verification.contents import odd_labels, odd_values, values_of
 from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
 from volseg.findings import Finding, Severity
-from volseg.io import Volume, check_alignment, digest, read_channels, read_volume
+from volseg.io import Note, Notes, Volume, check_alignment, digest, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Facts", "check_case", "files_of", "listening", "reported", "sha256"]
+__all__ = ["Facts", "check_case", "files_of", "reported", "sha256"]
 
 
 class Facts(TypedDict, total=False):
@@ -32,40 +30,6 @@ class Facts(TypedDict, total=False):
     unit: str
     shape: list[int]
     values: list[int]
-
-
-class _Listener(logging.Handler):
-    """Keeps what the readers say in each thread, instead of printing it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.local = threading.local()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.heard().append(record.getMessage())
-
-    def heard(self) -> list[str]:
-        """What was said in this thread since it was last cleared."""
-        if not hasattr(self.local, "messages"):
-            self.local.messages = []
-        messages: list[str] = self.local.messages
-        return messages
-
-
-_LISTENER = _Listener()
-
-
-@contextmanager
-def listening() -> Iterator[None]:
-    """What the readers say becomes findings, for as long as the block lasts."""
-    logger = logging.getLogger("volseg.io")
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(_LISTENER)
-    try:
-        yield
-    finally:
-        logger.removeHandler(_LISTENER)
-        logger.propagate = propagate
 
 
 def check_case(case: Case, expected: Expectations) -> tuple[list[Finding], Facts]:
@@ -107,28 +71,35 @@ def sha256(path: Path) -> str:
 
 def _read_image(case: Case, found: list[Finding]) -> Volume | None:
     """The image, or ``None``; what the reader said goes to ``found``."""
-    return _read(lambda: read_channels(case.images, spacing=case.spacing), case.images, found)
+    return _read(
+        lambda notes: read_channels(case.images, spacing=case.spacing, notes=notes), case.images, found
+    )
 
 
 def _read_labels(case: Case, path: Path, found: list[Finding]) -> Volume | None:
     """The labels, or ``None``; what the reader said goes to ``found``."""
 
-    def read() -> Volume:
-        return read_volume(path, labels=True, spacing=case.spacing, colours=case.colours)
+    def read(notes: Notes) -> Volume:
+        return read_volume(path, labels=True, spacing=case.spacing, colours=case.colours, notes=notes)
 
     return _read(read, (path,), found)
 
 
-def _read(read: Callable[[], Volume], paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
-    heard = _LISTENER.heard()
-    heard.clear()
+def _read(read: Callable[[Notes], Volume], paths: tuple[Path, ...], found: list[Finding]) -> Volume | None:
+    notes = Notes()
     volume = None
     try:
-        volume = read()
+        volume = read(notes)
     except VolsegError as error:
         found.append(reported("unreadable", "error", _named(paths, str(error)), str(error)))
-    found += [reported("reading", "warning", _named(paths, message), message) for message in heard]
+    found += _warnings(notes, paths)
     return volume
+
+
+def _warnings(notes: Iterable[Note], paths: tuple[Path, ...]) -> list[Finding]:
+    """What readers noticed, as far as it may be wrong."""
+    texts = [note.text for note in notes if note.level >= logging.WARNING]
+    return [reported("reading", "warning", _named(paths, text), text) for text in texts]
 
 
 def reported(kind: str, severity: Severity, file: Path, message: str) -> Finding:
@@ -170,10 +141,11 @@ def _label_findings(
     label = _read_labels(case, path, found)
     if label is None:
         return found
-    _LISTENER.heard().clear()
+    notes = Notes()
+    fill = (expected.labels and expected.labels.unlabelled) or 0
     try:
-        label = check_alignment(image, label, fill=(expected.labels and expected.labels.unlabelled) or 0)
-        found += [reported("reading", "warning", path, message) for message in _LISTENER.heard()]
+        label = check_alignment(image, label, fill=fill, notes=notes)
+        found += _warnings(notes, (path,))
         odd = list(odd_labels(label, image, expected.labels, str(path)))
         found += odd
         if path == case.label and not odd:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.cases import Case, find_cases, stem
-from volseg.data.verification.cases import Facts, check_case, files_of, listening, reported, sha256
+from volseg.data.verification.cases import Facts, check_case, files_of, reported, sha256
 from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
 from volseg.findings import Finding, Severity, table
@@ -115,7 +115,7 @@ def _check(
     found: list[Finding] = []
     results: list[tuple[list[Finding], Facts, str]] = []
     keep = None if cache is None else Path(cache)
-    with listening(), ThreadPoolExecutor(jobs or min(8, allowed_processors())) as pool:
+    with ThreadPoolExecutor(jobs or min(8, allowed_processors())) as pool:
         for result in pool.map(lambda case: _one(case, expected, keep), cases):
             results.append(result)
             if progress is not None:
