@@ -15,6 +15,7 @@ from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import read_volume, write_volume
 from volseg.runs.checkpoint import load_checkpoint
 from volseg.runs.claim import claim, release
+from volseg.runs.folder import tidy_up
 from volseg.runs.running import while_running
 
 pytestmark = pytest.mark.usefixtures("clean_process")
@@ -116,6 +117,27 @@ def test_a_kill_while_the_new_result_takes_its_place_is_made_up_for(make_run, mo
     assert load_checkpoint(first.folder / "model.pt")["iteration"] == 2
     third.engine.run()
     assert load_checkpoint(first.folder / "last.pt")["iteration"] == 6
+
+
+@pytest.mark.parametrize("moved", [(), ("model.pt",), ("model.pt", "tensorboard")])
+def test_a_move_that_an_earlier_volseg_began_is_ended(tmp_path, moved):
+    """It left the names of the new result in ``unfinished/complete``, and moved them one by one."""
+    new = {"last.pt": "new", "model.pt": "new", "tensorboard/events.new": "new"}
+    old = {"best.pt": "old", "last.pt": "old", "metrics.json": "old", "tensorboard/events.old": "old"}
+    mine = {"segmentations/a.tif": "mine"}
+    if "tensorboard" in moved:
+        del old["tensorboard/events.old"]
+    for name, text in (old | mine).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name, text in new.items():
+        stage = tmp_path if name.split("/")[0] in moved else tmp_path / "unfinished"
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).write_text(text)
+    (tmp_path / "unfinished" / "complete").write_text('["last.pt", "model.pt", "tensorboard"]')
+    tidy_up(tmp_path)
+    files = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == new | mine
 
 
 # --- what has changed --------------------------------------------------------------------------------------

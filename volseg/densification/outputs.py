@@ -18,7 +18,6 @@ import numpy.typing as npt
 from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.inputs import FORMER_METHODS, Inputs
-from volseg.densification.replacing import install, settle, stage_of
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import (
     Segment,
@@ -36,6 +35,7 @@ from volseg.labels import IGNORE_INDEX
 from volseg.machine import library_versions
 from volseg.report import class_colours
 from volseg.runs.claim import claim, release
+from volseg.runs.replacing import install, settle, stage_of
 
 __all__ = ["Outputs", "classes_of", "outputs_for", "read_json", "values_of", "write_json", "write_volumes"]
 

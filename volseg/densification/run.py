@@ -247,7 +247,7 @@ class Run:
             return [scorer.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), []
         seconds = self.choices.seconds(continued=self.earlier is not None)
         image = self.inputs.image
-        voxels, began = math.prod(image.spatial_shape), self.progress.began
+        voxels, began = math.prod(image.spatial_shape), self.progress.clock.began
         timetable = self.timetable = Timetable(
             seconds,
             len(folds),

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from volseg.runs.budget import Clock
+
 __all__ = ["Forecast", "Progress", "Timetable", "affordable_folds", "clock"]
 
 logger = logging.getLogger(__name__)
@@ -89,9 +91,9 @@ class Timetable:
         patience: float = 1.0,
     ) -> None:
         now = time.monotonic()
+        self.clock = Clock(seconds, now if began is None else began)
         self.seconds = seconds
         self.folds = folds
-        self.began = now if began is None else began
         self._ahead = {  # what cannot be cut short and is not begun, in seconds of a processor
             "looking": _BANK_PER_VOXEL * voxels * channels,
             "scoring": _SCORING_PER_VOXEL * voxels * folds,
@@ -113,7 +115,7 @@ class Timetable:
     @property
     def left(self) -> float:
         """Seconds until everything should be done."""
-        return self.seconds - (time.monotonic() - self.began)
+        return self.clock.left
 
     @property
     def slowness(self) -> float:
@@ -146,7 +148,7 @@ class Timetable:
 
     def count_earlier(self, seconds: float) -> None:
         """Time that an earlier, stopped run spent on a fold that need not be repeated."""
-        self.began -= seconds
+        self.clock.earlier += seconds
         self._models_left = max(self._models_left - 1, 1)
         if self._for_folds is not None:
             self._for_folds -= seconds
@@ -231,12 +233,13 @@ class Progress:
 
     def __init__(self, seconds: float | None, began: float | None = None) -> None:
         self.seconds = seconds
-        self.began = time.monotonic() if began is None else began
+        start = time.monotonic() if began is None else began
+        self.clock = Clock(seconds, start)
         self.expected: Callable[[], Forecast] | None = None
         self.stage = "starting"
         self._share: float | None = None
         self._over = threading.Event()
-        self._told = self.began
+        self._told = start
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["Progress"]:
@@ -274,14 +277,12 @@ class Progress:
             return None
         if self.expected is not None:
             return self.expected()
-        if self.gone > self.seconds:
-            return None
-        return Forecast(self.seconds - self.gone)
+        return Forecast(self.clock.left) if self.clock.left >= 0 else None
 
     @property
     def gone(self) -> float:
         """Seconds since it began."""
-        return time.monotonic() - self.began
+        return self.clock.gone
 
     def told(self) -> str:
         """``3:12 of 15:00 minutes, about 4:20 left: learning, fold 2 of 4 (35 % of it)``."""

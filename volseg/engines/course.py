@@ -108,7 +108,7 @@ class Course:
         processes.wait()
         if self.folder.resume:
             logger.info("Resuming at iteration %d.", self.start)
-        self.state.budget.start()
+        self.state.budget.clock.start()
 
     def _advance_schedule(self, engine: Engine) -> None:
         schedule = self.state.lr_scheduler

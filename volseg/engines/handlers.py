@@ -172,7 +172,7 @@ class Announcement:
             return
         per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
         minutes, limit = self.iterations * per_step / 60, self.budget.max_minutes
-        if limit is not None and limit - self.budget.earlier < minutes:
+        if limit is not None and limit - self.budget.clock.earlier / 60 < minutes:
             logger.info("%s: up to %d iterations, %g min.", self.note, self.iterations, limit)
             return
         logger.info(

@@ -146,7 +146,7 @@ class RunState:
                 f"{path} belongs to a run with another network or optimiser ({error}). "
                 "Resume with the settings of that run; they stand in config.json beside it."
             ) from error
-        self.budget.earlier = content.get("minutes", 0.0)
+        self.budget.clock.earlier = 60 * content.get("minutes", 0.0)
         self.best.load_state_dict(content.get("best", self.best.state_dict()))
         self.dataset.go_on_from(content["trained_on"])
         self.trained_on = self.dataset.trained_on()

@@ -17,7 +17,7 @@ from volseg.io.files import (
     suffix_of,
     write_volume,
 )
-from volseg.io.json_text import parse_json, read_json
+from volseg.io.json_text import parse_json, read_json, write_json
 from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.nrrd_grid import Segment, class_names
 from volseg.io.slices import slices_in, stack_slices
@@ -54,6 +54,7 @@ __all__ = [
     "suffix_of",
     "with_segments",
     "with_spacing",
+    "write_json",
     "write_volume",
     "write_weights",
 ]

@@ -1,4 +1,4 @@
-"""JSON that strangers wrote: one guarded way to read it, for descriptions, listings, bundles and notes.
+"""JSON: one guarded way to read what strangers wrote, and one way to write it whole.
 
 Python's reader takes what JSON does not have (``NaN``), stops with its own errors at numbers of 5,000
 digits and at brackets 100,000 deep, and does not know the byte order mark that editors on Windows put first.
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError
+from volseg.io.atomic import atomic_write
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["parse_json", "read_json", "write_json"]
 
 MOST = 64 << 20  # bytes of a file
 _DEEPEST = 100  # brackets within brackets
@@ -40,6 +41,28 @@ def read_json(
     if path.stat().st_size > most:
         raise InputError(f"{path} is too large for a description in JSON. It is damaged, or another file.")
     return parse_json(path.read_bytes(), path, pairs=pairs, constant=constant)
+
+
+def write_json(
+    path: Path,
+    content: Any,
+    *,
+    indent: int | None = 2,
+    overwrite: bool = True,
+    default: Callable[[Any], Any] | None = None,
+) -> None:
+    """Write a JSON file whole or not at all, in ASCII, with a line end.
+
+    Args:
+        default: makes something that JSON has of what it has not.
+
+    Raises:
+        RefusedError: if the file exists and is not to be overwritten.
+        ResourceError: if the disk is full, or the file may not be written.
+    """
+    text = json.dumps(content, indent=indent, default=default) + "\n"
+    with atomic_write(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def parse_json(

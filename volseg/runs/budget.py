@@ -1,7 +1,8 @@
 """When a training ends: after so many iterations, after so many minutes, or when it no longer improves.
 
 The learning rate follows the budget. A schedule is made for a number of iterations; where minutes are
-what limits a run, it is stepped on faster, so that it comes to its end when the minutes do.
+what limits a run, it is stepped on faster, so that it comes to its end when the minutes do. The clock is that
+of ``volseg densify``, too.
 """
 
 import math
@@ -9,9 +10,38 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Budget", "Improvement", "advance", "stretch"]
+__all__ = ["Budget", "Clock", "Improvement", "advance", "stretch"]
 
 _LENGTH = ("total_iters", "total_steps", "T_max", "_schedule_phases")  # as torch's schedules call it
+
+
+class Clock:
+    """Wall-clock time that is used up, and how much there is of it; changes of the date do not matter.
+
+    Args:
+        limit: in seconds; ``None`` for as many as it takes.
+        began: when the time began to count, by ``time.monotonic()``; ``None`` for not yet.
+    """
+
+    def __init__(self, limit: float | None = None, began: float | None = None) -> None:
+        self.limit = limit
+        self.began = began
+        self.earlier = 0.0
+        """Seconds that earlier parts of the same work have used."""
+
+    def start(self) -> None:
+        """From now on time is counted."""
+        self.began = time.monotonic()
+
+    @property
+    def gone(self) -> float:
+        """Seconds used so far."""
+        return self.earlier + (0.0 if self.began is None else time.monotonic() - self.began)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, below 0 where more were used; infinite without a limit."""
+        return math.inf if self.limit is None else self.limit - self.gone
 
 
 class Budget:
@@ -27,22 +57,17 @@ class Budget:
             raise ValueError(f"max_minutes = {max_minutes!r} must be a number above 0.")
         self.iterations = iterations
         self.max_minutes = max_minutes
-        self.earlier = 0.0
-        self._began: float | None = None
-
-    def start(self) -> None:
-        """From now on time is counted."""
-        self._began = time.monotonic()
+        self.clock = Clock(None if max_minutes is None else 60 * max_minutes)
 
     @property
     def minutes(self) -> float:
         """Used so far."""
-        return self.earlier + (0.0 if self._began is None else (time.monotonic() - self._began) / 60)
+        return self.clock.gone / 60
 
     @property
     def is_spent(self) -> bool:
         """Whether the minutes are used up; iterations are counted by the engine."""
-        return self.max_minutes is not None and self.minutes >= self.max_minutes
+        return self.clock.left <= 0
 
     def progress(self, iteration: int) -> float:
         """From 0 to 1, in iterations or minutes, whichever is further."""

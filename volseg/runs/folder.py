@@ -3,8 +3,8 @@
 A training that is to replace another (``overwrite``) takes place in ``unfinished``, inside.
 
 Until it is complete the earlier result stays as it is, to be segmented with, too. Then its files change
-places with the new ones: a mark with their names is there first, so that what a kill interrupts is ended by
-the next training. What an evaluation said of the earlier weights goes with them.
+places with the new ones (:mod:`volseg.runs.replacing`); what a kill interrupts is ended by the next training.
+What an evaluation said of the earlier weights goes with them.
 """
 
 import json
@@ -18,12 +18,13 @@ from typing import Any
 
 from volseg.arguments import option
 from volseg.errors import InputError, RefusedError
-from volseg.io import atomic_write, read_json
+from volseg.io import read_json, write_json
 from volseg.machine import library_versions
 from volseg.runs import processes
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
 from volseg.runs.log import open_log
+from volseg.runs.replacing import install, is_decided, settle
 from volseg.runs.running import running_bundle
 
 __all__ = [
@@ -54,7 +55,7 @@ PAGES = {"worst": "report.html", "median": "report_median.html", "best": "report
 FIGURES = ("metrics.json", "metrics.csv", "picture.png", *PAGES.values())
 """What an evaluation leaves."""
 
-_MARK = "complete"
+_FORMER_MARK = "complete"  # of a volseg that moved file by file: with their names
 
 
 @dataclass(frozen=True)
@@ -107,35 +108,35 @@ def working_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path:
 def complete_run(home: Path) -> None:
     """A training that was to replace another is complete: it takes its place, file by file.
 
-    A mark with the names is there first; what a kill interrupts then is ended by :func:`tidy_up`.
+    What a kill interrupts then is ended by :func:`tidy_up`.
     """
-    stage = home / STAGE
-    names = sorted(path.name for path in stage.iterdir())
-    with atomic_write(stage / _MARK, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(names), encoding="utf-8")
-    _move(home)
+    install(home / STAGE, home, _replaced(home))
 
 
 def tidy_up(home: Path) -> None:
     """End the move of a complete training that was interrupted, if there is one."""
-    if (home / STAGE / _MARK).is_file():
-        claim(home)
-        _move(home)
-        release(home)
-
-
-def _move(home: Path) -> None:
     stage = home / STAGE
-    names = read_json(stage / _MARK)
-    for name in names:
-        if (stage / name).exists():
-            if (home / name).is_dir():
-                shutil.rmtree(home / name)
-            os.replace(stage / name, home / name)
-    for path in [*(home / name for name in (*OWN, *FIGURES)), *past_checkpoints(home / "last.pt")]:
-        if path.name not in names:  # the earlier training had it, this one has not
-            path.unlink(missing_ok=True)
-    shutil.rmtree(stage)
+    former = stage / _FORMER_MARK
+    if not (former.is_file() or is_decided(home, stage)):
+        return
+    claim(home)
+    if former.is_file():
+        names = read_json(former)  # of the new result; what is not on the stage has its place already
+        replaced = [
+            path
+            for path in _replaced(home)
+            if path.parts[0] not in names or os.path.lexists(stage / path.parts[0])
+        ]
+        install(stage, home, replaced, apart=[_FORMER_MARK])
+    settle(home, stage)
+    release(home)
+
+
+def _replaced(home: Path) -> list[Path]:
+    """What belongs to the training in a folder and to its weights, relative to it."""
+    curves = (path for path in (home / "tensorboard").rglob("*") if not path.is_dir())
+    own = [*(home / name for name in (*OWN, *FIGURES)), *past_checkpoints(home / "last.pt"), *curves]
+    return [path.relative_to(home) for path in own]
 
 
 def say_what_is_older(home: Path, iteration: int) -> None:
@@ -229,7 +230,7 @@ def open_run(
 
     def describe() -> None:
         for name, content in description.items():
-            _write_json(folder / name, content)
+            write_json(folder / name, content, default=str)
 
     if resume:
         _say_changes(folder, description)
@@ -278,11 +279,6 @@ def differences(before: Any, now: Any, entry: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def new_file(path: Path, *, overwrite: bool, source: Path | None = None) -> Path:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volseg.densification import replacing
-from volseg.densification.replacing import install, settle, stage_of
 from volseg.errors import ResourceError
 from volseg.io import Volume, write_volume
+from volseg.runs import replacing
+from volseg.runs.replacing import install, settle, stage_of
 
 OLD = {"model.pt": "old", "report.html": "old", "folds/fold_1.pt": "old", "folds/fold_2.pt": "old"}
 NEW = {"model.pt": "new", "report.html": "new", "folds/fold_1.pt": "new", "figures/scores.png": "new"}

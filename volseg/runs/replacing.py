@@ -7,12 +7,12 @@ it leaves beside is put right when the folder is opened again (:func:`settle`). 
 exchange folders (Windows, some network drives, a folder that is mounted or that somebody stands in), the
 files are replaced one by one, and a kill in between is made up for in the same way.
 
-What a person put into the folder stays in it.
+What a person put into the folder stays in it. A training whose successor is trained inside of its own folder
+and a result of ``volseg densify`` are both replaced by this.
 """
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -22,10 +22,10 @@ from pathlib import Path
 
 from volseg.arguments import option
 from volseg.errors import ResourceError
-from volseg.io import atomic_write, is_volume
+from volseg.io import is_volume, read_json, write_json
 from volseg.io.atomic import put_in_place
 
-__all__ = ["install", "settle", "stage_of"]
+__all__ = ["install", "is_decided", "settle", "stage_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +44,25 @@ def stage_of(folder: Path) -> Path:
     return beside
 
 
-def install(stage: Path, folder: Path, replaced: Sequence[Path], moved: Path | None = None) -> None:
+def install(
+    stage: Path,
+    folder: Path,
+    replaced: Sequence[Path],
+    moved: Path | None = None,
+    *,
+    apart: Sequence[str] = (),
+) -> None:
     """Let what is on the stage take the place of a result.
 
     Args:
         replaced: what belongs to the old result, relative to ``folder``; everything else stays.
         moved: where the file of this name on the stage goes that has its place outside of the folder.
+        apart: files on the stage that are no part of the new result.
 
     Raises:
         ResourceError: if the disk is full; the old result is whole then, and the new one on the stage.
     """
-    fresh = [path.relative_to(stage) for path in _files(stage)]
+    fresh = [path.relative_to(stage) for path in _files(stage) if path.name not in apart]
     told = {
         "fresh": [path.as_posix() for path in fresh],
         "gone": [path.as_posix() for path in replaced if path not in fresh],
@@ -67,20 +75,28 @@ def install(stage: Path, folder: Path, replaced: Sequence[Path], moved: Path | N
             f"cannot replace {folder}: {error.strerror or error}. It is as it was; the new result lies in "
             f"{stage}. Free some space, and repeat the command with {option('resume', True)}."
         ) from error
-    with atomic_write(stage / _MARK, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(told), encoding="utf-8")
-    settle(folder)
+    write_json(stage / _MARK, told, indent=None)
+    settle(folder, stage)
 
 
-def settle(folder: Path) -> bool:
-    """Finish a replacement that was decided; whether there was one. Also what a kill interrupted."""
-    stage = stage_of(folder)
+def is_decided(folder: Path, stage: Path) -> bool:
+    """Whether a replacement was decided and is not finished."""
+    return (stage / _MARK).is_file() or (folder / _MARK).is_file()
+
+
+def settle(folder: Path, stage: Path | None = None) -> bool:
+    """Finish a replacement that was decided; whether there was one. Also what a kill interrupted.
+
+    Args:
+        stage: where it was made; :func:`stage_of` the folder if None.
+    """
+    stage = stage or stage_of(folder)
     if (stage / _MARK).is_file() and not _exchanged(stage, folder):
         _one_by_one(stage, folder)
     mark = folder / _MARK
     if not mark.is_file():
         return False
-    told = json.loads(mark.read_text(encoding="utf-8"))
+    told = read_json(mark)
     if told["moved"] is not None:
         moved = Path(told["moved"])
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +122,7 @@ def _exchanged(stage: Path, folder: Path) -> bool:
 
 def _one_by_one(stage: Path, folder: Path) -> None:
     """The same in as many steps as there are files; the mark comes last."""
-    told = json.loads((stage / _MARK).read_text(encoding="utf-8"))
+    told = read_json(stage / _MARK)
     for name in told["gone"]:
         _forget(folder / name)
     for name in (*told["fresh"], _MARK):
@@ -125,10 +141,15 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _keep_others(folder: Path, stage: Path, replaced: set[Path]) -> None:
-    """Lay what a person put into the old folder onto the stage, too: both names are of the same file."""
+    """Lay what a person put into the old folder onto the stage, too: both names are of the same file.
+
+    A stage inside of the folder is never exchanged with it: what a person put there stays without that.
+    """
+    if stage.is_relative_to(folder):
+        return
     for path in folder.rglob("*"):
         ours = path in replaced or any(parent in replaced for parent in path.parents)
-        if ours or path.is_relative_to(stage) or path.name in _OURS or ".partial-" in path.name:
+        if ours or path.name in _OURS or ".partial-" in path.name:
             continue
         target = stage / path.relative_to(folder)
         if os.path.lexists(target):
