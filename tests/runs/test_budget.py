@@ -186,11 +186,11 @@ def test_budgets_that_make_no_sense_are_told(make_run, tmp_path, settings, messa
 def test_time_of_earlier_parts_counts(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    clock = Clock(60)
+    clock = budget.Clock(60)
     clock.earlier = 20.0
     assert (clock.gone, clock.left) == (20, 40)
     clock.start()
     now[0] = 150.0
     assert (clock.gone, clock.left) == (70, -10)
-    assert Clock(began=90.0).gone == 60
-    assert Clock(began=90.0).left == math.inf
+    assert budget.Clock(began=90.0).gone == 60
+    assert budget.Clock(began=90.0).left == math.inf
