@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import imagecodecs
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from volseg.annotation import Finding
 from volseg.errors import RefusedError
@@ -29,7 +30,10 @@ from volseg.report import (
     write_figures,
     write_report,
 )
-from volseg.report.charts import curve_charts
+from volseg.report.chart_picture import draw
+from volseg.report.chart_svg import svg
+from volseg.report.charts import calibration_chart, curve_charts, scores_chart
+from volseg.report.colours import SERIES
 from volseg.report.figures import slice_picture
 from volseg.report.picture import planes_of
 
@@ -380,7 +384,7 @@ def test_figures_without_partners_are_refused():
 )
 def test_a_learning_curve_is_drawn_inside_its_frame(loss, points):
     (chart,) = curve_charts([LearningCurve(range(len(loss)), loss)])
-    (line,) = re.findall(r'points="([^"]+)"', chart)
+    (line,) = re.findall(r'points="([^"]+)"', svg(chart))
     xs, ys = zip(*(map(float, point.split(",")) for point in line.split()), strict=True)
     assert len(xs) == points
     assert 0 <= min(xs) <= max(xs) <= 380
@@ -392,7 +396,7 @@ def test_curves_of_several_models_are_lines_of_their_own_and_break_where_somethi
         LearningCurve([1, 50, 100, 150], [0.7, 0.1, 0.6, 0.05], [1], [0.6], name=f"fold {i}", breaks=[2])
         for i in range(1, 8)
     ]
-    loss, held = curve_charts(curves)
+    loss, held = map(svg, curve_charts(curves))
     lines = re.findall(r'<polyline class="([^"]*)" points="([^"]*)"><title>(fold \d)</title>', loss)
     assert len(lines) == 14
     assert all(len(points.split()) == 2 for _, points, _ in lines)
@@ -403,7 +407,7 @@ def test_curves_of_several_models_are_lines_of_their_own_and_break_where_somethi
 
 def test_a_curve_without_a_finite_figure_says_so():
     (chart,) = curve_charts([LearningCurve([1, 2], [float("nan"), float("inf")])])
-    assert "loss: no figure that is finite" in chart
+    assert "loss: no figure that is finite" in svg(chart)
 
 
 @pytest.mark.parametrize("count", [7, 8, 21])
@@ -483,3 +487,49 @@ def test_units_are_written_as_people_do(tmp_path):
     assert "µm³" in heads
     assert "um^3" not in heads
     assert Amount("wall", 3, 1.5, "mm^2").told_unit == "mm²"
+
+
+# --- charts and colours -----------------------------------------------------------------------------------
+
+
+def lines_drawn(chart):
+    """Of a chart drawn by matplotlib, the points of every line that has them."""
+    axes = Figure().subplots()
+    draw(chart, axes)
+    return [line.get_xydata() for line in axes.lines]
+
+
+def test_page_and_picture_show_the_same_points(report):
+    names, methods = report.score_rows()
+    charts = [
+        scores_chart(names, methods),
+        calibration_chart(report.calibration),
+        *curve_charts(report.curves),
+    ]
+    for chart in charts:
+        known = np.array([point for line in chart.lines for part in line.parts() for point in part])
+        drawn = np.concatenate([points for points in lines_drawn(chart) if len(points)])
+        assert all((np.abs(drawn - point) < 1e-9).all(1).any() for point in known)
+        page = Page(svg(chart))
+        marks = [tag for tag, a in page.elements if (a.get("class") or "").startswith("dot")]
+        paths = [a["points"].split() for a in page.all("polyline")]
+        assert max(len(marks), sum(map(len, paths))) == len(known)
+
+
+def test_a_mark_of_the_page_says_what_it_marks(report):
+    names, methods = report.score_rows()
+    titles = Page(svg(scores_chart(names, methods))).texts["title"]
+    assert "network, lumen: 0.750" in titles
+    assert "interpolation, background: 0.900" in titles
+
+
+def test_the_colours_of_the_page_are_those_of_the_pictures(report, tmp_path):
+    style = page_of(report, tmp_path).texts["style"][0]
+    for j, colour in enumerate(SERIES):
+        assert f"--series-{j}: {colour};" in style
+        assert f".dot.line-{j} {{ fill: var(--series-{j}); }}" in style
+    used = set(re.findall(r"var\((--[\w-]+)", style)) - {"--ratio"}
+    assert used <= set(re.findall(r"(--[\w-]+):", style))
+    drawn = Figure().subplots()
+    draw(curve_charts([dataclasses.replace(report.curves[0], name=str(i)) for i in range(6)])[1], drawn)
+    assert [line.get_color() for line in drawn.lines] == [*SERIES, SERIES[0]]

@@ -16,6 +16,9 @@ from volseg.data import Case
 from volseg.io import atomic_write, read_volume
 from volseg.labels import LabelScheme
 from volseg.report import class_colours, coloured, grey_or_rgb, readable
+from volseg.report.chart_picture import MARKS, draw, new_axes, tidy
+from volseg.report.charts import Chart, Line
+from volseg.report.colours import SERIES
 
 __all__ = [
     "Example",
@@ -28,10 +31,7 @@ __all__ = [
     "save_figure",
 ]
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
 _PAPER = "0.55"
-_MARKS = "osD^vPX*"
 
 Scores = Mapping[str, Sequence[float | None]]  # per column, one score per row
 
@@ -47,14 +47,14 @@ def draw_bars(ours: Scores, paper: Scores, rows: Sequence[str], row_title: str, 
     figure, axes = _figure(title, (1.9 + 1.9 * len(ours), 4.2))
     for index, (column, scores) in enumerate(ours.items()):
         for scored, offset, colour in (
-            (scores, -0.17, COLOURS[index]),
+            (scores, -0.17, SERIES[index % len(SERIES)]),
             (paper.get(column, ()), 0.17, _PAPER),
         ):
             found = [score for score in scored if score is not None]
             for row, score in enumerate(scored):
                 if score is not None:
                     spread = (row - (len(scored) - 1) / 2) * 0.2 / max(1, len(scored) - 1)
-                    axes.plot(index + offset + spread, score, _MARKS[row % len(_MARKS)], color=colour, ms=5.5)
+                    axes.plot(index + offset + spread, score, MARKS[row % len(MARKS)], color=colour, ms=5.5)
             if found and len(found) == len(scored):
                 mean = sum(found) / len(found)
                 axes.hlines(mean, index + offset - 0.15, index + offset + 0.15, color=colour, lw=2)
@@ -66,8 +66,8 @@ def draw_bars(ours: Scores, paper: Scores, rows: Sequence[str], row_title: str, 
     axes.set_xlim(-0.5, len(ours) - 0.5)
     _score_axis(axes, [*ours.values(), *(paper.get(column, ()) for column in ours)])
     for row, name in enumerate(rows):
-        axes.plot([], [], _MARKS[row % len(_MARKS)], color="0.3", label=f"{row_title} {name}", ms=5.5)
-    axes.plot([], [], color=COLOURS[0], lw=2, label="here (mean)")
+        axes.plot([], [], MARKS[row % len(MARKS)], color="0.3", label=f"{row_title} {name}", ms=5.5)
+    axes.plot([], [], color=SERIES[0], lw=2, label="here (mean)")
     if any(paper.get(column) for column in ours):
         axes.plot([], [], color=_PAPER, lw=2, label="the paper (mean)")
     figure.legend(loc="outside lower center", ncols=min(5, len(rows) + 2), frameon=False, fontsize=8)
@@ -83,13 +83,11 @@ def draw_budgets(
     figure, axes = _figure(title, (6.2, 4.2))
     for index, (name, points) in enumerate(paper.items()):
         axes.plot(
-            *_known(points), "--", color=_PAPER, marker=_MARKS[index % len(_MARKS)], ms=4, lw=1, label=name
+            *_known(points), "--", color=_PAPER, marker=MARKS[index % len(MARKS)], ms=4, lw=1, label=name
         )
     for index, (name, points) in enumerate(ours.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(
-            *_known(points), color=colour, marker=_MARKS[index % len(_MARKS)], ms=5.5, lw=1.6, label=name
-        )
+        colour = SERIES[index % len(SERIES)]
+        axes.plot(*_known(points), color=colour, marker=MARKS[index % len(MARKS)], ms=5.5, lw=1.6, label=name)
     axes.set_xlabel("labelled voxels")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(left=0)
@@ -102,41 +100,39 @@ def draw_curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
     """Learning curves: one panel per quantity, one line per cell."""
     figure = Figure(figsize=(4.6 * max(1, len(panels)), 4.4), layout="constrained")
     figure.suptitle(readable(title), fontsize=10)
-    names: dict[str, tuple[str, str]] = {}
-    styles = ("-", "--", ":", "-.")
-    for number, (quantity, lines) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), number + 1)
-        for name, points in lines.items():
-            n = len(names)
-            colour, style = names.setdefault(
-                name, (COLOURS[n % len(COLOURS)], styles[n // len(COLOURS) % len(styles)])
+    styles: dict[str, int] = {}
+    named: dict[str, Any] = {}
+    for number, (quantity, cells) in enumerate(panels.items()):
+        lines = [
+            Line(
+                name,
+                [x for x, _ in points],
+                [y for _, y in points],
+                style=styles.setdefault(name, len(styles)),
             )
-            mark = "o" if len(points) == 1 else ""
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, ls=style, lw=1.4, marker=mark, ms=4)
-        axes.set_xlabel("iteration")
-        axes.set_title(quantity, fontsize=9, loc="left")
-        _tidy(axes)
-    for name, (hue, dash) in names.items():
-        figure.axes[0].plot([], [], color=hue, ls=dash, label=name)
-    if names:
-        figure.legend(loc="outside lower center", ncols=min(4, len(panels) + 1), frameon=False, fontsize=7)
+            for name, points in cells.items()
+        ]
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        draw(Chart(quantity, quantity, lines, "iteration"), axes)
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    if named:
+        figure.legend(
+            list(named.values()),
+            [str(name) for name in named],
+            loc="outside lower center",
+            ncols=min(4, len(panels) + 1),
+            frameon=False,
+            fontsize=7,
+        )
     return figure
 
 
 def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_axes(size)
     axes.set_title(title, fontsize=10, loc="left")
-    _tidy(axes)
+    tidy(axes)
     return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
 
 
 def _score_axis(axes: Axes, scores: Sequence[Sequence[float | None]]) -> None:

@@ -5,6 +5,7 @@ without a network: views through the volume with layers to switch, the scores, a
 `write_figures` writes the same as PNG, for slides.
 """
 
+from volseg.report.colours import class_colours, coloured
 from volseg.report.figures import write_figures
 from volseg.report.gallery import write_gallery
 from volseg.report.page import write_report
@@ -19,7 +20,7 @@ from volseg.report.parts import (
     Suggestion,
     readable,
 )
-from volseg.report.picture import class_colours, coloured, grey_or_rgb, panel, save_picture
+from volseg.report.picture import grey_or_rgb, panel, save_picture
 
 __all__ = [
     "Amount",

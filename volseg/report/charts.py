@@ -1,124 +1,42 @@
-"""Charts as inline SVG: crisp at any zoom, dark or light with the page, no library.
+"""What the charts of a report show, whoever draws them.
 
-Colours are CSS classes (``line-0``, ``line-1``, …) that the page defines. Every chart has a title and a
-description for people who do not see it.
+`chart_svg` draws a `Chart` on the page, `chart_picture` with matplotlib for slides: both from the same
+description, so that they cannot differ in what they say.
 """
 
 import math
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from volseg.report.parts import Calibration, LearningCurve, MethodScores
 
-__all__ = ["SERIES", "calibration_chart", "curve_charts", "line_style", "scores_chart"]
+__all__ = ["Chart", "Line", "calibration_chart", "curve_charts", "row_height", "scores_chart"]
 
 _MAX_POINTS = 300  # of a line; more are averaged
-_TICKS = 5
-SERIES = 5  # colours that the page has for methods
+_METHOD, _GAP = 15, 13  # of a row of scores: height of each method, and of the space between two rows
 
 
-def curve_charts(curves: Sequence[LearningCurve]) -> list[str]:
-    """The loss, and beside it the validation score if there is one; a line for each curve."""
-    losses = [_Line(curve.name, curve.iterations, curve.loss, curve.breaks) for curve in curves]
-    charts = [_line_chart("loss", losses, dots=False)]
-    tested = [
-        _Line(curve.name, curve.validation_iterations, curve.validation, curve.breaks) for curve in curves
-    ]
-    if any(len(line.ys) for line in tested):
-        charts.append(_line_chart(curves[0].validation_name, tested, dots=True))
-    return charts
+class Line(NamedTuple):
+    """One series of a chart.
 
-
-def line_style(j: int) -> str:
-    """The CSS classes of the j-th line: colours, then the same ones dashed."""
-    return f"line line-{j % SERIES}" + (" dashed" if j // SERIES % 2 else "")
-
-
-def scores_chart(names: Sequence[str], methods: Sequence[MethodScores]) -> str:
-    """IoU per class: a mark per method, with the confidence interval where there is one."""
-    left, right, top, row = 150, 400, 22, 15 * len(methods) + 13
-    height = top + row * len(names) + 22
-    parts = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        x = left + value * (right - left)
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 22}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{value:g}</text>')
-    parts.append(f'<text class="axis" x="{left}" y="13">IoU</text>')
-    for i, name in enumerate(names):
-        middle = top + row * (i + 0.5)
-        label = name if len(name) <= 22 else f"{name[:21]}…"
-        parts.append(
-            f'<text class="name" x="{left - 12}" y="{middle + 4:.1f}" text-anchor="end">'
-            f"{escape(label)}<title>{escape(name)}</title></text>"
-        )
-        for j, method in enumerate(methods):
-            score = method.classes[i]
-            y = middle + 15 * (j - (len(methods) - 1) / 2)
-            if score.interval is not None:
-                low, high = (left + max(0, min(1, end)) * (right - left) for end in score.interval)
-                parts.append(
-                    f'<line class="whisker line-{j % SERIES}" x1="{low:.1f}" x2="{high:.1f}" '
-                    f'y1="{y:.1f}" y2="{y:.1f}"/>'
-                )
-            if score.iou is not None and math.isfinite(score.iou):
-                x = left + score.iou * (right - left)
-                parts.append(_mark(j, x, y, f"{method.method}, {name}: {score.iou:.3f}"))
-    text = "; ".join(
-        f"{method.method}: "
-        + ", ".join(f"{name} {_figure(s.iou)}" for name, s in zip(names, method.classes, strict=True))
-        for method in methods
-    )
-    return _svg(right + 16, height, "IoU of each class", text, "".join(parts))
-
-
-def calibration_chart(calibration: Calibration) -> str:
-    """How often voxels were right, over how sure the network was; on the diagonal is right."""
-    size, left, top = 210, 54, 10
-    edges = calibration.edges
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + x * size, top + (1 - y) * size
-
-    parts = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        x, y = place(value, value)
-        parts.append(f'<line class="grid" x1="{left}" x2="{left + size}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-            f'<text class="tick" x="{x:.1f}" y="{top + size + 16}" text-anchor="middle">{value:g}</text>'
-        )
-    (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
-    parts.append(f'<line class="diagonal" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}"/>')
-    for j, (name, values) in enumerate((("after", calibration.after), ("before", calibration.before))):
-        points = [
-            place((low + high) / 2, value)
-            for low, high, value in zip(edges[:-1], edges[1:], values, strict=True)
-            if value is not None and math.isfinite(value)
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line line-{j}" points="{path}"/>')
-        parts += [_mark(j, x, y, f"{name} calibration") for x, y in points]
-    parts.append(
-        f'<text class="axis" x="{left + size / 2}" y="{top + size + 34}" text-anchor="middle">'
-        "confidence</text>"
-        f'<text class="axis" x="12" y="{top + size / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 12 {top + size / 2})">fraction that is right</text>'
-    )
-    before, after = calibration.error_before, calibration.error_after
-    text = f"Expected calibration error {before:.3f} before, {after:.3f} after."
-    title = "Confidence and how often it is right"
-    return _svg(left + size + 14, top + size + 42, title, text, "".join(parts))
-
-
-class _Line(NamedTuple):
-    """One line of a chart; before the points of ``breaks`` it is lifted."""
+    Attributes:
+        breaks: indices of the points before which the line is lifted.
+        mark: how points are marked: not, all with dots, or each series with a shape of its own.
+        joined: whether a line is drawn through the points.
+        intervals: from and to, along x, for each point; ``None`` where there is none.
+        style: index of its colour and dashes; ``None`` for its place among the lines.
+    """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
     breaks: Sequence[int] = ()
+    mark: Literal["", "dot", "shape"] = ""
+    joined: bool = True
+    intervals: Sequence[tuple[float, float] | None] = ()
+    style: int | None = None
 
     def parts(self) -> list[list[tuple[float, float]]]:
         """The points of each unbroken part, those that are finite, thinned."""
@@ -131,74 +49,91 @@ class _Line(NamedTuple):
         return [part for part in parts if part]
 
 
-def _line_chart(title: str, lines: Sequence[_Line], *, dots: bool) -> str:
-    width, height, left, right, top, bottom = 380, 230, 52, 14, 26, 40
-    points = [point for line in lines for part in line.parts() for point in part]
-    if not points:
-        return f'<p class="quiet">{escape(title)}: no figure that is finite.</p>'
-    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
-    ticks = _ticks(min(y for _, y in points), max(y for _, y in points))
-    low_y, high_y = ticks[0], ticks[-1]
+@dataclass(frozen=True)
+class Chart:
+    """Lines or marks over one axis.
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - low_x) / ((high_x - low_x) or 1) * (width - left - right),
-            height - bottom - (y - low_y) / ((high_y - low_y) or 1) * (height - top - bottom),
+    Attributes:
+        title: what the chart shows, for people who do not see it.
+        quantity: what stands on the axis of values, with ``x`` on the other.
+        text: the figures in words.
+        rows: names of the places 0, 1, … from the top; then values run along x. Empty for lines.
+        shares: values, and x of a square chart, lie between 0 and 1.
+        square: both axes show the same, and on the diagonal they agree.
+    """
+
+    title: str
+    quantity: str
+    lines: Sequence[Line]
+    x: str = ""
+    text: str = ""
+    rows: Sequence[str] = ()
+    shares: bool = False
+    square: bool = False
+
+
+def curve_charts(curves: Sequence[LearningCurve]) -> list[Chart]:
+    """The loss, and beside it the validation score if there is one; a line for each curve."""
+    losses = [Line(one.name, one.iterations, one.loss, one.breaks) for one in curves]
+    charts = [_curves("loss", losses)]
+    tested = [Line(one.name, one.validation_iterations, one.validation, one.breaks, "dot") for one in curves]
+    if any(len(line.ys) for line in tested):
+        charts.append(_curves(curves[0].validation_name, tested))
+    return charts
+
+
+def scores_chart(names: Sequence[str], methods: Sequence[MethodScores]) -> Chart:
+    """IoU per class: a mark per method, with the confidence interval where there is one."""
+    lines = []
+    for j, method in enumerate(methods):
+        away = (j - (len(methods) - 1) / 2) * _METHOD / row_height(len(methods))
+        values = [math.nan if score.iou is None else score.iou for score in method.classes]
+        places = [row + away for row in range(len(names))]
+        intervals = [score.interval for score in method.classes]
+        lines.append(Line(method.method, values, places, mark="shape", joined=False, intervals=intervals))
+    text = "; ".join(
+        f"{method.method}: "
+        + ", ".join(f"{name} {_figure(s.iou)}" for name, s in zip(names, method.classes, strict=True))
+        for method in methods
+    )
+    return Chart("IoU of each class", "IoU", lines, text=text, rows=names, shares=True)
+
+
+def row_height(n_lines: int) -> int:
+    """Of a row of marks, in points."""
+    return _METHOD * n_lines + _GAP
+
+
+def calibration_chart(calibration: Calibration) -> Chart:
+    """How often voxels were right, over how sure the learner was; on the diagonal is right."""
+    middles = [(low + high) / 2 for low, high in pairwise(calibration.edges)]
+    lines = [
+        Line(name, middles, [math.nan if value is None else value for value in values], mark="shape")
+        for name, values in (
+            ("after calibration", calibration.after),
+            ("before calibration", calibration.before),
         )
+    ]
+    before, after = calibration.error_before, calibration.error_after
+    return Chart(
+        "Confidence and how often it is right",
+        "fraction that is right",
+        lines,
+        "confidence",
+        f"Expected calibration error {before:.3f} before, {after:.3f} after.",
+        shares=True,
+        square=True,
+    )
 
-    parts = []
-    for tick in ticks:
-        _, y = place(low_x, tick)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(low_x, high_x):
-        if low_x <= tick <= high_x:
-            x, _ = place(tick, low_y)
-            parts.append(
-                f'<text class="tick" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">'
-                f"{tick:g}</text>"
-            )
+
+def _curves(quantity: str, lines: Sequence[Line]) -> Chart:
     text = []
-    for j, line in enumerate(lines):
-        unbroken = line.parts()
-        for part in unbroken:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in part))
-            name = f"<title>{escape(line.name)}</title>" if line.name else ""
-            parts.append(f'<polyline class="{line_style(j)}" points="{path}">{name}</polyline>')
-            if dots or len(part) == 1:
-                parts += [
-                    f'<circle class="dot line-{j % SERIES}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
-                    f"<title>{escape(line.name)} {iteration:g}: {value:.4g}</title></circle>"
-                    for (x, y), (iteration, value) in ((place(*point), point) for point in part)
-                ]
-        if unbroken:
+    for line in lines:
+        if unbroken := line.parts():
             (first_x, first_y), (last_x, last_y) = unbroken[0][0], unbroken[-1][-1]
             whose = f"{line.name}: f" if line.name else "F"
             text.append(f"{whose}rom {first_y:.4g} at iteration {first_x:g} to {last_y:.4g} at {last_x:g}.")
-    parts.append(f'<text class="axis" x="{left}" y="14">{escape(title)}</text>')
-    parts.append(
-        f'<text class="axis" x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
-        "iteration</text>"
-    )
-    return _svg(width, height, title, " ".join(text), "".join(parts))
-
-
-def _svg(width: float, height: float, title: str, text: str, body: str) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
-        f'role="img" aria-label="{escape(title)}. {escape(text)}">{body}</svg>'
-    )
-
-
-def _mark(j: int, x: float, y: float, text: str) -> str:
-    """Methods differ in shape as well as in colour."""
-    style, title = f'class="dot line-{j % SERIES}"', f"<title>{escape(text)}</title>"
-    if j % 3 == 0:
-        return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
-    if j % 3 == 1:
-        return f'<rect {style} x="{x - 3.7:.1f}" y="{y - 3.7:.1f}" width="7.4" height="7.4">{title}</rect>'
-    corners = f"{x:.1f},{y - 4.6:.1f} {x + 4.6:.1f},{y + 3.6:.1f} {x - 4.6:.1f},{y + 3.6:.1f}"
-    return f'<polygon {style} points="{corners}">{title}</polygon>'
+    return Chart(quantity, quantity, lines, "iteration", " ".join(text))
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -207,16 +142,6 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         return points
     parts = [points[i : i + step] for i in range(0, len(points), step)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """A few round numbers around ``low`` and ``high``."""
-    span = (high - low) or abs(high) or 1.0
-    raw = span / _TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
 def _figure(value: float | None) -> str:

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,15 +12,16 @@ from volseg.annotation import annotated_slices, numbered
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
+from volseg.report.chart_picture import draw, new_axes
+from volseg.report.charts import calibration_chart, curve_charts, scores_chart
+from volseg.report.colours import class_colours
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report, readable
-from volseg.report.picture import Plane, class_colours, cut, planes_of
+from volseg.report.picture import Plane, cut, planes_of
 
 __all__ = ["slice_picture", "write_figures"]
 
 _OPACITY = 0.5  # of the classes over the image
-_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00")
-_MARKS = "os^Dv"
 
 
 def slice_picture(report: Report, plane: Plane, index: int, *, layer: str = "result") -> NDArray[np.uint8]:
@@ -59,16 +58,16 @@ def write_figures(folder: str | os.PathLike[str], report: Report, *, overwrite: 
         drawings["curve.png"] = _curve
     if report.calibration is not None:
         drawings["calibration.png"] = _calibration
-    paths = {Path(folder) / name: draw for name, draw in drawings.items()}
+    paths = {Path(folder) / name: make for name, make in drawings.items()}
     for path in paths:
         if path.exists() and not overwrite:
             raise RefusedError(
                 f"{path} exists already. Choose another folder, or pass overwrite=True to replace it."
             )
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for path, draw in paths.items():
+    for path, make in paths.items():
         with atomic_write(path, overwrite=overwrite) as temporary:
-            draw(report).savefig(temporary, format="png", dpi=160)
+            make(report).savefig(temporary, format="png", dpi=160)
     return list(paths)
 
 
@@ -125,92 +124,30 @@ def _telling(report: Report, plane: Plane) -> int:
 
 def _scores(report: Report) -> Figure:
     names, methods = report.score_rows()
-    figure, axes = _figure("IoU", (5.6, 0.9 + (0.16 * len(methods) + 0.22) * len(names)))
-    for j, method in enumerate(methods):
-        rows = np.arange(len(names)) + 0.16 * (j - (len(methods) - 1) / 2)
-        colour = _SERIES[j % len(_SERIES)]
-        axes.plot(
-            [np.nan if score.iou is None else score.iou for score in method.classes],
-            rows,
-            _MARKS[j % len(_MARKS)],
-            color=colour,
-            label=method.method.replace("$", r"\$"),
-        )
-        for row, score in zip(rows, method.classes, strict=True):
-            if score.interval is not None:
-                axes.plot(score.interval, (row, row), color=colour, lw=4, alpha=0.35, solid_capstyle="round")
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 1)
+    figure, axes = new_axes((5.6, 0.9 + (0.16 * len(methods) + 0.22) * len(names)))
+    draw(scores_chart(names, methods), axes)
     if len(methods) > 1:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
 def _curve(report: Report) -> Figure:
-    curves = report.curves
-    panels = [("loss", [(curve.iterations, curve.loss) for curve in curves], "")]
-    if any(len(curve.validation) for curve in curves):
-        tested = [(curve.validation_iterations, curve.validation) for curve in curves]
-        panels.append((curves[0].validation_name, tested, "o"))
-    figure = Figure(figsize=(4.4 * len(panels), 3.1), layout="constrained")
-    for j, (name, lines, marker) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), j + 1)
-        for i, (curve, (xs, ys)) in enumerate(zip(curves, lines, strict=True)):
-            edges = [0, *(edge for edge in curve.breaks if 0 < edge < len(xs)), len(xs)]
-            for first, last in pairwise(edges):
-                axes.plot(
-                    xs[first:last],
-                    ys[first:last],
-                    marker=marker,
-                    color=_SERIES[i % len(_SERIES)],
-                    ls="--" if i >= len(_SERIES) else "-",
-                    lw=1.6,
-                    ms=4,
-                    label=None if j or first else curve.name.replace("$", r"\$"),
-                )
-        axes.set_xlabel("iteration")
-        axes.set_title(readable(name), fontsize=10, loc="left", parse_math=False)
-        _tidy(axes)
-    if len(curves) > 1:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    charts = curve_charts(report.curves)
+    figure = Figure(figsize=(4.4 * len(charts), 3.1), layout="constrained")
+    for chart, axes in zip(charts, figure.subplots(1, len(charts), squeeze=False)[0], strict=True):
+        draw(chart, axes)
+    if len(report.curves) > 1:
+        named = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
 def _calibration(report: Report) -> Figure:
-    calibration = report.calibration
-    assert calibration is not None
-    figure, axes = _figure("How often voxels are right", (3.8, 3.9))
-    axes.plot((0, 1), (0, 1), "--", color="0.6", lw=1)
-    middles = (np.asarray(calibration.edges)[:-1] + np.asarray(calibration.edges)[1:]) / 2
-    for j, (name, values, error) in enumerate(
-        (
-            ("after", calibration.after, calibration.error_after),
-            ("before", calibration.before, calibration.error_before),
-        )
-    ):
-        axes.plot(
-            middles,
-            [np.nan if value is None else value for value in values],
-            f"{_MARKS[j]}-",
-            color=_SERIES[j],
-            label=f"{name} calibration (error {error:.3f})",
-        )
-    axes.set_xlabel("confidence")
+    assert report.calibration is not None
+    figure, axes = new_axes((3.8, 3.9))
+    chart = calibration_chart(report.calibration)
+    draw(chart, axes)
+    axes.set_title(chart.text, fontsize=8, loc="left")
+    axes.set_ylabel(chart.quantity)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
-
-
-def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.9", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from volseg.annotation import even_positions, numbered
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
+from volseg.report.colours import class_colours
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report, readable
-from volseg.report.picture import Plane, class_colours, cut, planes_of
+from volseg.report.picture import Plane, cut, planes_of
 
 __all__ = ["gallery", "paint_picture", "write_gallery"]
 

@@ -9,29 +9,25 @@ import base64
 import hashlib
 import os
 from dataclasses import asdict
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from volseg.annotation import annotated_slices, numbered
-from volseg.geometry import AXES
+from volseg.annotation import annotated_slices
 from volseg.io import atomic_write
-from volseg.report.charts import SERIES, line_style
+from volseg.report.colours import class_colours
 from volseg.report.embedding import Embedded, embed
 from volseg.report.gallery import gallery
 from volseg.report.parts import Report
-from volseg.report.picture import class_colours, planes_of
-from volseg.report.sections import figure, sections, unit_of
+from volseg.report.picture import planes_of
+from volseg.report.rendering import render
+from volseg.report.sections import sections, unit_of
 from volseg.report.viewer import viewer
 
 __all__ = ["write_report"]
 
 _MAX_BYTES = 15_000_000
 _LEAST = 50_000  # bytes for the volumes
-_MAX_SLICES = 6  # that a finding offers to jump to
 
 
 def write_report(
@@ -58,13 +54,13 @@ def _page(report: Report, max_bytes: int) -> str:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         "gallery": gallery(report),
     }
-    template = _environment().get_template("page.html")
-    text = len(template.render(values, views=None, meta={}, data=[]).encode("utf-8", errors="replace"))
-    room = max_bytes - text - _LEAST  # the views need a few thousand bytes more
+    text = render("page.html", **values, views=None, meta={}, data=[])
+    taken = len(text.encode("utf-8", errors="replace"))
+    room = max_bytes - taken - _LEAST  # the views need a few thousand bytes more
     if room < _LEAST:
         raise ValueError(
-            f"max_bytes = {max_bytes} leaves no room for pictures: the text of this page takes {text}. "
-            f"Allow {text + 2 * _LEAST} or more."
+            f"max_bytes = {max_bytes} leaves no room for pictures: the text of this page takes {taken}. "
+            f"Allow {taken + 2 * _LEAST} or more."
         )
     embedded = embed(report, max_bytes=room)
     painted: list[list[int]] = [[] for _ in report.size]
@@ -73,29 +69,7 @@ def _page(report: Report, max_bytes: int) -> str:
     elif report.paint is not None:
         painted = [list(map(int, indices)) for indices in annotated_slices(report.paint)]
     values |= viewer(report, embedded, painted)
-    return template.render(values, meta=_meta(report, embedded, painted), data=_data(embedded))
-
-
-@cache
-def _environment() -> Environment:
-    """The templates; whatever a person named or wrote is escaped, in JSON too."""
-    environment = Environment(
-        loader=PackageLoader("volseg.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.filters |= {"figure": figure, "line_style": line_style}
-    environment.globals |= {
-        "AXES": AXES,
-        "MAX_SLICES": _MAX_SLICES,
-        "SERIES": SERIES,
-        "numbered": numbered,
-        "zip": zip,
-    }
-    return environment
+    return render("page.html", **values, meta=_meta(report, embedded, painted), data=_data(embedded))
 
 
 def _meta(report: Report, embedded: Embedded, painted: list[list[int]]) -> dict[str, Any]:

@@ -11,23 +11,11 @@ from numpy.typing import NDArray
 
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.report.colours import class_colours, coloured
 from volseg.report.parts import Report, readable
 
-__all__ = ["Plane", "class_colours", "coloured", "cut", "grey_or_rgb", "panel", "planes_of", "save_picture"]
+__all__ = ["Plane", "cut", "grey_or_rgb", "panel", "planes_of", "save_picture"]
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; the last class of all is often background.
-_COLOURS = np.array(
-    [
-        [230, 159, 0],
-        [0, 114, 178],
-        [0, 158, 115],
-        [204, 121, 167],
-        [86, 180, 233],
-        [213, 94, 0],
-        [240, 228, 66],
-    ],
-    np.uint8,
-)
 _GAP = 4  # pixels between two pictures
 TITLES = ("image", "annotation", "prediction", "truth")
 
@@ -109,22 +97,6 @@ def grey_or_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
     if len(channels) == 2:
         channels.append(np.zeros_like(channels[0]))
     return np.stack(channels, axis=-1)
-
-
-def class_colours(num_classes: int) -> NDArray[np.uint8]:
-    """The colour of each class, ``(num_classes, 3)``; beyond seven classes darker, then lighter shades."""
-    rounds, index = np.divmod(np.arange(num_classes), len(_COLOURS))
-    shade = np.where(rounds % 2, 0.0, 255.0)[:, None]  # towards black, towards white
-    share = (1 - 0.55 ** ((rounds + 1) // 2))[:, None]
-    mixed: NDArray[np.uint8] = np.rint(_COLOURS[index] * (1 - share) + shade * share).astype(np.uint8)
-    return mixed
-
-
-def coloured(labels: NDArray[Any], num_classes: int) -> NDArray[np.uint8]:
-    """Class indices ``(X, Y)`` in their colours, ``(Y, X, 3)``; what is not annotated is light grey."""
-    table = np.full((256, 3), 235, np.uint8)
-    table[:num_classes] = class_colours(num_classes)
-    return table[labels.astype(np.uint8).T]
 
 
 _OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "S": "I", "I": "S"}

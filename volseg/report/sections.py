@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from volseg.report.chart_svg import svg
 from volseg.report.charts import calibration_chart, curve_charts, scores_chart
+from volseg.report.colours import class_colours
 from volseg.report.parts import ClassScore, Report
-from volseg.report.picture import class_colours
 
-__all__ = ["figure", "sections", "unit_of"]
+__all__ = ["sections", "unit_of"]
 
 
 def sections(report: Report) -> dict[str, Any]:
@@ -22,19 +23,14 @@ def sections(report: Report) -> dict[str, Any]:
         "voxels": _voxels(report),
         "units": list(dict.fromkeys(amount.told_unit for amount in sizes)),
         "mean_of": _mean_of(report),
-        "curves": curve_charts(report.curves) if report.curves else [],
-        "calibration": report.calibration and calibration_chart(report.calibration),
+        "curves": [svg(chart) for chart in curve_charts(report.curves)] if report.curves else [],
+        "calibration": report.calibration and svg(calibration_chart(report.calibration)),
     }
 
 
 def unit_of(report: Report) -> str:
     """The unit as people write it; empty where the voxel size is unknown."""
     return "" if report.spacing is None else {"um": "µm", "micron": "µm"}.get(report.unit, report.unit)
-
-
-def figure(value: float | None) -> str:
-    """A score as the page shows it."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _voxels(report: Report) -> str:
@@ -78,7 +74,7 @@ def _scores(report: Report) -> dict[str, Any]:
         "rows": rows,
         "with_dice": with_dice,
         "methods": [method.method for method in methods],
-        "chart": scores_chart(names, methods),
+        "chart": svg(scores_chart(names, methods)),
     }
 
 
