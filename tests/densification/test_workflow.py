@@ -675,6 +675,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(case, tmp_path, never_lear
     (tmp_path / "out").write_text("mine")
     with pytest.raises(RefusedError, match="out is a file, but a folder of that name is needed"):
         densify(files.image, files.labels, tmp_path / "out", **QUICK)
+    with pytest.raises(RefusedError, match="output is empty. Name a folder"):
+        densify(files.image, files.labels, "", **QUICK)
 
 
 def test_a_folder_that_cannot_be_made_is_told(case, tmp_path, never_learns):
@@ -899,7 +901,7 @@ def test_folds_of_an_earlier_volseg_that_kept_no_record_are_learnt_anew(case, tm
     [
         ({"values": (0, 1, 4)}, r"was learnt with other values: \[0, 1, 2\] then, \[0, 1, 4\] now"),
         ({"source": "nowhere"}, "nowhere holds no model.pt to go on from"),
-        ({"channels": 2}, "was learnt with other channels: 1 then, 2 now"),
+        ({"channels": 2}, "was learnt with other channels: 1 then, 2 now. Give an image with"),
     ],
 )
 def test_what_does_not_fit_the_earlier_result_is_refused(case, tmp_path, changed, message):

@@ -125,14 +125,14 @@ class Earlier:
         """
         asked = option("apply" if self.is_applied else "continue_from")
         values = [*scheme.values, *unknown]
-        for what, then, now in (
-            ("values", list(self.values), values),
-            ("channels", self.channels, image.channels),
+        for what, then, now, remedy in (
+            ("values", list(self.values), values, "Paint the same classes"),
+            ("channels", self.channels, image.channels, "Give an image with the same channels"),
         ):
             if then != now:
                 raise InputError(
-                    f"{self.folder} was learnt with other {what}: {then} then, {now} now. Paint the same "
-                    f"classes, or leave {asked} out."
+                    f"{self.folder} was learnt with other {what}: {then} then, {now} now. {remedy}, or "
+                    f"leave {asked} out."
                 )
         others = [f"{a!r} then, {b!r} now" for a, b in zip(self.names, scheme.names, strict=True) if a != b]
         if others and self.is_applied:

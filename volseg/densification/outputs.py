@@ -212,6 +212,8 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
         RefusedError: if the result would replace what it is made from, or ``output`` is no folder.
     """
     path = Path(output)
+    if not os.fspath(output):  # as from a variable of the shell that was never set
+        raise RefusedError(f"{option('output')} is empty. Name a folder for the result.")
     if path.name in ("", ".."):  # "." and the like have a name only when it is looked up
         path = path.resolve()
     if not path.name:
