@@ -1,5 +1,6 @@
 """A user who is only a number, has no home, or cannot write to it, can use all of volseg."""
 
+import logging
 import os
 import stat
 import subprocess
@@ -104,3 +105,10 @@ def test_such_a_user_can_import_monai(root):
         text=True,
     )
     assert (done.stdout, done.stderr) == (f"{os.getuid()}\n", "")
+
+
+def test_the_first_start_of_matplotlib_is_not_announced_and_its_warnings_are(caplog):
+    fonts = logging.getLogger("matplotlib.font_manager")
+    fonts.warning("Matplotlib is building the font cache; this may take a moment.")
+    fonts.warning("findfont: Font family not found.")
+    assert [record.getMessage() for record in caplog.records] == ["findfont: Font family not found."]

@@ -2,11 +2,13 @@
 
 Libraries ask who runs them and keep small things below HOME. MONAI cannot even be imported where the user
 is a number only, and matplotlib, which MONAI draws in, reports at every start that it found no folder and
-lists all fonts again. Nothing of this is a reason not to segment: before either is imported, they are given
-a name and a folder of the user's own among the temporary files.
+lists all fonts again; elsewhere it announces at its first start that it does so. Nothing of this is a reason
+not to segment: before either is imported, they are given a name and a folder of the user's own among the
+temporary files.
 """
 
 import getpass
+import logging
 import os
 import stat
 import tempfile
@@ -17,7 +19,11 @@ __all__ = ["has_home", "make_do", "own_temporary"]
 
 
 def make_do() -> None:
-    """Set LOGNAME and MPLCONFIGDIR where nothing else helps, here and for processes started from here."""
+    """Set LOGNAME and MPLCONFIGDIR where nothing else helps, here and for processes started from here.
+
+    What matplotlib says of its list of fonts, at its first start, is not passed on; its warnings are.
+    """
+    logging.getLogger("matplotlib.font_manager").addFilter(_is_not_of_the_font_cache)
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):  # no entry among the users, in words of Python 3.11 and 3.13
@@ -26,6 +32,10 @@ def make_do() -> None:
         folder = own_temporary()
         if folder is not None:
             os.environ["MPLCONFIGDIR"] = str(Path(folder, "matplotlib"))
+
+
+def _is_not_of_the_font_cache(record: logging.LogRecord) -> bool:
+    return "building the font cache" not in record.getMessage()
 
 
 def has_home() -> bool:

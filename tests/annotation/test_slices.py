@@ -13,6 +13,7 @@ from volseg.annotation import (
     hold_out,
     keep_slices,
 )
+from volseg.annotation.slices import SliceSearch, on_slices, project
 from volseg.labels import IGNORE_INDEX
 
 PAPER_SAMPLES = [((248, 244, 64), (7, 5, 21)), ((245, 244, 56), (6, 7, 12)), ((246, 244, 59), (4, 5, 10))]
@@ -332,3 +333,29 @@ def test_a_label_without_class_is_refused(bad):
 def test_float_labels_are_refused():
     with pytest.raises(ValueError, match="labels are of type float32"):
         annotation_counts(np.zeros(3, np.float32), 3)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 6, 5)], ids=["2d", "3d"])
+def test_what_a_slice_explains_counts_for_no_other(shape):
+    mask = np.random.default_rng(0).random(shape) < 0.6
+    search = SliceSearch(mask)
+    for axis, index in ((0, 2), (1, 3)):
+        before = search.left.copy()
+        explained = search.explain(axis, index)
+        np.testing.assert_array_equal(explained, np.take(before, index, axis=axis))
+    beside = mask & ~on_slices(shape, search.found)
+    np.testing.assert_array_equal(search.left, beside)
+    for axis, counts in enumerate(search.counts):
+        unfound = np.setdiff1d(np.arange(shape[axis]), search.found[axis])
+        np.testing.assert_array_equal(counts[unfound], project(beside, axis)[unfound])
+        assert (counts[search.found[axis]] == -1).all()
+        away = [
+            n - len(found) for o, (n, found) in enumerate(zip(shape, search.found, strict=True)) if o != axis
+        ]
+        assert search.area(axis) == np.prod(away)
+
+
+def test_of_equal_slices_the_last_axis_is_taken():
+    search = SliceSearch(np.ones((3, 3, 3), bool))
+    assert search.best(lambda axis: (np.ones(3, bool), 9.0)) == (1.0, 2, 0)
+    assert search.best(lambda axis: (np.zeros(3, bool), 1.0)) is None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation.slices import annotated_slices, on_slices
+from volseg.annotation.slices import SliceSearch, annotated_slices, on_slices, project
 from volseg.arguments import option
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, background_of
@@ -45,130 +45,87 @@ def painted_slices(paint: Mask) -> Slices:
 
     A few specks make no slice, unless they are all there is.
     """
-    points = _Points(paint)
+    counts = [project(paint, axis) for axis in range(paint.ndim)]
     for least in (_SPECKS, 1):
-        solutions = [points.one_direction(axis, least) for axis in reversed(range(paint.ndim))]
+        solutions = [_one_direction(counts, axis, least) for axis in reversed(range(paint.ndim))]
         if any(map(len, solutions[0])):
             break
     best = solutions[0]  # along the last axis: how editors show a volume
     for other in solutions[1:]:
-        if points.covered(other) < _OTHER_DIRECTION * points.covered(best):
+        if _covered(paint, other) < _OTHER_DIRECTION * _covered(paint, best):
             best = other
-    if points.is_even():
+    if _is_even(counts, paint.shape):
         return best  # a dense label, which needs no search
     most = max(sum(map(len, slices)) for slices in solutions)
-    single, full = (_Search(points, least, most).mixture(single_first=first) for first in (True, False))
-    mixed = full if points.covered(full) < _MIXED * points.covered(single) else single
-    return mixed if points.covered(mixed) < _MIXED * points.covered(best) else best
+    single, full = (_mixture(paint, least, most, single_first=first) for first in (True, False))
+    mixed = full if _covered(paint, full) < _MIXED * _covered(paint, single) else single
+    return mixed if _covered(paint, mixed) < _MIXED * _covered(paint, best) else best
 
 
-class _Points:
-    """The painted voxels: where they are, and along which axes they have no painted neighbour."""
-
-    def __init__(self, paint: Mask) -> None:
-        self.shape = paint.shape
-        self.places = tuple(axis.astype(np.int32) for axis in np.nonzero(paint))
-        self.thin = tuple(_without_neighbours(paint, axis)[paint] for axis in range(paint.ndim))
-
-    def __len__(self) -> int:
-        return len(self.places[0])
-
-    def counts(self, axis: int, chosen: Mask | slice = slice(None)) -> Counts:
-        """Painted voxels per slice."""
-        return np.bincount(self.places[axis][chosen], minlength=self.shape[axis])
-
-    def area(self, axis: int) -> int:
-        return math.prod(self.shape) // max(1, self.shape[axis])
-
-    def is_even(self) -> bool:
-        """Whether no slice carries much more paint than the volume does on average."""
-        fullest = max(
-            self.counts(axis).max(initial=0) / max(1, self.area(axis)) for axis in range(len(self.shape))
-        )
-        return len(self) >= _EVEN * fullest * math.prod(self.shape)
-
-    def one_direction(self, axis: int, least: int) -> Slices:
-        """All slices along one axis that carry paint."""
-        counts = self.counts(axis)
-        carrying = counts[counts >= least]
-        enough = max(least, _SPECK_SHARE * float(np.median(carrying))) if carrying.size else math.inf
-        chosen = tuple(np.flatnonzero(counts >= enough).tolist())
-        return tuple(chosen if other == axis else () for other in range(len(self.shape)))
-
-    def outside(self, slices: Slices) -> Mask:
-        """Which of the points lie on none of the slices."""
-        outside = np.ones(len(self), bool)
-        for place, n, indices in zip(self.places, self.shape, slices, strict=True):
-            chosen = np.zeros(n, bool)
-            chosen[list(indices)] = True
-            outside &= ~chosen[place]
-        return outside
-
-    def covered(self, slices: Slices) -> float:
-        """Voxels on the slices; those painted beside them count as one more slice for every few."""
-        size = math.prod(self.shape)
-        on = size - math.prod(n - len(indices) for n, indices in zip(self.shape, slices, strict=True))
-        beside = int(np.count_nonzero(self.outside(slices)))
-        return on + beside / _SPECKS * size / max(self.shape)
+def _is_even(counts: Sequence[Counts], shape: tuple[int, ...]) -> bool:
+    """Whether no slice carries much more paint than the volume does on average."""
+    fullest = max(
+        found.max(initial=0) / max(1, math.prod(shape) // max(1, n))
+        for found, n in zip(counts, shape, strict=True)
+    )
+    return int(counts[0].sum()) >= _EVEN * fullest * math.prod(shape)
 
 
-class _Search:
-    """Slices of all directions, the one with the densest paint first; each explains what others did not."""
+def _one_direction(counts: Sequence[Counts], axis: int, least: int) -> Slices:
+    """All slices along one axis that carry paint."""
+    carrying = counts[axis][counts[axis] >= least]
+    enough = max(least, _SPECK_SHARE * float(np.median(carrying))) if carrying.size else math.inf
+    chosen = tuple(np.flatnonzero(counts[axis] >= enough).tolist())
+    return tuple(chosen if other == axis else () for other in range(len(counts)))
 
-    def __init__(self, points: _Points, least: int, most: int) -> None:
-        self.points, self.least, self.most = points, least, most
-        axes = range(len(points.shape))
-        self.left = np.ones(len(points), bool)
-        self.counts = [points.counts(axis) for axis in axes]
-        self.thin_counts = [points.counts(axis, points.thin[axis]) for axis in axes]
-        self.found: list[list[int]] = [[] for _ in axes]
-        self.densities: list[float] = []
 
-    def mixture(self, *, single_first: bool) -> Slices:
-        """What explains the paint; ``single_first``: slices that have no painted neighbours come first."""
-        for single in (True, False)[not single_first :]:
-            while len(self.densities) < self.most and (best := self._densest(single)) is not None:
-                self._explain(*best)
-        return self._needed()
+def _covered(paint: Mask, slices: Slices) -> float:
+    """Voxels on the slices; those painted beside them count as one more slice for every few."""
+    on = on_slices(paint.shape, slices)
+    beside = int(np.count_nonzero(paint & ~on))
+    return int(np.count_nonzero(on)) + beside / _SPECKS * paint.size / max(paint.shape)
 
-    def _densest(self, single: bool) -> tuple[float, int, int] | None:
-        best = None
-        typical = float(np.median(self.densities)) if self.densities else 0.0
-        shape = self.points.shape
-        for axis, counts in enumerate(self.counts):
-            rest = math.prod(n - len(self.found[o]) for o, n in enumerate(shape) if o != axis)
-            area = max(rest, _MIN_UNEXPLAINED * self.points.area(axis))
-            good = counts >= max(self.least, _SPECK_SHARE * typical * area)
-            if single:
-                good &= self.thin_counts[axis] >= _THIN * counts
-            index = int(np.argmax(np.where(good, counts, -1)))
-            density = float(counts[index]) / area
-            if good[index] and (best is None or density >= best[0]):
-                best = (density, axis, index)
-        return best
 
-    def _explain(self, density: float, axis: int, index: int) -> None:
-        points = self.points
-        explained = np.flatnonzero((points.places[axis] == index) & self.left)
-        for other, place in enumerate(points.places):
-            n = points.shape[other]
-            self.counts[other] -= np.bincount(place[explained], minlength=n)
-            thin = explained[points.thin[other][explained]]
-            self.thin_counts[other] -= np.bincount(place[thin], minlength=n)
-        self.left[explained] = False
-        self.found[axis].append(index)
-        self.densities.append(density)
+def _mixture(paint: Mask, least: int, most: int, *, single_first: bool) -> Slices:
+    """Slices of all directions, the one with the densest paint first; each explains what others did not.
 
-    def _needed(self) -> Slices:
-        """What was found, without slices that those found after them explain as well."""
-        kept = self.found
-        for axis, found in enumerate(self.found):
-            for index in found:
-                fewer = [[i for i in indices if (o, i) != (axis, index)] for o, indices in enumerate(kept)]
-                alone = self.points.outside(tuple(map(tuple, fewer))) & (self.points.places[axis] == index)
-                if np.count_nonzero(alone) < self.least:
-                    kept = fewer
-        return tuple(tuple(sorted(indices)) for indices in kept)
+    Args:
+        most: slices that may be found.
+        single_first: slices that have no painted neighbours come first.
+    """
+    search = SliceSearch(paint)
+    axes = range(paint.ndim)
+    thin = [project(_without_neighbours(paint, axis), axis) for axis in axes]
+    densities: list[float] = []
+    for single in (True, False)[not single_first :]:
+
+        def judge(axis: int, single: bool = single) -> tuple[Mask, float]:
+            area = max(search.area(axis), _MIN_UNEXPLAINED * (paint.size // max(1, paint.shape[axis])))
+            typical = float(np.median(densities)) if densities else 0.0
+            good = search.counts[axis] >= max(least, _SPECK_SHARE * typical * area)
+            return good & (thin[axis] >= _THIN * search.counts[axis]) if single else good, area
+
+        while len(densities) < most and (best := search.best(judge)) is not None:
+            density, axis, index = best
+            explained = search.explain(axis, index)
+            painted = np.take(paint, index, axis=axis)
+            for position, other in enumerate(o for o in axes if o != axis):
+                thin[other] -= project(explained & _without_neighbours(painted, position), position)
+            densities.append(density)
+    return _needed(paint, search.found, least)
+
+
+def _needed(paint: Mask, found: list[list[int]], least: int) -> Slices:
+    """What was found, without slices that those found after them explain as well."""
+    kept = found
+    for axis, indices in enumerate(found):
+        for index in indices:
+            fewer = [[i for i in among if (o, i) != (axis, index)] for o, among in enumerate(kept)]
+            plane = np.take(paint, index, axis=axis)
+            crossing = [among for o, among in enumerate(fewer) if o != axis]
+            if np.count_nonzero(plane & ~on_slices(plane.shape, crossing)) < least:
+                kept = fewer
+    return tuple(tuple(sorted(indices)) for indices in kept)
 
 
 def _without_neighbours(paint: Mask, axis: int) -> Mask:

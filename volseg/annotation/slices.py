@@ -8,7 +8,8 @@ All functions take class indices of shape ``(*spatial)``, without a channel axis
 annotated hold ``ignore_index``.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from volseg.labels import IGNORE_INDEX
 
 __all__ = [
     "MIN_FRACTIONS",
+    "SliceSearch",
     "along",
     "annotated_slices",
     "annotation_counts",
@@ -97,7 +99,7 @@ def annotated_slices(
     box = _bounding_box(annotated)
     if box is None:
         return tuple([] for _ in labels.shape)
-    found = _explain(annotated[box].copy(), min_fraction)
+    found = _explain(annotated[box], min_fraction)
     return tuple([part.start + i for i in indices] for part, indices in zip(box, found, strict=True))
 
 
@@ -278,34 +280,72 @@ def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
+class SliceSearch:
+    """Slices found one by one, each judged by the voxels that those found before it do not explain.
+
+    Every painted slice leaves a line in each slice that crosses it. A slice explains the voxels that lie on
+    it; they count for no other any more.
+
+    Attributes:
+        left: voxels that no slice explains yet, ``(*spatial)``.
+        counts: per axis, how many of these each slice holds; -1 for a slice that was found.
+        found: per axis, the indices of the slices, in the order in which they were found.
+    """
+
+    def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
+        self.left = mask.copy()
+        self.counts = [project(mask, axis) for axis in range(mask.ndim)]
+        self.found: list[list[int]] = [[] for _ in mask.shape]
+
+    def area(self, axis: int) -> int:
+        """Voxels of a slice perpendicular to an axis that lie on none of the slices found."""
+        return math.prod(n - len(self.found[o]) for o, n in enumerate(self.left.shape) if o != axis)
+
+    def best(
+        self, judge: Callable[[int], tuple[npt.NDArray[np.bool_], float]]
+    ) -> tuple[float, int, int] | None:
+        """The good slice of the largest count, with its axis and index; ``None`` if there is none.
+
+        Args:
+            judge: of an axis, which slices are good, and what their counts are divided by. Of equal slices
+                that along the last axis is taken.
+        """
+        best: tuple[float, int, int] | None = None
+        for axis in reversed(range(self.left.ndim)):
+            good, unit = judge(axis)
+            index = int(np.argmax(np.where(good, self.counts[axis], -1)))
+            if good[index] and (best is None or self.counts[axis][index] / unit > best[0]):
+                best = (self.counts[axis][index] / unit, axis, index)
+        return best
+
+    def explain(self, axis: int, index: int) -> npt.NDArray[np.bool_]:
+        """Add a slice; what it explains that no other did, without its axis."""
+        explained = np.take(self.left, index, axis=axis)
+        for position, other in enumerate(o for o in range(self.left.ndim) if o != axis):
+            self.counts[other] -= project(explained, position)
+        self.counts[axis][index] = -1
+        self.left[along(axis, [index])] = False
+        self.found[axis].append(index)
+        return explained
+
+
 def _explain(annotated: npt.NDArray[np.bool_], min_fraction: float) -> list[list[int]]:
-    """Slices that explain the annotation, fullest and largest first; consumes ``annotated``."""
-    shape, dims = annotated.shape, annotated.ndim
-    counts = [project(annotated, axis) for axis in range(dims)]  # annotated, not yet explained
-    found: list[list[int]] = [[] for _ in shape]
+    """Slices that explain the annotation, fullest and largest first."""
+    search = SliceSearch(annotated)
     limits = [limit for limit in (_FULL, 0.8, 0.65) if limit > min_fraction] + [min_fraction]
+
+    def judge(axis: int) -> tuple[npt.NDArray[np.bool_], float]:
+        area, counts = search.area(axis), search.counts[axis]
+        large = area >= max(1, _MIN_UNEXPLAINED * annotated.size / annotated.shape[axis])
+        return large & (counts >= limits[0] * area), 1.0
+
     while limits:
-        best: tuple[int, int, int] | None = None  # unexplained annotation, axis, index
-        for axis in reversed(range(dims)):
-            others = [shape[o] - len(found[o]) for o in range(dims) if o != axis]
-            unexplained = int(np.prod(others))
-            if unexplained < max(1, _MIN_UNEXPLAINED * annotated.size / shape[axis]):
-                continue
-            good = counts[axis] >= limits[0] * unexplained
-            index = int(np.argmax(np.where(good, counts[axis], -1)))
-            if good[index] and (best is None or counts[axis][index] > best[0]):
-                best = (int(counts[axis][index]), axis, index)
+        best = search.best(judge)
         if best is None:
             limits.pop(0)
-            continue
-        _, axis, index = best
-        found[axis].append(index)
-        explained = np.take(annotated, index, axis=axis)
-        for position, other in enumerate(o for o in range(dims) if o != axis):
-            counts[other] -= project(explained, position)
-        counts[axis][index] = -1
-        annotated[along(axis, [index])] = False
-    return [sorted(indices) for indices in found]
+        else:
+            search.explain(*best[1:])
+    return [sorted(indices) for indices in search.found]
 
 
 def _apportion(totals: Sequence[int], fraction: float) -> list[int]:
