@@ -180,6 +180,83 @@ def test_every_module_keeps_to_its_floor(path):
     assert not problems, "\n".join(problems)
 
 
+# What opens a file, by the name of the function or method.
+OPENERS = {
+    "read_text", "write_text", "read_bytes", "write_bytes", "fdopen", "memmap", "NamedTemporaryFile",
+    *(f"{module}.{name}" for module in ("np", "torch") for name in ("load", "save")),
+    *(f"np.{name}" for name in ("savez", "savez_compressed", "loadtxt", "savetxt", "fromfile", "tofile")),
+}  # fmt: skip
+MODES = {"mode", "encoding", "newline", "errors", "buffering"}
+
+
+def opened(source: str, module: str) -> list[str]:
+    """Where a module opens files that are not its room's to open.
+
+    A file that holds data or results is opened in ``io`` (all formats, text, journals), in ``bundle`` (what
+    strangers wrote, judged while it is read) and by ``runs.checkpoint``. Three things are no such files: a
+    stream of the process itself (``os.devnull``, a number with ``closefd=False``), a part of the installed
+    package (``importlib.resources.files``), and the answers of the system, for which ``machine`` asks.
+    """
+    if module.split(".")[0] in ("io", "bundle", "machine") or module == "runs.checkpoint":
+        return []
+    return [
+        f"volseg.{module}:{node.lineno}: {ast.unparse(node.func)} opens a file; use a function of volseg.io."
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and _opens(node) and not _is_no_file(node)
+    ]
+
+
+def _opens(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    last = name.rpartition(".")[2]
+    if last == "open":
+        first = call.args[0] if call.args else None
+        of_a_path = first is None or (isinstance(first, ast.Constant) and isinstance(first.value, str))
+        return (
+            name in ("open", "io.open", "os.open") or of_a_path or any(k.arg in MODES for k in call.keywords)
+        )
+    return "." in name and (name in OPENERS or last in OPENERS)
+
+
+def _is_no_file(call: ast.Call) -> bool:
+    streams = [ast.unparse(each) for each in call.args[:1]] == ["os.devnull"] or any(
+        keyword.arg == "closefd" for keyword in call.keywords
+    )
+    return streams or ast.unparse(call.func).startswith("files('volseg.")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_opened_where_files_are_known(path):
+    module = ".".join(path.relative_to(ROOT / "volseg").with_suffix("").parts)
+    assert opened(path.read_text(encoding="utf-8"), module) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "open(path)", "path.open()", "path.open('rb')", "path.open(encoding='utf-8')", "os.open(path, 0)",
+        "path.read_text()", "np.load(path)", "torch.save(x, path)", "(a / 'b').write_bytes(c)",
+        "np.memmap(path)",
+    ],
+)  # fmt: skip
+def test_an_opened_file_is_found(source):
+    (problem,) = opened(source, "densification.run")
+    assert "opens a file; use a function of volseg.io" in problem
+    assert opened(source, "io.nrrd") == opened(source, "runs.checkpoint") == []
+    assert len(opened(source, "runs.folder")) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.open(os.devnull, 1)", "open(2, 'w', closefd=False)", "self.folder.open(data, facts)",
+        "files('volseg.report').joinpath(n).read_text()", "write_text(path, 'a')",
+    ],
+)  # fmt: skip
+def test_what_is_no_file_may_be_opened(source):
+    assert opened(source, "cli.ending") == []
+
+
 def long_functions(source: str, most: int) -> list[str]:
     """Functions of more lines than that, docstrings not counted."""
     found = []

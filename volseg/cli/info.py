@@ -1,7 +1,6 @@
 """``volseg info``."""
 
 import argparse
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, _: Sequence[str]) -> None:
     from volseg.data import find_cases
-    from volseg.io import is_volume, read_volume
+    from volseg.io import digest, is_volume, read_volume
     from volseg.runs.checkpoint import load_checkpoint
 
     path: Path = given.path
@@ -37,8 +36,7 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
         for line in _classes_and_channels(content, path):
             print(f"  {line}")
         if path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                print(f"  SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            print(f"  SHA-256 {digest(path)}")
         tensors = content["model"].values()
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():

@@ -43,14 +43,13 @@ def run(given: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _copy(source: Path, copy: Path, *, overwrite: bool) -> None:
-    from volseg.io.atomic import atomic_write
+    from volseg.io import read_text, write_text
 
     if copy.suffix.lower() != ".json":
         raise InputError(f"-o {copy}: a bundle is a JSON file; give a name that ends in .json.")
     if copy.exists() and not overwrite:
         raise RefusedError(f"{copy} exists already; add --overwrite to replace it, or -o for another name.")
-    with atomic_write(copy, overwrite=overwrite) as temporary:
-        temporary.write_bytes(source.read_bytes())
+    write_text(copy, read_text(source), overwrite=overwrite)
     print(f"{copy}: a copy of {source.stem}.")
     if source.stem in BUNDLES and source.stem != "densify":
         print(_NEXT.format(copy=shlex.quote(str(copy))))

@@ -1,6 +1,5 @@
 """The phantoms as dataset folders: for a first run without data, and for the demonstration."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from volseg.annotation import choose_held_out, keep_slices
 from volseg.arguments import option
 from volseg.errors import RefusedError
-from volseg.io import Volume, write_volume
+from volseg.io import Volume, write_json, write_volume
 from volseg.labels import LabelScheme
 from volseg.phantom import (
     XENOPUS_SIZES,
@@ -121,7 +120,7 @@ def write_phantom(
                     (draft / part).mkdir(exist_ok=True)
                     write_volume(draft / part / f"{name}.tif", array, like)
         listing = {"name": f"{KINDS[kind]} (a phantom)", "held_out": held_out}
-        (draft / "dataset.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "dataset.json", listing, indent=1)
         draft.chmod(0o755)
         try:
             draft.rename(folder)

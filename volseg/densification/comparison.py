@@ -5,7 +5,6 @@ the result is there: nobody waits for a figure to compare with.
 """
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -23,7 +22,8 @@ from volseg.densification.calibration import log_scores
 from volseg.densification.folds import Fold
 from volseg.densification.scoring import Measured, Scorer, Tested, tested
 from volseg.errors import VolsegError
-from volseg.io import Volume, read_channels
+from volseg.io import Volume, read_channels, read_json, read_text, write_json, write_text
+from volseg.io.text import read_arrays, write_arrays
 
 __all__ = ["NAMES", "Comparison", "comparing", "segment_by"]
 
@@ -34,6 +34,7 @@ Labels = npt.NDArray[np.uint8]
 NAMES: Mapping[str, str] = {"random-walker": "random walker", "interpolate": "interpolation"}
 
 _START = "import sys; from volseg.densification.comparison import work; work(sys.argv[1])"
+_REQUEST, _GIVEN = "request.json", "given.npz"  # what the process is handed
 _NICENESS = 10
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
@@ -83,19 +84,14 @@ class Comparison:
         for method, name in NAMES.items():
             path, trouble = self._folder / f"{method}.npz", self._folder / f"{method}.txt"
             if path.is_file():
-                with np.load(path) as parts:
-                    tests = [fold.split(self._labels)[1] for fold in self._folds]
-                    found.append(
-                        scorer.measure(
-                            name,
-                            [
-                                Tested(fold, test, parts[f"fold_{i}"])
-                                for i, (fold, test) in enumerate(zip(self._folds, tests, strict=True))
-                            ],
-                        )
-                    )
+                scores = read_arrays(path)
+                parts = [
+                    Tested(fold, fold.split(self._labels)[1], scores[f"fold_{i}"])
+                    for i, fold in enumerate(self._folds)
+                ]
+                found.append(scorer.measure(name, parts))
             elif trouble.is_file():
-                reasons.append(f"No {name} to compare with: {trouble.read_text(encoding='utf-8')}")
+                reasons.append(f"No {name} to compare with: {read_text(trouble)}")
             elif method == "interpolate" and (lacking := missing()):
                 reasons.append(f"No {name} to compare with: {lacking}")
             elif self._process.poll() is None:
@@ -122,9 +118,8 @@ def comparing(
     """
     with tempfile.TemporaryDirectory(prefix="volseg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        np.save(folder / "labels.npy", labels)
-        if not files:
-            np.save(folder / "image.npy", image.array)
+        given = {"labels": labels} if files else {"labels": labels, "image": image.array}
+        write_arrays(folder / _GIVEN, given)
         request = {
             "image": [str(path.resolve()) for path in files],
             "spacing": list(image.spacing),
@@ -132,7 +127,7 @@ def comparing(
             "background": background,
             "folds": [fold.as_json() for fold in folds],
         }
-        (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        write_json(folder / _REQUEST, request)
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, str(folder)],
             env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
@@ -152,9 +147,9 @@ def work(name: str) -> None:
     folder = Path(name)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    labels = np.load(folder / "labels.npy")
-    array = read_channels(request["image"]).array if request["image"] else np.load(folder / "image.npy")
+    request, given = read_json(folder / _REQUEST), read_arrays(folder / _GIVEN)
+    labels = given["labels"]
+    array = read_channels(request["image"]).array if request["image"] else given["image"]
     folds = [Fold.from_json(parts) for parts in request["folds"]]
     for method in NAMES:
         found: dict[str, Any] = {}
@@ -171,17 +166,6 @@ def work(name: str) -> None:
                 )
                 found[f"fold_{i}"] = tested(fold, test, scores).scores
         except VolsegError as error:
-            _whole(folder / f"{method}.txt").write_text(str(error), encoding="utf-8")
-            _finish(folder / f"{method}.txt")
+            write_text(folder / f"{method}.txt", str(error))
         else:
-            np.savez(_whole(folder / f"{method}.npz"), **found)
-            _finish(folder / f"{method}.npz")
-
-
-def _whole(path: Path) -> Path:
-    """Where a file grows until it is whole."""
-    return path.with_name(f"growing_{path.name}")
-
-
-def _finish(path: Path) -> None:
-    _whole(path).replace(path)
+            write_arrays(folder / f"{method}.npz", found)

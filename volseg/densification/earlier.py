@@ -5,7 +5,6 @@ seen, and so that it can be told how far a new image is from those.
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor
 from volseg.arguments import option
 from volseg.densification.folds import Fold
 from volseg.errors import InputError
-from volseg.io import Volume, suffix_of
+from volseg.io import Volume, read_json, suffix_of
 from volseg.labels import LabelScheme
 from volseg.learners import learner_in, trained_in
 from volseg.learning import Learner, Task, Trained
@@ -274,7 +273,7 @@ def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Trained, ...]]:
 def _json(path: Path) -> dict[str, Any]:
     """What a file of an earlier result says; nothing if it cannot be read: the model is what counts."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, constant=float)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -22,13 +22,13 @@ from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import (
     Segment,
     Volume,
-    atomic_write,
     is_volume,
     output_suffix,
-    parse_json,
+    read_json,
     segments_of,
     suffix_of,
     with_segments,
+    write_json,
     write_volume,
 )
 from volseg.labels import IGNORE_INDEX
@@ -37,7 +37,7 @@ from volseg.report import class_colours
 from volseg.runs.claim import claim, release
 from volseg.runs.replacing import install, settle, stage_of
 
-__all__ = ["Outputs", "classes_of", "outputs_for", "read_json", "values_of", "write_json", "write_volumes"]
+__all__ = ["Outputs", "classes_of", "outputs_for", "values_of", "write_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Outputs:
                 f"{self.folder} is finished: nothing is left to resume. With more paint, go on into another "
                 f"folder with {option('continue_from', self.folder)}."
             )
-        before = read_json(self.settings)
+        before = _read_settings(self.settings)
         for part in ("image", "labels", "choices", "learner", "continued", "applied"):
             now, then = json.loads(json.dumps(settings[part])), before.get(part)
             if part == "choices" and isinstance(then, dict):
@@ -273,16 +273,10 @@ def settings_of(
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a file by this, in one step."""
-    with atomic_write(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote."""
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What a run wrote there."""
     try:
-        content = parse_json(path.read_bytes(), path, constant=float)
+        content = read_json(path, constant=float)
     except (OSError, InputError) as error:
         raise InputError(
             f"{path} cannot be read ({error}). Start again with {option('overwrite', True)}."

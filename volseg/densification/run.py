@@ -26,7 +26,6 @@ from volseg.densification.outputs import (
     outputs_for,
     settings_of,
     values_of,
-    write_json,
     write_volumes,
 )
 from volseg.densification.reporting import (
@@ -44,6 +43,7 @@ from volseg.densification.reporting import (
 from volseg.densification.schedule import Progress, Timetable, affordable_folds, clock
 from volseg.densification.scoring import Measured, Scorer, tested
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
+from volseg.io import write_json
 from volseg.labels import IGNORE_INDEX
 from volseg.learners import choose_learner
 from volseg.learning import Learner, Task

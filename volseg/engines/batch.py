@@ -20,6 +20,7 @@ from torch import nn
 from volseg.data import Case
 from volseg.errors import RefusedError, ResourceError
 from volseg.io import stamp
+from volseg.io.text import Lines, lines_of
 from volseg.runs.claim import claim, release
 
 __all__ = ["Batch", "described", "fingerprint", "weights_hash"]
@@ -43,7 +44,7 @@ class Batch:
         self.finished: set[int] = set()
         self.begun: set[int] = set()
 
-    def open(self) -> None:
+    def take(self) -> None:
         """Take the results for this process, and read how far an earlier one has come with them.
 
         Raises:
@@ -111,12 +112,8 @@ class Batch:
         names = [ascii(path.name) for path in self.outputs[number]]
         line = json.dumps({"work": self.works[number], "names": names, "files": files})
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                os.write(handle, f"\n{line}\n".encode())  # in one go: several processes may write
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            with Lines(self.path) as lines:
+                lines.append(line)
         except OSError as error:
             raise ResourceError(
                 f"cannot write {self.path}: {error.strerror}. Free some space or choose another folder."
@@ -127,7 +124,7 @@ def _notes(journal: Path) -> Iterator[dict[str, Any]]:
     """The lines of a journal, but for what a kill has cut off."""
     lines: list[bytes] = []
     with suppress(OSError):  # another run has just ended, and taken its journal along
-        lines = journal.read_bytes().splitlines()
+        lines = lines_of(journal)
     for line in lines:
         with suppress(ValueError):
             note = json.loads(line)

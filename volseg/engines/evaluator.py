@@ -1,6 +1,5 @@
 """Scoring whole volumes on what was not trained on: a MONAI evaluator."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from volseg.engines.pages import page_of, write_pages
 from volseg.engines.scores import Measure, Scores
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
-from volseg.io import atomic_write
+from volseg.io import write_json, write_text
 from volseg.labels import IGNORE_INDEX
 from volseg.machine import library_versions
 from volseg.report import Report, panel
@@ -315,8 +314,6 @@ def _split(item: Mapping[str, Any], record: Record | None) -> tuple[Tensor, Tens
 
 def _write_metrics(folder: Path, report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "metrics.json", overwrite=True) as path:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    with atomic_write(folder / "metrics.csv", overwrite=True) as path:
-        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
+    write_json(folder / "metrics.json", report)
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    write_text(folder / "metrics.csv", text, errors="backslashreplace")  # names of files may be no UTF-8

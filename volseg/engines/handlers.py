@@ -5,6 +5,7 @@ do not count, on a GPU losses are known some steps later, and ``progress.csv`` i
 """
 
 import csv
+import io
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from volseg.arguments import option
+from volseg.io import append_text
 from volseg.runs import processes
 from volseg.runs.budget import Budget
 from volseg.runs.stopping import Stopping
@@ -140,12 +142,12 @@ class Tracking:
 
     def _note(self, iteration: int, name: str, value: float) -> None:
         path = self.folder / "progress.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            rows = csv.writer(file)
-            if is_new:
-                rows.writerow(["iteration", "name", "value"])
-            rows.writerow([iteration, name, f"{value:.6g}"])
+        text = io.StringIO()
+        rows = csv.writer(text)
+        if not path.exists():
+            rows.writerow(["iteration", "name", "value"])
+        rows.writerow([iteration, name, f"{value:.6g}"])
+        append_text(path, text.getvalue(), errors="backslashreplace")
         if self.writer is not None:
             self.writer.add_scalar(name, value, iteration)
             self.writer.flush()  # a program that is stopped leaves its curves, too

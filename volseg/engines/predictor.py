@@ -133,7 +133,7 @@ class _Prediction:
         ]  # fmt: skip
         works = [fingerprint(case, settings) for case in self.dataset.data]
         book = Batch(self.folder, works, [[path for path in paths if path] for paths in self.outputs])
-        book.open()
+        book.take()
         try:
             for number, (case, paths) in enumerate(zip(self.dataset.data, self.outputs, strict=True)):
                 for path in paths:

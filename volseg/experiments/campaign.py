@@ -15,7 +15,7 @@ from volseg.arguments import option
 from volseg.errors import RefusedError, VolsegError
 from volseg.experiments.cells import Cell, Result, finished, run_cell
 from volseg.installation import install_line
-from volseg.io import atomic_write
+from volseg.io import read_json, write_text
 from volseg.runs.claim import claim, release
 from volseg.runs.folder import differences
 
@@ -41,7 +41,7 @@ def open_campaign(folder: Path, settings: Mapping[str, Any], *, may_grow: str = 
     asked = json.loads(json.dumps(settings, default=str))
     path = folder / _FILE
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = read_json(path, constant=float)["settings"]
         if may_grow:
             asked[may_grow] = {**before.get(may_grow, {}), **asked[may_grow]}
             before[may_grow] = {**asked[may_grow], **before.get(may_grow, {})}
@@ -111,12 +111,6 @@ def run_cells(
     release(folder)
     logger.info("All %d cells are finished; see %s.", len(cells), folder / "table.md")
     return results
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    with atomic_write(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _time_left(left: Sequence[Cell], cells: Sequence[Cell], results: Results) -> str:

@@ -1,7 +1,6 @@
 """One cell: a bundle trained and scored in this process, as the command line would, or resumed."""
 
 import gc
-import json
 import logging
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from volseg.errors import InputError, VolsegError, cause
-from volseg.io import atomic_write
+from volseg.io import read_json, write_json
 from volseg.runs.checkpoint import load_newest, past_checkpoints
 from volseg.runs.log import close_log
 from volseg.runs.running import announce_bundles
@@ -71,7 +70,7 @@ def finished(folder: Path) -> Result | None:
     state = _state(folder)
     if not state.get("finished"):
         return None
-    metrics = {} if state["trouble"] else json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = {} if state["trouble"] else read_json(folder / "metrics.json", constant=float)
     return Result(metrics, state["seconds"], state["trouble"])
 
 
@@ -88,8 +87,7 @@ def run_cell(cell: Cell, folder: Path) -> Result:
         seconds = round(earlier + time.perf_counter() - began, 1)
         state = {"title": cell.title, "finished": finished, "seconds": seconds, "trouble": trouble}
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / _STATE, overwrite=True) as path:
-            path.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / _STATE, state, indent=1)
 
     try:
         if not _state(folder):
@@ -166,7 +164,7 @@ def _as_it_was() -> Iterator[None]:
 def _state(folder: Path) -> dict[str, Any]:
     """How far the cell in a folder has come; empty while it is still to be trained."""
     path = folder / _STATE
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found: dict[str, Any] = read_json(path, constant=float) if path.is_file() else {}
     return found
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.experiments.campaign import Results, write_text
+from volseg.experiments.campaign import Results
 from volseg.experiments.cells import Cell
 from volseg.experiments.plots import draw_bars, draw_budgets, save_figure
 from volseg.experiments.start import Way
+from volseg.io import write_text
 
 __all__ = [
     "BUDGETS",

@@ -4,14 +4,12 @@ A derived dataset is an ordinary dataset folder: ``labels/`` hold what this cell
 on, and nothing else; ``images/`` are links. It gets its name when it is complete.
 """
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from volseg.data import Case, load_case
 from volseg.errors import InputError
 from volseg.experiments.division import Labels, Slices, annotated
 from volseg.geometry import AXES
-from volseg.io import Volume, read_volume, suffix_of, write_volume
+from volseg.io import Volume, digest, read_volume, suffix_of, write_json, write_volume
 from volseg.io.tiff import TiffHeader
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
@@ -105,7 +103,7 @@ def fingerprint(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
     """What the files of each case hold, as SHA-256."""
     return {
         case.name: {
-            part: _sha256(path)
+            part: digest(path)
             for part, path in (("image", case.image), ("label", case.label), ("truth", case.truth))
             if path is not None
         }
@@ -133,7 +131,7 @@ def derive(folder: Path, samples: Iterable[DerivedImage], scheme: LabelScheme) -
             for part, array in parts.items():
                 write_volume(draft / part / file, scheme.decode(array), sample.like)
         listing = {"name": f"derived: {folder.name}", "held_out": {name: {} for name in names}}
-        (draft / "dataset.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "dataset.json", listing, indent=1)
     return folder
 
 
@@ -271,8 +269,3 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             if attempt is shutil.copyfile:
                 raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Sweeps: the grid of values, and the runs over it."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 from volseg.arguments import option
 from volseg.bundle.files import argument_problems, keywords, locate
 from volseg.data import Case, output_of
-from volseg.experiments.campaign import Book, Results, open_campaign, run_cells, write_text
+from volseg.experiments.campaign import Book, Results, open_campaign, run_cells
 from volseg.experiments.cells import Cell, Result, content_of
 from volseg.experiments.comparison import csv_of, figure, markdown
 from volseg.experiments.datasets import fingerprint, link_images
 from volseg.experiments.plots import draw_curves, draw_predictions, read_example, read_prediction, save_figure
 from volseg.experiments.start import check_settings, frozen_bundle, way
+from volseg.io import read_text, write_text
 from volseg.labels import LabelScheme
 
 __all__ = ["Combination", "combinations", "names_of", "sweep"]
@@ -258,7 +260,6 @@ def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     path = folder / "progress.csv"
     found: dict[str, list[tuple[float, float]]] = {}
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found.setdefault(row["name"], []).append((float(row["iteration"]), float(row["value"])))
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            found.setdefault(row["name"], []).append((float(row["iteration"]), float(row["value"])))
     return found

@@ -22,6 +22,7 @@ from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.nrrd_grid import Segment, class_names
 from volseg.io.slices import slices_in, stack_slices
 from volseg.io.spacing import as_spacing, with_spacing
+from volseg.io.text import append_text, read_text, write_text
 from volseg.io.volume import Note, Notes, Volume
 from volseg.io.weights import read_weights, write_weights
 
@@ -31,6 +32,7 @@ __all__ = [
     "Notes",
     "Segment",
     "Volume",
+    "append_text",
     "as_colours",
     "as_spacing",
     "atomic_write",
@@ -45,6 +47,7 @@ __all__ = [
     "put_onto",
     "read_channels",
     "read_json",
+    "read_text",
     "read_volume",
     "read_weights",
     "segments_of",
@@ -55,6 +58,7 @@ __all__ = [
     "with_segments",
     "with_spacing",
     "write_json",
+    "write_text",
     "write_volume",
     "write_weights",
 ]

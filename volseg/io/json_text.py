@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import InputError
-from volseg.io.atomic import atomic_write
+from volseg.io.text import write_text
 
 __all__ = ["parse_json", "read_json", "write_json"]
 
@@ -60,9 +60,7 @@ def write_json(
         RefusedError: if the file exists and is not to be overwritten.
         ResourceError: if the disk is full, or the file may not be written.
     """
-    text = json.dumps(content, indent=indent, default=default) + "\n"
-    with atomic_write(path, overwrite=overwrite) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(content, indent=indent, default=default) + "\n", overwrite=overwrite)
 
 
 def parse_json(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.annotation import annotated_slices
-from volseg.io import atomic_write
+from volseg.io import write_text
 from volseg.report.colours import class_colours
 from volseg.report.embedding import Embedded, embed
 from volseg.report.gallery import gallery
@@ -39,8 +39,7 @@ def write_report(
     the page says so. Where ``path`` exists and ``overwrite`` is not set, nothing is written.
     """
     target = Path(path)
-    with atomic_write(target, overwrite=overwrite) as temporary:
-        temporary.write_bytes(_page(report, max_bytes).encode("utf-8", errors="replace"))
+    write_text(target, _page(report, max_bytes), overwrite=overwrite, errors="replace")
     return target
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError
+from volseg.io.text import open_shared
 
 __all__ = ["claim", "release", "take_lock"]
 
@@ -34,7 +35,7 @@ def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> N
     if fcntl is None or path in _HELD:
         return
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = open_shared(path)
     except OSError as error:
         raise ResourceError(
             f"cannot write in {folder}: {error.strerror}. Choose a folder you may write to "

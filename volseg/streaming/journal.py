@@ -8,7 +8,6 @@ disk. The same work, started again, resumes from there.
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from volseg.errors import RefusedError, ResourceError
+from volseg.io.text import Lines
 from volseg.runs.claim import take_lock
 
 __all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
-_LINE = re.compile(rb"(\d+);")
+_LINE = re.compile(rb"(\d+);")  # what a kill cut off has no semicolon
 
 
 class Journal:
@@ -41,7 +41,7 @@ class Journal:
         self.path = target.with_name(f".{target.name}.journal")
         self.done: set[int] = set()
         self.plan: dict[str, Any] = {}
-        self._handle: int | None = None
+        self._lines: Lines | None = None
 
     def open(
         self, plan: Callable[[], dict[str, Any]], create: Callable[[], object], there: Callable[[], bool]
@@ -56,14 +56,13 @@ class Journal:
         """
         self._open()
         self._lock()
-        first, *lines = self.path.read_bytes().split(b"\n")
+        first, *lines = self._open_lines.read() or [b"{}"]
         try:
-            head = json.loads(first) if first else {}
+            head = json.loads(first)
         except json.JSONDecodeError:
             head = {}
         if head.get("work") == self.work and there():
             self.plan = head["plan"]
-            # What a kill cut off is not a whole line, and the next one begins again.
             self.done = {int(found[1]) for line in lines if (found := _LINE.fullmatch(line))}
             return
         if head:
@@ -71,10 +70,9 @@ class Journal:
                 "%s was begun with another image, network or setting: it starts again.", self.target
             )
         self.plan = plan()
-        assert self._handle is not None
-        os.ftruncate(self._handle, 0)
+        self._open_lines.clear()
         create()
-        self._write(json.dumps({"work": self.work, "plan": self.plan}))
+        self._open_lines.append(json.dumps({"work": self.work, "plan": self.plan}))
 
     def join(self, plan: dict[str, Any], done: set[int]) -> None:
         """Note tiles in the journal that another process has opened."""
@@ -83,7 +81,7 @@ class Journal:
 
     def note(self, tile: int) -> None:
         """A tile has reached the disk."""
-        self._write(f"\n{tile};\n")
+        self._open_lines.append(f"{tile};")
         self.done.add(tile)
 
     def finish(self) -> None:
@@ -101,25 +99,24 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+
+    @property
+    def _open_lines(self) -> Lines:
+        assert self._lines is not None
+        return self._lines
 
     def _open(self) -> None:
         try:
-            self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._lines = Lines(self.path)
         except OSError as error:
             raise ResourceError(
                 f"cannot write {self.path}: {error.strerror or error}. Choose a folder you may write to."
             ) from error
 
-    def _write(self, text: str) -> None:
-        assert self._handle is not None
-        os.write(self._handle, text.encode())
-        os.fsync(self._handle)
-
     def _lock(self) -> None:
-        assert self._handle is not None
-        if not take_lock(self._handle):
+        if not take_lock(self._open_lines.handle):
             self.close()
             raise RefusedError(f"another process is writing {self.target}. Let it finish first.")

@@ -19,7 +19,7 @@ from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
 from volseg.findings import Finding, Severity, table
 from volseg.instances import InstanceScheme
-from volseg.io import SUFFIXES, atomic_write, is_volume, read_json, suffix_of
+from volseg.io import SUFFIXES, is_volume, read_json, suffix_of, write_json
 from volseg.machine import allowed_processors
 
 __all__ = ["default_cache", "require_sound", "verify"]
@@ -227,9 +227,8 @@ def _one(case: Case, expected: Expectations, cache: Path | None) -> tuple[list[F
     if {str(path): sha256(path) for path in files_of(case)} == hashes:  # no one wrote meanwhile
         with suppress(OSError, ValueError):  # a cache that cannot be written is none
             cache.mkdir(parents=True, exist_ok=True)
-            with atomic_write(place, overwrite=True) as temporary:
-                kept_as = [{key: value for key, value in asdict(one).items() if value} for one in findings]
-                temporary.write_text(json.dumps({"findings": kept_as, "facts": facts}), encoding="utf-8")
+            kept_as = [{key: value for key, value in asdict(one).items() if value} for one in findings]
+            write_json(place, {"findings": kept_as, "facts": facts}, indent=None)
     return findings, facts, image
 
 
