@@ -133,3 +133,12 @@ def test_no_scheduler_is_told(tmp_path, segment, monkeypatch):
 def test_the_overlay_for_a_cluster_fits_the_bundles(root):
     for bundle in ("xenopus.json", "hippocampus.json"):
         assert check_bundle([root / "bundles" / bundle, root / "configs" / "cluster.json"]) == []
+
+
+def test_an_image_of_other_axes_is_refused_before_the_network_sees_it(tmp_path, segment):
+    (tmp_path / "images").mkdir(exist_ok=True)
+    like = Volume(np.zeros((1, 21, 17), np.uint8), np.eye(3), "um")
+    write_volume(tmp_path / "images/flat.tif", like.array, like)
+    for inferer in (None, RotationAveragingInferer(OverlapTileInferer(8), "mirror")):
+        with pytest.raises(InputError, match="flat.tif is 2D, and the network is for 3D"):
+            segment("out", inferer)

@@ -119,7 +119,7 @@ def test_norms_that_look_at_the_tile_are_told(caplog):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear(3, 3), "neither 2D nor 3D convolutions"),
+        (nn.Linear(3, 3), "not all 2D or all 3D"),
         (nn.Conv2d(1, 2, 3, stride=2, padding=1), "returns 32 x 32 voxels for 64 x 64"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), "took no input of the sizes tried"),
     ],

@@ -25,11 +25,13 @@ from volseg.data import WholeVolumes
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.pages import page_of, write_pages
 from volseg.engines.scores import Measure, Scores
+from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
 from volseg.inferers.statistics import statistics_of
 from volseg.io import write_json, write_text
 from volseg.labels import IGNORE_INDEX
 from volseg.machine import library_versions
+from volseg.networks.measuring import spatial_dims_of
 from volseg.report import Report, panel
 from volseg.runs import processes
 from volseg.runs.checkpoint import load_weights
@@ -287,7 +289,17 @@ def segment(
     """Logits ``(C, *spatial)`` of the image of a case, and their spread if the inferer gives one.
 
     The inferer sees the voxel size, which decides what planes can be turned. The network's mode is kept.
+
+    Raises:
+        InputError: if the image has more or fewer axes than the network is for.
     """
+    dims, axes = spatial_dims_of(network), item["image"].ndim - 1
+    if dims not in (None, axes):
+        name = item["volume"].name if "volume" in item else "the image"
+        raise InputError(
+            f"{name} is {axes}D, and the network is for {dims}D. Take a model for such images; a volume of "
+            "one slice counts as an image."
+        )
     sizes = torch.tensor([*item["spacing"], 1.0], dtype=torch.float64)
     image = MetaTensor(item["image"][None], affine=sizes.diag()).to(device)
     was_training = network.training

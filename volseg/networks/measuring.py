@@ -22,7 +22,16 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
 from volseg.errors import InputError, brief
 
-__all__ = ["Sizes", "context_of", "copy_of", "first_output", "looks_how_far", "nearest_sizes", "sizes_of"]
+__all__ = [
+    "Sizes",
+    "context_of",
+    "copy_of",
+    "first_output",
+    "looks_how_far",
+    "nearest_sizes",
+    "sizes_of",
+    "spatial_dims_of",
+]
 
 _TRIED = (64, 96, 128, 32, 48, 80, 112, 160, 192, 16, 224, 256, 320, 384, 512)
 _GROWN_BY = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 27, 28, 32, 36, 48, 64)
@@ -315,18 +324,27 @@ def _without_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def _spatial_dims(network: nn.Module) -> int:
-    """How many axes the network works on, by its convolutions."""
-    for dims, kind in _DIMS_OF.items():
-        if dims > 1 and any(isinstance(part, kind) for part in network.modules()):
-            return dims
+def spatial_dims_of(network: nn.Module) -> int | None:
+    """How many axes a network works on: as it says, or by its convolutions if these are of one kind."""
     given = getattr(network, "spatial_dims", None)
     if given in (2, 3):
         return int(given)
-    raise InputError(
-        f"{type(network).__name__} has neither 2D nor 3D convolutions and no spatial_dims: whether it is for "
-        "images or volumes cannot be known."
-    )
+    kinds = [
+        dims
+        for dims, kind in _DIMS_OF.items()
+        if dims > 1 and any(isinstance(part, kind) for part in network.modules())
+    ]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+def _spatial_dims(network: nn.Module) -> int:
+    dims = spatial_dims_of(network)
+    if dims is None:
+        raise InputError(
+            f"{type(network).__name__} has no spatial_dims, and its convolutions, if any, are not all 2D or "
+            "all 3D: whether it is for images or volumes cannot be known."
+        )
+    return dims
 
 
 def _short(error: Exception) -> str:
