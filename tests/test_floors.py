@@ -45,7 +45,7 @@ LIBRARIES: tuple[set[str], ...] = (
     set(),
     {"numpy"},
     {"scipy", "torch", "numba"},
-    {"imagecodecs", "monai", "nibabel", "tifffile", "tqdm"},
+    {"PIL", "imagecodecs", "monai", "nibabel", "safetensors", "tifffile", "tqdm"},
     {"ignite", "jinja2", "matplotlib", "tensorboard"},
     set(),
     set(),
