@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from volseg.data import (
     KINDS,
+    LoadedCase,
     TrainingPatches,
     WholeVolumes,
     find_cases,
@@ -345,6 +346,7 @@ OBJECTS = InstanceScheme(("background", "cell"), unlabelled=-1)
 def test_labels_of_objects_are_classes_and_ids(touching):
     folder, ids = touching
     item = load_case(find_cases(folder)[0], labels=OBJECTS, in_channels=1)
+    assert LoadedCase.__required_keys__ <= item.keys() <= LoadedCase.__annotations__.keys()
     np.testing.assert_array_equal(item["instances"], ids)
     np.testing.assert_array_equal(item["label"], OBJECTS.encode(ids))
     assert (item["label"][:, 6:8] == 0).all()  # the gap between the two

@@ -505,7 +505,7 @@ def test_no_time_is_kept_for_a_page_that_is_not_written(clock):
 
 def test_what_cannot_be_cut_short_is_told_before_it_begins(files, tmp_path, caplog, monkeypatch):
     image, paint, _ = files
-    monkeypatch.setattr("volseg.densification.models.Learning.prepare", stop)
+    monkeypatch.setattr("volseg.densification.training.Learning.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=0.05, compare=False)
     assert re.search(
@@ -567,7 +567,7 @@ def test_on_a_terminal_a_bar_moves_while_nothing_is_reported(monkeypatch, capsys
 
 def test_ctrl_c_says_what_it_does_before_and_when_it_is_pressed(files, tmp_path, caplog, monkeypatch):
     image, paint, _ = files
-    monkeypatch.setattr("volseg.densification.models.Learning.prepare", stop)
+    monkeypatch.setattr("volseg.densification.training.Learning.prepare", stop)
     with caplog.at_level("INFO", "volseg"), pytest.raises(KeyboardInterrupt):
         densify(image, paint, tmp_path / "out", minutes=5, compare=False)
     assert "Ctrl-C ends it after the step at hand and keeps what was learnt, for resume=True." in caplog.text

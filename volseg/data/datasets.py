@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from volseg.annotation.record import (
     voxels_hash,
 )
 from volseg.data.cases import Case, join_channels
-from volseg.data.loading import Preprocessing, load_case, read_image
+from volseg.data.loading import LoadedCase, Preprocessing, load_case, read_image
 from volseg.data.verification import Expectations, default_cache, require_sound
 from volseg.errors import InputError, VolsegError, cause, theirs
 from volseg.io import Notes
@@ -80,7 +80,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self.length = 2**31 if length is None else length
         self.held_out = held_out
         self.weight_map = weight_map
-        self.cases: list[dict[str, Any]] = []
+        self.cases: list[LoadedCase] = []
         self._spared: list[tuple[str, str]] = []  # cases held out as a whole: their hash and name
         self._before: Record = {}
         for case in self.data:
@@ -108,13 +108,15 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self._require_cases()
         self._say()
 
-    def _take(self, item: dict[str, Any]) -> bool:
+    def _take(self, item: LoadedCase) -> bool:
         """Draw from a case, if anything is annotated there; its places and weights are found once."""
         item["label_voxels"] = annotated_voxels(item["label"], len(self.labels))
         if not any(len(voxels) for voxels in item["label_voxels"]):
             return False
         with theirs("weight_map", self.weight_map, "failed on a case"):
-            self.cases.append(item if self.weight_map is None else dict(self.weight_map(item)))
+            if self.weight_map is not None:
+                item = cast(LoadedCase, dict(self.weight_map(dict(item))))
+        self.cases.append(item)
         return True
 
     def _require_cases(self) -> None:
@@ -144,7 +146,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
                 continue
             if isinstance(held_out, Mapping) and held_out != item["held_out"]:
                 train, held = hold_out(annotation_of(item), held_out)
-                item |= {"label": torch.from_numpy(train)[None], "held": torch.from_numpy(held)[None]}
+                item["label"], item["held"] = torch.from_numpy(train)[None], torch.from_numpy(held)[None]
                 item["held_out"] = held_out
                 if not self._take(item):
                     logger.warning("%s: all of its annotation is held out.", item["name"])
@@ -189,19 +191,18 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         item = self.cases[random.randint(len(self.cases))]
         self.transform.set_random_state(state=random)
         with _about(item["case"]), theirs("train#preprocessing", self.transform, "failed on a patch"):
-            patch = self.transform({key: item[key] for key in _PATCH_INPUTS if key in item})
+            patch = self.transform({key: value for key, value in item.items() if key in _PATCH_INPUTS})
         return {key: patch[key] for key in _PATCH_OUTPUTS if key in patch}
 
     def source_of(self, index: int) -> Case:
         """The case that patch ``index`` is drawn from."""
-        case: Case = self.cases[self._random(index).randint(len(self.cases))]["case"]
-        return case
+        return self.cases[self._random(index).randint(len(self.cases))]["case"]
 
     def _random(self, index: int) -> np.random.RandomState:
         return np.random.RandomState(np.random.SeedSequence([self.seed, index]).generate_state(4))
 
 
-class WholeVolumes(Dataset[dict[str, Any]]):
+class WholeVolumes(Dataset[LoadedCase]):
     """Whole cases, read when asked for: what the evaluator scores and the predictor segments.
 
     Args:
@@ -228,7 +229,7 @@ class WholeVolumes(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> LoadedCase:
         with _about(self.data[index]):
             return load_case(
                 self.data[index],

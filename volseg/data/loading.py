@@ -1,9 +1,9 @@
 """A case as tensors, checked: image, annotation to train on, annotation held out, dense truth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,38 @@ from volseg.instances import InstanceScheme
 from volseg.io import Notes, Volume, check_alignment, read_channels, read_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["classes_of", "image_tensor", "load_case", "preprocess", "read_image"]
+__all__ = ["LoadedCase", "classes_of", "image_tensor", "load_case", "preprocess", "read_image"]
 
 Preprocessing: TypeAlias = Callable[[dict[str, Any]], Mapping[Any, Any]]
 Classes: TypeAlias = npt.NDArray[np.uint8]
+
+
+class LoadedCase(TypedDict):
+    """A case in memory; what comes from an annotation or a truth is there where the case has one."""
+
+    image: torch.Tensor
+    """``(C, *spatial)`` float32."""
+    case: Case
+    name: str
+    spacing: tuple[float, ...]
+    volume: Volume
+    """The geometry of the file, without its voxels."""
+    label: NotRequired[torch.Tensor]
+    """What is trained on: ``(1, *spatial)`` uint8, class indices and 255."""
+    held: NotRequired[torch.Tensor]
+    """What is held out, likewise."""
+    held_out: NotRequired[HeldOut]
+    """Slices per axis, or ``"all"``."""
+    truth: NotRequired[torch.Tensor]
+    """Likewise, dense."""
+    instances: NotRequired[torch.Tensor]
+    """For an :class:`InstanceScheme`: ``(1, *spatial)`` int32, -1 where unlabelled."""
+    hash: NotRequired[str]
+    """Of the image's voxels."""
+    label_voxels: NotRequired[Sequence[npt.NDArray[Any]]]
+    """Where training finds the voxels of each class, in flat indices."""
+    weight: NotRequired[torch.Tensor]
+    """Of each voxel, where training has a map of weights."""
 
 
 def read_image(case: Case, in_channels: int, notes: Notes | None = None) -> Volume:
@@ -42,7 +70,7 @@ def load_case(
     preprocessing: Preprocessing | None = None,
     held_out: float = 0.0,
     notes: Notes | None = None,
-) -> dict[str, Any]:
+) -> LoadedCase:
     """Tensors and facts of one case.
 
     Args:
@@ -50,23 +78,18 @@ def load_case(
         held_out: fraction of the annotated slices whose annotation is kept from training, in a case that
             does not itself list such slices.
         notes: collects what is noticed of the files, which is logged else.
-
-    Returns:
-        ``image (C, *spatial)`` float32 and, where the case has them, ``label``, ``held`` and ``truth``
-        ``(1, *spatial)`` uint8 with class indices and 255; for an :class:`InstanceScheme` also
-        ``instances`` ``(1, *spatial)`` int32, -1 where unlabelled; ``case``, ``name``, ``spacing``,
-        ``volume`` (the file's geometry, without its voxels), ``held_out`` (slices per axis, or ``"all"``)
-        and ``hash`` (of the image's voxels).
     """
     source = read_image(case, in_channels, notes)
-    item: dict[str, Any] = {"image": image_tensor(source)}
+    item: LoadedCase = {
+        "image": preprocess({"image": image_tensor(source)}, source, preprocessing)["image"],
+        "case": case,
+        "name": case.name,
+        "spacing": source.spacing,
+        "volume": _geometry(source),
+    }
     if case.label is not None:
         with np.errstate(over="ignore"):
             item["hash"] = voxels_hash(source.array.astype(np.float32))
-    item = preprocess(item, source, preprocessing)
-    item["case"], item["name"], item["spacing"] = case, case.name, source.spacing
-    item["volume"] = _geometry(source)
-    if case.label is not None:
         label = _read_labels(case, case.label, source, labels, notes)
         annotation = classes_of(label, labels, str(case.label))
         if isinstance(labels, InstanceScheme):

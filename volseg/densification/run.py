@@ -19,7 +19,6 @@ from volseg.densification.comparison import NAMES, Comparison, comparing, segmen
 from volseg.densification.earlier import Seen, load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
 from volseg.densification.inputs import Choices, Images, Source, read_inputs
-from volseg.densification.models import Learning
 from volseg.densification.outputs import (
     Outputs,
     classes_of,
@@ -43,6 +42,7 @@ from volseg.densification.reporting import (
 from volseg.densification.schedule import Progress, Timetable, affordable_folds, clock
 from volseg.densification.scoring import Measured, Scorer, tested
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
+from volseg.densification.training import Learning
 from volseg.io import write_json
 from volseg.labels import IGNORE_INDEX
 from volseg.learners import choose_learner

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from volseg.annotation.record import Record, learnt_of
-from volseg.data import WholeVolumes
+from volseg.data import LoadedCase, WholeVolumes
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.pages import page_of, write_pages
 from volseg.engines.scores import Measure, Scores
@@ -132,7 +132,7 @@ class _Evaluation:
         for measure in self.measures:
             measure.clear()
 
-    def score(self, engine: Any, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def score(self, engine: Any, batch: Sequence[LoadedCase]) -> dict[str, Any]:
         """Segment a volume and score it."""
         item = batch[0]
         name, truth = item["name"], item.get("truth")
@@ -201,14 +201,14 @@ class _Evaluation:
         annotation = torch.where(held == IGNORE_INDEX, train, held)
         return page_of(item, _logits(engine, item, engine.inferer), annotation, self.dataset)
 
-    def _split(self, engine: Any, item: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, engine: Any, item: LoadedCase) -> tuple[Tensor, Tensor, Tensor]:
         """By the checkpoint's record, or that of the trainer which asks for a validation."""
         if self.checkpoint is None:
             return _split(item, getattr(engine.state, "trained_on", None))
         return _split(item, self.content["trained_on"])
 
 
-def _logits(engine: Any, item: Mapping[str, Any], inferer: Inferer) -> Tensor:
+def _logits(engine: Any, item: LoadedCase, inferer: Inferer) -> Tensor:
     return segment(item, engine.network, inferer, engine.state.device)[0].cpu()
 
 
@@ -313,7 +313,7 @@ def segment(
     return convert_to_tensor(logits[0]), None if spread is None else convert_to_tensor(spread[0])
 
 
-def _split(item: Mapping[str, Any], record: Record | None) -> tuple[Tensor, Tensor, Tensor]:
+def _split(item: LoadedCase, record: Record | None) -> tuple[Tensor, Tensor, Tensor]:
     """Annotation that was learnt from, annotation that was not, and all voxels that were."""
     train, held = item["label"], item["held"]
     if record is None:

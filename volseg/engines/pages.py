@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from volseg.data import WholeVolumes
+from volseg.data import LoadedCase, WholeVolumes
 from volseg.data.auditing import orientation_of
 from volseg.engines.scores import Scores
 from volseg.metrics import Headline, dice, iou, mean_score
@@ -45,7 +45,7 @@ def choose_cases(scores: Scores) -> Chosen:
     return Chosen(worst=names[0], median=names[(len(names) - 1) // 2], best=names[-1])
 
 
-def page_of(item: Mapping[str, Any], logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
+def page_of(item: LoadedCase, logits: Tensor, annotation: Tensor, dataset: WholeVolumes) -> Report:
     """One case to look around in: image, annotation, result, how sure it is, and the truth if there is."""
     truth = item.get("truth")
     return Report(

@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -140,12 +140,12 @@ def keep_on_device(dataset: TrainingPatches, device: torch.device, cache: Cache)
         )
         return False
     for item in dataset.cases:
-        item.update({key: tensor.to(device) for key, tensor in _volumes(item).items()})
+        cast(dict[str, object], item).update({key: one.to(device) for key, one in _volumes(item).items()})
     logger.info("The volumes (%.1f GB) are on %s, where the patches are drawn.", size / 1e9, device)
     return True
 
 
-def _volumes(item: dict[str, Any]) -> dict[str, Tensor]:
+def _volumes(item: Mapping[str, object]) -> dict[str, Tensor]:
     """What patches are drawn from; annotation that is held out is not needed there."""
     return {
         key: value

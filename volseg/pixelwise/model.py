@@ -321,11 +321,33 @@ class PixelwiseLearner(Learner):
         bank_of(task)
         return _LOOKS * seconds_to_look(task)
 
-    def learn(self, task: Task, labels: Labels, *, start: Trained | None = None, **settings: Any) -> Model:
+    def learn(
+        self,
+        task: Task,
+        labels: Labels,
+        *,
+        slices: Mapping[str, Sequence[int]] | None = None,
+        seconds: float,
+        fewest: int | None = None,
+        start: Trained | None = None,
+        held_out: Labels | None = None,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Model:
         """See :func:`learn`."""
         if start is not None and not isinstance(start, Model):
             raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
-        return learn(task, labels, start=start, **settings)
+        return learn(
+            task,
+            labels,
+            slices=slices,
+            seconds=seconds,
+            fewest=fewest,
+            start=start,
+            held_out=held_out,
+            progress=progress,
+            should_stop=should_stop,
+        )
 
     def from_state(self, state: Mapping[str, Any]) -> Model:
         """A model from a file."""

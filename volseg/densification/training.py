@@ -2,7 +2,6 @@
 
 Which learner does it is all the same here; see :mod:`volseg.learning`.
 
-
 A run that was stopped goes on behind the last model that it kept. With ``continue_from``, every model goes on
 from the one of the same fold. With each model lies a record of all that it has ever learnt from
 (:attr:`Fold.learnt <volseg.densification.folds.Fold>`), so that it is never scored on that.
