@@ -19,7 +19,7 @@ RUN := $(BIN)/python -m monai.bundle run
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types check format clean
+.PHONY: help install demo test test-all lint types check docs format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ lint: $(STAMP)  ## style and likely bugs
 
 types: $(STAMP)  ## mypy
 	@$(BIN)/mypy
+
+docs: $(STAMP)  ## the reference, a page per room, in build/docs
+	@$(BIN)/python docs/reference/make.py build/docs
+	@echo "Open build/docs/index.html in a browser."
 
 check: lint types test  ## lint, types, quick tests
 

@@ -68,7 +68,7 @@ def test_everything_imported_is_declared_and_everything_declared_is_imported(pro
     extras = {
         name: names(listed) for name, listed in project["optional-dependencies"].items() if name != "dev"
     }
-    tests = extras.pop("test", set())
+    tests, docs = extras.pop("test", set()), extras.pop("docs", set())
     needed, optional = names(project["dependencies"]), set().union(*extras.values())
     assert not needed & optional
     used = imported("volseg")
@@ -82,6 +82,7 @@ def test_everything_imported_is_declared_and_everything_declared_is_imported(pro
     siblings = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert imported("benchmarks") <= known | modules(peers) | siblings
     assert modules(tests - TOOLS) <= imported("tests")
+    assert imported("docs") == modules(docs)
 
 
 def test_each_has_its_reason(page, project):

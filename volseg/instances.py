@@ -36,7 +36,7 @@ def separate_touching(instances: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True, init=False)
 class InstanceScheme(LabelScheme):
-    """A :class:`~volseg.labels.LabelScheme` for files that hold an id per object, 0 for background.
+    """A :class:`volseg.labels.LabelScheme` for files that hold an id per object, 0 for background.
 
     The network learns two classes, background and object, with a gap of background cut between objects
     that touch (Ronneberger et al. 2015, Sec. 3.1). ``decode`` goes back: every connected piece is an

@@ -92,7 +92,7 @@ class LoadedModel(ABC):
         """Segment an image.
 
         Args:
-            image: a file, a list of files with a channel each, a :class:`~volseg.Volume`, or an array
+            image: a file, a list of files with a channel each, a :class:`volseg.Volume`, or an array
                 ``(C, *spatial)``.
             spacing: voxel size along each axis, such as ``(0.5, 0.5, 2.0)`` or ``"0.5,0.5,2um"``; of an array
                 1 along every axis if not given, of a file what it says.

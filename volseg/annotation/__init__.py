@@ -1,4 +1,9 @@
-"""Annotation: which slices are annotated, what a painted file means; in ``audit`` what is wrong with it."""
+"""Annotation: which slices are annotated, what a painted file means; in ``audit`` what is wrong with it.
+
+Arrays are ``(*spatial)``, axes x, y(, z), without a channel: the values of a file as they stand, or class
+indices with 255 where nothing is labelled. A slice is named by the axis it is perpendicular to and its
+index from 0.
+"""
 
 from volseg.annotation.numbering import COUNTED, numbered, numbered_slices, ordinal, summarise
 from volseg.annotation.paint import Paint, understand_paint

@@ -76,7 +76,7 @@ def entry_of(item: Item, before: Record) -> tuple[str, dict[str, Any]]:
     """The entry of a case that is trained on, and its key.
 
     Args:
-        item: of :func:`~volseg.data.load_case`.
+        item: of :func:`volseg.data.load_case`.
         before: the record of the training that this one goes on from.
     """
     known = _entries(before, item)

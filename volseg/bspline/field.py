@@ -259,7 +259,7 @@ def smallest_jacobian(
     but a fold smaller than that may be missed.
 
     Args:
-        control: coefficients, see :func:`~volseg.bspline.bspline_displacement`.
+        control: coefficients, see :func:`volseg.bspline.bspline_displacement`.
     """
     coefficients = np.asarray(control, dtype=np.float64)
     dims = len(size)

@@ -1,7 +1,7 @@
 """The compiled loop behind the sampling, and what Numba has no words for.
 
 Nothing dense is made on the way. The map's coefficients (rotation, scaling, crop and deformation in
-one, see :class:`~volseg.bspline.field.SplineMap`) are contracted axis by axis down to one row; along it
+one, see :class:`volseg.bspline.field.SplineMap`) are contracted axis by axis down to one row; along it
 the positions are four products per voxel, in the cache, next to the loads they are needed for. An image and
 its label are read at the same positions, in the same loop.
 

@@ -5,7 +5,7 @@ it is evaluated, an ``$import`` anywhere runs always, and MONAI puts the bundle'
 installed packages, so that a file ``tensorboard.py`` beside it is imported instead of TensorBoard.
 
 So a bundle is read as data first and compared with a list of what bundles need
-(:mod:`~volseg.bundle.judging`): volseg's own components, torch's optimisers, many of MONAI's; expressions
+(:mod:`volseg.bundle.judging`): volseg's own components, torch's optimisers, many of MONAI's; expressions
 that refer, count and calculate, in the form in which MONAI will evaluate them. What is run is a private copy
 of exactly what was compared. Anything beyond the list takes ``trust``.
 """

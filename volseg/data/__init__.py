@@ -1,4 +1,9 @@
-"""Cases on disk, and the two datasets made of them."""
+"""Cases on disk, and the two datasets made of them.
+
+A `Case` names the files of one image; :func:`load_case` reads it: the image ``(C, *spatial)`` float32, the
+label ``(1, *spatial)`` as class indices with 255 where nothing is labelled. `TrainingPatches` gives patches
+of the annotated part of cases, `WholeVolumes` cases as they are, for scoring and segmentation.
+"""
 
 from volseg.annotation.record import Record, annotation_of, is_record, learnt_of
 from volseg.data.cases import Case, find_cases, find_images, join_channels, listed, output_of, stem

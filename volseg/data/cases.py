@@ -76,7 +76,7 @@ def find_cases(
 
     Args:
         phantom_dir: if ``dataset_dir`` is this folder, it is the phantom's, which is made if missing.
-        phantom: which of :data:`~volseg.data.phantoms.KINDS`.
+        phantom: which of :data:`volseg.data.phantoms.KINDS`.
         held_out_cases: fraction of the cases, evenly spread, that are not trained on but scored; for
             images, where slices cannot be held out. Does nothing if dataset.json holds out cases.
         spacing, colours: how the files are to be read, instead of what dataset.json says of it; see

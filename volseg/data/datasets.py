@@ -52,7 +52,7 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         length: number of patches; ``None`` for as many as anyone asks for (2**31).
         preprocessing: a MONAI transform applied to each case once.
         held_out: fraction of the annotated slices kept for evaluation in cases that list none.
-        weight_map: a MONAI transform such as :class:`~volseg.transforms.BorderWeightMapd` that makes a
+        weight_map: a MONAI transform such as :class:`volseg.transforms.BorderWeightMapd` that makes a
             ``weight`` for each case once. To weigh each deformed patch instead, have ``transform`` do it;
             a patch of the instances is there if it draws one (``weight_key="instances"``).
 

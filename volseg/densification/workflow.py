@@ -51,7 +51,7 @@ def densify(
     them. What a person painted comes back as painted.
 
     Args:
-        image: a file, a list of files with a channel each, a :class:`~volseg.Volume`, or an array
+        image: a file, a list of files with a channel each, a :class:`volseg.Volume`, or an array
             ``(C, *spatial)``.
         labels: the same with painted slices; an array is ``(*spatial)``. ``None``: take what ``apply`` has
             learnt as it is.

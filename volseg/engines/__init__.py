@@ -1,4 +1,9 @@
-"""Training, evaluating and predicting, as functions that a bundle calls."""
+"""Training, evaluating and predicting, as functions that a bundle calls.
+
+`trainer`, `evaluator` and `predictor` take what the bundle built (network, loss, data) and return an engine
+of ignite, whose ``run()`` does the work in the run's folder. The rest prepares a run: seeds and log, the
+device, several processes.
+"""
 
 from volseg.engines.evaluator import evaluator
 from volseg.engines.predictor import predictor

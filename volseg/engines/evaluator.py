@@ -74,7 +74,7 @@ def evaluator(
             ``report_best.html`` beside it. ``None`` for nowhere.
         tolerance: in voxels; adds precision, recall and F1 of thin structures with that tolerance.
         measures: what else to measure on the voxels that were held out, such as
-            :class:`~volseg.engines.MembraneScores` and :class:`~volseg.engines.InstanceScores`.
+            :class:`volseg.engines.MembraneScores` and :class:`volseg.engines.InstanceScores`.
         val_handlers: further MONAI handlers, such as those that MONAI adds for ``tracking``.
     """
     folder = None if output_dir is None else Path(output_dir)

@@ -173,7 +173,7 @@ class MembraneScores:
     """Pixel, Rand and warping error, V_Rand and V_Info of membranes, over all images held out as a whole.
 
     The best of ten thresholds on the probability of the inside, one for all images, as in the ISBI 2012
-    challenge; see :func:`~volseg.metrics.membrane_scores`.
+    challenge; see :func:`volseg.metrics.membrane_scores`.
 
     Args:
         inside: name of the class that lies between the membranes.
@@ -220,7 +220,7 @@ class MembraneScores:
 class InstanceScores:
     """How well single objects are found: SEG of the cell tracking challenge, precision, merged, split.
 
-    Needs labels that are an :class:`~volseg.instances.InstanceScheme`. Means are over all objects of all
+    Needs labels that are an :class:`volseg.instances.InstanceScheme`. Means are over all objects of all
     images held out, ``average_precision`` over images as in the 2018 Data Science Bowl.
     """
 

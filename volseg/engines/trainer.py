@@ -70,12 +70,12 @@ def trainer(
         network: any that returns logits ``(B, classes, *spatial)``, first if it returns several.
         loss: called as ``(logits, target, weight)`` if it takes a ``weight``, as volseg's own; one of MONAI
             or torch that takes ``(input, target)`` gets the annotated voxels alone, see
-            :func:`~volseg.losses.over_annotated`.
+            :func:`volseg.losses.over_annotated`.
         lr_scheduler: stepped after every iteration, and faster where minutes limit the run, so that it
             comes to its end when they do.
         output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``. What is
             overwritten stays until the new training is complete, which takes place in ``unfinished`` inside.
-        precision: see :func:`~volseg.engines.use_bf16`; with ``"auto"`` a resumed run goes on in the
+        precision: see :func:`volseg.engines.use_bf16`; with ``"auto"`` a resumed run goes on in the
             format that it was begun in, whatever is faster now.
         amp: bfloat16 autocast or not, whatever ``precision`` says; ``None`` to leave it to that.
         weight_average: decay of an exponential moving average of the weights, which is then what is

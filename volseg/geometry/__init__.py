@@ -1,4 +1,7 @@
-"""Sizes, tiles and symmetries of voxel grids: arithmetic that touches no image."""
+"""Sizes, tiles and symmetries of voxel grids: arithmetic that touches no image.
+
+Sizes, tiles, context and stride are numbers of voxels, one per spatial axis, in the order x, y(, z).
+"""
 
 from volseg.geometry.sizes import AXES, LegalSizes, legal_sizes, per_axis
 from volseg.geometry.symmetry import Symmetry, check_planes, grid_symmetries

@@ -4,7 +4,7 @@ A network that has learnt well should say the same about an image and about its 
 does not, the mean of its answers is better than any of them, and their spread shows how unsure it is
 (Ronneberger et al. 2015, Sec. 4: "averaged over 7 rotated versions of the input data").
 
-A :class:`~volseg.geometry.Symmetry` maps the voxel grid onto itself, so nothing is interpolated: mirror
+A :class:`volseg.geometry.Symmetry` maps the voxel grid onto itself, so nothing is interpolated: mirror
 images always exist, quarter turns only between axes along which voxels are equally long.
 
 What a network says about a turned volume, turned back, can be had tile by tile as well: the voxels of the
@@ -67,13 +67,13 @@ class RotationAveragingInferer(Inferer):
     number of versions; time does.
 
     Args:
-        inferer: any MONAI inferer, such as :class:`~volseg.inferers.OverlapTileInferer`.
+        inferer: any MONAI inferer, such as :class:`volseg.inferers.OverlapTileInferer`.
         symmetries: which versions. ``"grid"``: everything the grid allows, 8 for an image, 48 for a
             volume of cubic voxels, 16 where voxels are longer along one axis. ``"rotations"``: half of
             these, without mirror images. ``"mirror"``: mirror images along the axes alone, 4 or 8.
             ``"square"``: the 8 symmetries of one plane, also in a volume. ``"rotations7"``: the paper
             does not say which 7 versions it used; taken here are the 7 that the square has beside the
-            image itself. Or :class:`~volseg.geometry.Symmetry` objects.
+            image itself. Or :class:`volseg.geometry.Symmetry` objects.
         spacing: voxel size per axis. Quarter turns are made in planes whose two axes have the same
             one, within 1 %.
         planes: these planes themselves, such as ``[(0, 1)]``. Without both, the spacing is that of a

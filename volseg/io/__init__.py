@@ -1,6 +1,7 @@
 """Volumes in files: reading, writing, and whether an image and its label lie on the same grid.
 
-Every format gives the same `Volume`; every file is written whole or not at all.
+Every format gives the same `Volume`: an array ``(C, *spatial)``, axes x, y(, z), with an affine from voxel
+indices to RAS positions in ``unit``. Every file is written whole or not at all.
 """
 
 from volseg.io.alignment import check_alignment, put_onto

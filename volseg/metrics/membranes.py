@@ -108,12 +108,12 @@ def warping_error(
     """Share of pixels that are mistakes of topology: no warping of the truth explains them. 2D only.
 
     The truth is warped onto the prediction through simple points, in 2D with 4-connected cells and
-    8-connected membranes; see :func:`~volseg.metrics.warping.homotopic_warp`. Counted are the pixels
+    8-connected membranes; see :func:`volseg.metrics.warping.homotopic_warp`. Counted are the pixels
     left over that merge or split cells, the "minimum splits and mergers warping error" of the
     challenge. Arguments as in :func:`pixel_error`.
 
     Args:
-        kinds: which mistakes count, of :data:`~volseg.metrics.warping.KINDS`; all of them give the
+        kinds: which mistakes count, of :data:`volseg.metrics.warping.KINDS`; all of them give the
             warping error of Jain et al. 2010. The challenge's program looks at corner neighbours too
             when it names a mistake, so an isolated pixel may bear another name there; the sum over
             all kinds is the same.

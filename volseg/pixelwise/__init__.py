@@ -2,15 +2,15 @@
 
 No network of patches: each voxel is classified by itself, by what is known of it.
 
-* **What it looks like** (:mod:`~volseg.pixelwise.features`): per channel, at seven scales, the smoothed grey
+* **What it looks like** (:mod:`volseg.pixelwise.features`): per channel, at seven scales, the smoothed grey
   value, the length of the gradient, and the sorted eigenvalues of the Hessian and of the structure tensor.
   They need no training and do not change when the image is turned (the features of pixel classification,
   Sommer et al. 2011, Arganda-Carreras et al. 2017).
-* **Where it is** (:mod:`~volseg.pixelwise.place`): the distance to the nearest paint of each class, where
+* **Where it is** (:mod:`volseg.pixelwise.place`): the distance to the nearest paint of each class, where
   slices of two directions cross. A painted slice is measured from all others, never from itself.
-* **Perceptrons** (:mod:`~volseg.pixelwise.members`): two of two hidden layers with 128 units each, one of
+* **Perceptrons** (:mod:`volseg.pixelwise.members`): two of two hidden layers with 128 units each, one of
   which does not see where the voxel is; their log probabilities are averaged.
-* **Auto-context** (:mod:`~volseg.pixelwise.model`): where there is time, a second pair sees filter responses
+* **Auto-context** (:mod:`volseg.pixelwise.model`): where there is time, a second pair sees filter responses
   to the probabilities of the first as well (Tu and Bai 2010).
 
 :class:`PixelwiseLearner` is what ``volseg densify`` speaks to, :func:`learn` the same as a function. The

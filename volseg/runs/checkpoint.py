@@ -47,7 +47,7 @@ _FROM_TRAINING = ("optimizer", "lr_scheduler", "average", "best", "statistics")
 def export_weights(content: Mapping[str, Any], target: str | Path, *, overwrite: bool = False) -> str:
     """Write the weights of a checkpoint's content, and what they were trained on, as safetensors.
 
-    A network with these weights computes, in evaluation mode, what :class:`~volseg.OverlapTileInferer` does
+    A network with these weights computes, in evaluation mode, what :class:`volseg.OverlapTileInferer` does
     with ``batch_norm="running"``. The note ``batch_norm`` says which mode the run's bundle segments with, and
     the scores of both as far as ``volseg evaluate`` has measured them; see :func:`batch_norm_of`.
 

@@ -157,6 +157,7 @@ def say_what_is_older(home: Path, iteration: int) -> None:
 
 
 def is_trained(folder: Path) -> bool:
+    """Whether a training left something in a run's folder: a checkpoint, or a finished model."""
     return bool(past_checkpoints(folder / "last.pt")) or (folder / "model.pt").exists()
 
 

@@ -59,7 +59,7 @@ def predict_streamed(
         image: a file, or one for each channel.
         output: where class numbers go; ``None`` for nowhere.
         labels: what class indices are called in the file; ``None`` writes the indices.
-        preprocessing: ``None``, :class:`~volseg.NormalizeGreyValuesd`, or MONAI's ``NormalizeIntensityd``
+        preprocessing: ``None``, :class:`volseg.NormalizeGreyValuesd`, or MONAI's ``NormalizeIntensityd``
             over all voxels of the image or channel.
         probabilities: where probabilities go, one float32 map per class.
         spread: where their standard deviation over the turned versions goes, likewise.

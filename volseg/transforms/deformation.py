@@ -74,7 +74,7 @@ class RandDeformedPatchd(RandomizableTransform, MapTransform):
             of 4 displaces voxels by 1.3 along each axis in 3D, one of 10 by 4.8 in 2D (rms). With
             ``"interpolating"`` they hold at the grid points: 4 displaces by 3.3, 10 by 8.2.
         max_redraws: how often a deformation that folds is drawn again before the least folded one is
-            taken; see :func:`~volseg.bspline.smallest_jacobian`. Folds that are left are logged, once
+            taken; see :func:`volseg.bspline.smallest_jacobian`. Folds that are left are logged, once
             as a warning, and counted in ``deformation.folded``.
         rotation: largest angle in degrees. One number rotates about every axis, or about the coarse
             axis alone if voxels are more than 1.5 times longer along it; else one per axis of rotation.

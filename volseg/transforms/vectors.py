@@ -34,7 +34,7 @@ class Lattice(NamedTuple):
 
 
 class RandomVectors:
-    """Draws deformations; the arguments are those of :class:`~volseg.transforms.RandDeformedPatchd`.
+    """Draws deformations; the arguments are those of :class:`volseg.transforms.RandDeformedPatchd`.
 
     ``drawn`` counts the deformations that were handed out, ``folded`` those of them that fold.
     """

@@ -21,9 +21,9 @@ class BorderWeightMap(Transform):
     """Class target and border weight from a map of instances (Ronneberger et al. 2015, Eq. 2).
 
     Args:
-        w0, sigma, class_weight, background_only: see :func:`~volseg.weightmaps.border_weight_map`.
+        w0, sigma, class_weight, background_only: see :func:`volseg.weightmaps.border_weight_map`.
         separate: open a gap of background where objects touch, without which nothing shows a network
-            to part them (:func:`~volseg.instances.separate_touching`).
+            to part them (:func:`volseg.instances.separate_touching`).
 
     Shape:
         - instances: ``(1, *spatial)``, integers, 0 for background, negative for unlabelled.
