@@ -353,7 +353,7 @@ def test_several_gzip_members_and_padding_are_one_stream(tmp_path, array):
 
 
 def test_a_large_gzip_file_takes_the_streaming_way(tmp_path, array, monkeypatch):
-    monkeypatch.setattr("volseg.io.gzip_stream._SMALL", 100)
+    monkeypatch.setattr("volseg.io.stored._SMALL", 100)
     path = save(tmp_path / "a.nii.gz", array)
     np.testing.assert_array_equal(read_volume(path).array[0], array)
     whole = bytearray(path.read_bytes())

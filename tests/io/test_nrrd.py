@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813 - what everybody calls it
 
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, check_alignment, read_volume, write_volume
-from volseg.io.affines import embed
+from volseg.io.grid import embed
 
 FORMATS = ("nrrd", "nhdr", "mha", "mhd")
 WRITTEN = ("nrrd", "mha")

@@ -18,12 +18,11 @@ from volseg.io.files import (
     suffix_of,
     write_volume,
 )
-from volseg.io.json_text import parse_json, read_json, write_json
+from volseg.io.grid import as_spacing, with_spacing
 from volseg.io.nrrd import segments_of, with_segments
 from volseg.io.nrrd_grid import Segment, class_names
 from volseg.io.slices import slices_in, stack_slices
-from volseg.io.spacing import as_spacing, with_spacing
-from volseg.io.text import append_text, read_text, write_text
+from volseg.io.text import append_text, parse_json, read_json, read_text, write_json, write_text
 from volseg.io.volume import Note, Notes, Volume
 from volseg.io.weights import read_weights, write_weights
 

@@ -21,9 +21,9 @@ from volseg.errors import InputError
 from volseg.io.alignment import check_alignment
 from volseg.io.atomic import stamp
 from volseg.io.files import is_volume, read_volume
+from volseg.io.grid import with_spacing
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
 from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr
-from volseg.io.spacing import with_spacing
 from volseg.io.volume import Volume, noticing
 
 __all__ = [

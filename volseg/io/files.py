@@ -20,7 +20,7 @@ from volseg.io import metaimage, nifti, nrrd, ome_zarr, pictures, tiff
 from volseg.io.alignment import check_alignment
 from volseg.io.atomic import atomic_write
 from volseg.io.colours import as_colours, numbers_of
-from volseg.io.spacing import Spacing, note_if_long, with_spacing
+from volseg.io.grid import Spacing, note_if_long, with_spacing
 from volseg.io.volume import (
     Notes,
     Volume,

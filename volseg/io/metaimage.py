@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from volseg.arguments import command
 from volseg.errors import InputError
-from volseg.io.affines import check_affine, in_plane, plain_grid
+from volseg.io.grid import check_affine, common_unit, in_plane, plain_grid
 from volseg.io.stored import (
     Description,
     Stored,
@@ -30,7 +30,6 @@ from volseg.io.stored import (
     size_of_axes,
     times,
 )
-from volseg.io.units import common_unit
 from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["MetaImageHeader", "describe", "header_for", "read", "write"]

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from volseg.arguments import command
 from volseg.errors import InputError
-from volseg.io import gzip_stream
-from volseg.io.affines import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
-from volseg.io.stored import Description, Stored, times
+from volseg.io.grid import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
+from volseg.io.stored import MAX_RATIO, Description, Stored, is_gzip, peek, read_at_most, times
 from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["NiftiHeader", "describe", "read", "stored_layout", "write"]
@@ -103,7 +102,7 @@ def _describe(
     letters = _letters(stored.shape, axes, path)
     size, packed = path.stat().st_size, stored.encoding == "gzip"
     need = stored.start + math.prod(stored.shape) * stored.dtype.itemsize
-    most = size * gzip_stream.MAX_RATIO if packed else size
+    most = size * MAX_RATIO if packed else size
     if need > most:
         raise InputError(
             f"{path}: the header needs {need} bytes for {times(stored.shape)} voxels, but the file of {size} "
@@ -123,8 +122,8 @@ def stored_layout(path: Path) -> tuple[Stored, Any]:
     """Where the voxels are, behind ``start`` bytes of the unpacked file, and the header's fields."""
     with path.open("rb") as file:
         start = file.read(540)
-    packed = gzip_stream.is_gzip(start)
-    fields = _parse(gzip_stream.peek(path, 540) if packed else start, path)
+    packed = is_gzip(start)
+    fields = _parse(peek(path, 540) if packed else start, path)
     shape, dtype = _layout(fields, path)
     return Stored(path, _offset(fields, path), "gzip" if packed else "raw", dtype, shape), fields
 
@@ -274,7 +273,7 @@ def _voxels(stored: Stored) -> NDArray[Any]:
     path, offset, dtype, shape = stored.file, stored.start, stored.dtype, stored.shape
     need = math.prod(shape) * dtype.itemsize
     if stored.encoding == "gzip":
-        data = gzip_stream.read_at_most(path, offset + need)
+        data = read_at_most(path, offset + need)
         if len(data) < offset + need:
             raise InputError(
                 f"{path}: the header needs {offset + need} bytes for {times(shape)} voxels, but there are "

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io.affines import check_affine, in_plane, plain_grid
-from volseg.io.spacing import filled_in
+from volseg.io.grid import check_affine, common_unit, filled_in, in_plane, plain_grid
 from volseg.io.stored import numbers
-from volseg.io.units import common_unit
 from volseg.io.volume import Notes, Volume
 
 __all__ = [

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from volseg.arguments import command, option
 from volseg.errors import InputError
-from volseg.io.spacing import filled_in, is_size
+from volseg.io.grid import common_unit, filled_in, is_size
 from volseg.io.stored import beside
-from volseg.io.units import common_unit
 from volseg.io.volume import Notes
 
 __all__ = ["OmeImage", "OmeSet", "PlanesError", "affine_of", "fewer_planes", "images_of", "set_of"]

@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
-from volseg.io.affines import check_affine
 from volseg.io.atomic import stamp
-from volseg.io.ome_metadata import Multiscale, multiscale_of, new_multiscale
+from volseg.io.grid import check_affine
 from volseg.io.stored import require_memory, times
 from volseg.io.volume import Notes, Volume, contiguous, noticing
 from volseg.io.zarr_array import ZarrArray, zarr_library
-from volseg.io.zarr_store import attributes_of, create_array, describe, make_group
+from volseg.io.zarr_store import (
+    Multiscale,
+    attributes_of,
+    create_array,
+    describe,
+    make_group,
+    multiscale_of,
+    new_multiscale,
+)
 
 __all__ = ["OmeZarrHeader", "ZarrVolume", "add_levels", "create_zarr", "open_zarr", "read", "write"]
 

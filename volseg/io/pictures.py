@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from volseg.errors import InputError, VolsegError
-from volseg.io.gzip_stream import MAX_RATIO
-from volseg.io.stored import require_memory
+from volseg.io.stored import MAX_RATIO, require_memory
 from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = ["PngHeader", "as_shown", "exif_orientation", "read_jpeg", "read_png", "swaps_axes", "write_png"]

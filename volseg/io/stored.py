@@ -1,41 +1,143 @@
 """Voxels and headers as they are stored: plain or compressed numbers, and headers that are text.
 
-NRRD and MetaImage are a page of text and such a block. The text is read by `volseg.io.nrrd` and
-`volseg.io.metaimage`; what may be believed of it is decided here: the sizes are compared with the file
-before anything is allocated, compressed data are read to their checksum, and a header that names another
-file gets one that lies beside it, or none.
+What may be believed of a header is decided here: the sizes are compared with the file before anything is
+allocated, and a header that names another file gets one that lies beside it, or none. Readers of gzip that
+stop once they have their voxels never reach the checksum at the end of the stream; this one always does.
 
-Words and numbers of a header that is text; whatever does not parse is an `InputError` with the file.
+Words and numbers of a header that do not parse are an `InputError` with the file.
 """
 
 import math
 import os
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.io import gzip_stream
 from volseg.io.volume import Notes
 
 __all__ = [
     "Description",
+    "Kind",
+    "MAX_RATIO",
     "Stored",
     "beside",
     "chosen_axes",
+    "is_gzip",
     "load",
     "needed",
     "number",
     "numbers",
+    "peek",
+    "read_at_most",
     "require_memory",
     "size_of_axes",
     "times",
 ]
+
+MAX_RATIO = 1032  # deflate cannot compress better than this
+_SMALL = 256 << 20
+_SURPLUS = 1 << 20  # so much more than is wanted may be unpacked at once
+Kind = Literal["gzip", "zlib"]
+_WINDOW: dict[Kind, int] = {"gzip": 31, "zlib": 15}
+_HOW: dict[Kind, str] = {"gzip": "; check with 'gzip -t'", "zlib": ""}
+
+
+def is_gzip(start: bytes) -> bool:
+    """Whether these first bytes of a file are those of a gzip stream."""
+    return start[:2] == b"\x1f\x8b"
+
+
+def read_at_most(path: Path, limit: int, *, start: int = 0, kind: Kind = "gzip") -> memoryview | bytes:
+    """The first ``limit`` bytes of the decompressed stream, the whole of which has been checked.
+
+    Fewer are returned where the stream is complete but shorter. Content beyond ``limit`` is
+    decompressed and checked, but not kept.
+
+    Args:
+        start: where in the file the stream begins.
+    """
+    quick = _in_one_go(path, limit) if start == 0 and kind == "gzip" else None
+    if quick is not None:
+        return quick
+    out, filled = memoryview(bytearray(limit)), 0
+    for piece in _stream(path, start=start, kind=kind):
+        take = min(len(piece), limit - filled)
+        out[filled : filled + take] = piece[:take]
+        filled += take
+    return out[:filled]
+
+
+def peek(path: Path, count: int) -> bytes:
+    """The first bytes of the decompressed data, unchecked: damage shows once everything is read."""
+    out = b""
+    for piece in _stream(path, chunk=4096):
+        out += piece
+        if len(out) >= count:
+            break
+    return out[:count]
+
+
+def _in_one_go(path: Path, limit: int) -> bytes | None:
+    """libdeflate, twice as fast as zlib, on a plain single stream; None sends the rest to the careful way."""
+    if min(limit, path.stat().st_size) > _SMALL:
+        return None
+    data = path.read_bytes()
+    size = int.from_bytes(data[-4:], "little")
+    if len(data) < 18 or size > min(_SMALL, MAX_RATIO * len(data), limit + _SURPLUS):
+        return None
+    try:
+        out = imagecodecs.gzip_decode(data, out=size)
+    except Exception:  # whatever is wrong, zlib will say it better
+        return None
+    return bytes(out[:limit]) if len(out) == size and size >= limit else None
+
+
+def _stream(path: Path, *, start: int = 0, kind: Kind = "gzip", chunk: int = 1 << 20) -> Iterator[bytes]:
+    """Decompress in pieces to the end of the file; several gzip members in a row are one stream."""
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(chunk)
+        decoder = zlib.decompressobj(_WINDOW[kind])
+        while data:
+            try:
+                piece = decoder.decompress(data, chunk)
+            except zlib.error as error:
+                raise _damaged(path, error, kind) from error
+            if piece:
+                yield piece
+            data = decoder.unconsumed_tail or b""
+            if decoder.eof and kind == "zlib":
+                break
+            if decoder.eof:
+                data = (decoder.unused_data or file.read(chunk)).lstrip(b"\0")
+                while not data and (more := file.read(chunk)):  # zeros may pad a gzip file
+                    data = more.lstrip(b"\0")
+                if data:
+                    decoder = zlib.decompressobj(_WINDOW[kind])
+            elif not data:
+                data = file.read(chunk)
+    if not decoder.eof:
+        raise InputError(
+            f"{path}: the {kind} stream ends early ({path.stat().st_size} bytes on disk). "
+            f"The download or copy was probably cut. Fetch it again{_HOW[kind]}."
+        )
+
+
+def _damaged(path: Path, error: zlib.error, kind: Kind) -> InputError:
+    if "incorrect data check" in str(error) or "incorrect length" in str(error):
+        return InputError(
+            f"{path}: the checksum of the {kind} data is wrong, so some voxels are too. "
+            f"The file was altered on its way. Fetch it again{_HOW[kind]}."
+        )
+    return InputError(f"{path}: the {kind} data are damaged ({error}). Fetch the file again{_HOW[kind]}.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +175,7 @@ def load(stored: Stored, header: Path, notes: Notes) -> NDArray[Any]:
     size = stored.file.stat().st_size
     need = math.prod(stored.shape) * stored.dtype.itemsize
     raw = stored.encoding == "raw"
-    most = max(0, size - stored.start) * (1 if raw else gzip_stream.MAX_RATIO)
+    most = max(0, size - stored.start) * (1 if raw else MAX_RATIO)
     if need > most:
         raise InputError(
             f"{header}: the header needs {need} bytes for {times(stored.shape)} voxels, but "
@@ -84,7 +186,7 @@ def load(stored: Stored, header: Path, notes: Notes) -> NDArray[Any]:
     if stored.encoding == "raw":
         flat, extra = np.fromfile(stored.file, np.uint8, need, offset=stored.start), most - need
     else:
-        data = gzip_stream.read_at_most(stored.file, need + 1, start=stored.start, kind=stored.encoding)
+        data = read_at_most(stored.file, need + 1, start=stored.start, kind=stored.encoding)
         if len(data) < need:
             raise InputError(
                 f"{header}: the header needs {need} bytes for {times(stored.shape)} voxels, but there are "

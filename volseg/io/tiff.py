@@ -16,9 +16,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from volseg.errors import InputError
+from volseg.io.grid import OME_UNITS, common_unit, is_size
 from volseg.io.ome_tiff import PlanesError, affine_of, images_of
 from volseg.io.pictures import as_shown, swaps_axes
-from volseg.io.spacing import is_size
 from volseg.io.tiff_open import (
     check_complete,
     chosen_axes,
@@ -28,7 +28,6 @@ from volseg.io.tiff_open import (
     open_tiff,
     strict,
 )
-from volseg.io.units import OME_UNITS, common_unit
 from volseg.io.volume import Notes, Volume, contiguous
 
 __all__ = [

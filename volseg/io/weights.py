@@ -17,7 +17,7 @@ from torch import Tensor
 
 from volseg.errors import InputError
 from volseg.io.atomic import atomic_write
-from volseg.io.json_text import parse_json
+from volseg.io.text import parse_json
 
 __all__ = ["read_weights", "write_weights"]
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError, RefusedError, ResourceError, VolsegError
 from volseg.installation import install_line
-from volseg.io.gzip_stream import MAX_RATIO
+from volseg.io.stored import MAX_RATIO
 from volseg.io.volume import Notes
 
 __all__ = ["Packing", "ZarrArray", "in_short", "packing_of", "zarr_library"]

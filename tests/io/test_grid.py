@@ -9,8 +9,7 @@ import tifffile
 
 from volseg.errors import InputError
 from volseg.io import Notes, Volume, read_volume, write_volume
-from volseg.io.spacing import as_spacing
-from volseg.io.units import METRES, common_unit
+from volseg.io.grid import METRES, as_spacing, common_unit
 
 IN_METRES = {
     "nm": 1e-9, "nanometer": 1e-9, "nanometres": 1e-9, "Å": 1e-10, "A\u030a": 1e-10, "\u212b": 1e-10,
