@@ -14,7 +14,7 @@ from volseg.errors import InputError
 from volseg.experiments import datasets
 from volseg.experiments.cells import Cell, Result
 from volseg.experiments.comparison import csv_of, grid
-from volseg.experiments.datasets import Flat, Part, derive, read_annotated, volumes
+from volseg.experiments.datasets import Flat, Side, derive, read_annotated, volumes
 from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
 from volseg.experiments.sweep import combinations, names_of
 from volseg.io import read_volume, write_volume
@@ -127,8 +127,8 @@ def parts(dataset):
     both = {case.name: hold_out(case.label, test[case.name]) for case in cases}
     train = {name: without(slices[name], test[name]) for name in both}
     return (
-        Part(cases, {name: labels[0] for name, labels in both.items()}, train),
-        Part(cases, {name: labels[1] for name, labels in both.items()}, test),
+        Side(cases, {name: labels[0] for name, labels in both.items()}, train),
+        Side(cases, {name: labels[1] for name, labels in both.items()}, test),
     )
 
 
@@ -196,7 +196,7 @@ def test_images_of_volumes_are_not_copied(parts, dataset, tmp_path):
 
 def test_label_files_of_different_slices_differ_even_where_they_show_the_same(parts, tmp_path):
     part = parts[0]
-    blank = Part(
+    blank = Side(
         part.cases,
         {n: np.where(annotated(a), 2, IGNORE_INDEX).astype(np.uint8) for n, a in part.labels.items()},
         part.slices,

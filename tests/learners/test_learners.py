@@ -12,7 +12,7 @@ from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 from volseg.learners import LEARNERS, choose_learner, learner_in, network, trained_in
-from volseg.learners.network import plan_network
+from volseg.learners.network import choose_architecture
 from volseg.learning import Task
 from volseg.pixelwise import members
 from volseg.pixelwise import model as pixelwise_model
@@ -237,20 +237,20 @@ def test_a_file_without_a_learner_is_of_the_first_and_of_an_unknown_one_refused(
     ],
 )
 def test_coarse_and_short_axes_are_not_pooled(size, spacing, kernels, strides):
-    plan = plan_network(size, spacing, seconds=100, device="cpu")
-    assert plan.kernels == [list(kernel) for kernel in kernels]
-    assert tuple(math.prod(steps) for steps in zip(*plan.pooling, strict=True)) == (
-        strides if plan.pooling else ()
+    architecture = choose_architecture(size, spacing, seconds=100, device="cpu")
+    assert architecture.kernels == [list(kernel) for kernel in kernels]
+    assert tuple(math.prod(steps) for steps in zip(*architecture.pooling, strict=True)) == (
+        strides if architecture.pooling else ()
     )
-    assert all(n % s == 0 for n, s in zip(plan.patch, strides, strict=True))
-    assert all(n <= -(-full // s) * s for n, full, s in zip(plan.patch, size, strides, strict=True))
-    assert math.prod(plan.patch) <= 2**16
-    assert len(plan.channels) == len(kernels) == len(plan.pooling) + 1
+    assert all(n % s == 0 for n, s in zip(architecture.patch, strides, strict=True))
+    assert all(n <= -(-full // s) * s for n, full, s in zip(architecture.patch, size, strides, strict=True))
+    assert math.prod(architecture.patch) <= 2**16
+    assert len(architecture.channels) == len(kernels) == len(architecture.pooling) + 1
 
 
 def test_more_time_and_a_gpu_make_a_wider_network_and_larger_patches():
-    few, many = (plan_network((99,) * 3, (1,) * 3, seconds=s, device="cpu") for s in (60, 7200))
-    gpu = plan_network((99,) * 3, (1,) * 3, seconds=60, device="cuda")
+    few, many = (choose_architecture((99,) * 3, (1,) * 3, seconds=s, device="cpu") for s in (60, 7200))
+    gpu = choose_architecture((99,) * 3, (1,) * 3, seconds=60, device="cuda")
     assert many.channels[0][0] == 2 * few.channels[0][0]
     assert len(gpu.channels) > len(few.channels)
     assert math.prod(gpu.patch) > math.prod(few.patch)

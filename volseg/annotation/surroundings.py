@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.planes import Mask, Plane
+from volseg.annotation.audit.planes import AnnotatedSlice, Mask
 
 __all__ = ["Surroundings", "surroundings_of"]
 
@@ -39,7 +39,7 @@ class Surroundings(NamedTuple):
     alike_far: float
 
 
-def surroundings_of(drawn: Sequence[tuple[Plane, Mask]], image: npt.NDArray[Any]) -> Surroundings:
+def surroundings_of(drawn: Sequence[tuple[AnnotatedSlice, Mask]], image: npt.NDArray[Any]) -> Surroundings:
     """What ``image``, ``(C, *spatial)``, shows around the paint of planes, each with where it is painted."""
     drawn = drawn[:: -(-len(drawn) // _MOST)]
     edges: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("all", "border", "near", "deep")}

@@ -42,7 +42,7 @@ __all__ = [
     "Images",
     "Inputs",
     "Method",
-    "Source",
+    "ImageLike",
     "names_of",
     "read_inputs",
 ]
@@ -153,9 +153,9 @@ def names_of(given: Mapping[Any, str] | Sequence[str] | None) -> dict[int, str]:
 
 
 _Path = str | os.PathLike[str]
-Source = _Path | Volume | npt.NDArray[Any]
+ImageLike = _Path | Volume | npt.NDArray[Any]
 Stamp = tuple[tuple[int, int, int], ...]
-Images = Source | Sequence[_Path]
+Images = ImageLike | Sequence[_Path]
 
 _HOPELESS = ("empty", "one_class")  # nothing can be learnt, whatever one insists on
 
@@ -207,7 +207,7 @@ class Inputs:
 
 
 def read_inputs(
-    image: Images, labels: Source | None, choices: Choices, earlier: Earlier | None = None
+    image: Images, labels: ImageLike | None, choices: Choices, earlier: Earlier | None = None
 ) -> Inputs:
     """Both files, what the paint was understood to say, and what the auditor says of it.
 

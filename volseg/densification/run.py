@@ -18,7 +18,7 @@ from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
 from volseg.densification.earlier import Seen, load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
-from volseg.densification.inputs import Choices, Images, Source, read_inputs
+from volseg.densification.inputs import Choices, ImageLike, Images, read_inputs
 from volseg.densification.outputs import (
     Outputs,
     classes_of,
@@ -76,7 +76,7 @@ class Run:
         self,
         choices: Choices,
         image: Images,
-        labels: Source | None,
+        labels: ImageLike | None,
         output: str | os.PathLike[str] | None,
         earlier: Path | None,
         applied: Path | None,
@@ -278,7 +278,7 @@ class Run:
             scores = learning.applied()
             self.note = self._what_is_known(learning.looks)
             return [], scores, []
-        logger.info("%s", self._plan(learner, seconds, len(folds)))
+        logger.info("%s", self._announcement(learner, seconds, len(folds)))
         self._warn_of_too_little(learner, timetable)
         learning.prepare()
         if self.earlier is not None and self.earlier.is_applied:
@@ -295,7 +295,7 @@ class Run:
         scores = learning.result(labels)
         return measured, scores, learning.curves
 
-    def _plan(self, learner: Learner, seconds: float, folds: int) -> str:
+    def _announcement(self, learner: Learner, seconds: float, folds: int) -> str:
         device = self.choices.torch_device
         where = "GPU" if device.type == "cuda" else "CPU"
         ends = "Ctrl-C ends it after the step at hand; nothing is kept."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.arguments import option
-from volseg.densification.inputs import FORMER_METHODS, Choices, Images, Source, names_of
+from volseg.densification.inputs import FORMER_METHODS, Choices, ImageLike, Images, names_of
 from volseg.densification.reporting import Densified
 from volseg.densification.run import Run
 from volseg.densification.schedule import Progress
@@ -18,7 +18,7 @@ __all__ = ["densify"]
 
 def densify(
     image: Images,
-    labels: Source | None = None,
+    labels: ImageLike | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     minutes: float | None = None,

@@ -27,7 +27,7 @@ from volseg.labels import IGNORE_INDEX, LabelScheme
 __all__ = [
     "Annotated",
     "Flat",
-    "Part",
+    "Side",
     "DerivedImage",
     "derive",
     "fingerprint",
@@ -55,7 +55,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Part:
+class Side:
     """What one side of an experiment has: some cases, what is annotated there, and on which slices."""
 
     cases: Sequence[Annotated]
@@ -160,7 +160,7 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise
 
 
-def volumes(part: Part, *, test: bool = False) -> Iterator[DerivedImage]:
+def volumes(part: Side, *, test: bool = False) -> Iterator[DerivedImage]:
     """The cases as they are, with the part's labels; one without annotation in this part is left out.
 
     Args:
@@ -184,7 +184,7 @@ class Flat:
         self.folder = folder
         self._open: tuple[str, npt.NDArray[Any]] | None = None
 
-    def train(self, part: Part) -> Iterator[DerivedImage]:
+    def train(self, part: Side) -> Iterator[DerivedImage]:
         """The part's slices, each with its annotation."""
         for case in part.cases:
             for axis, index in _each(part.slices[case.name]):
@@ -192,7 +192,7 @@ class Flat:
                 if annotated(plane).any():
                     yield self._sample(case, axis, index, plane, "")
 
-    def test(self, part: Part) -> Iterator[DerivedImage]:
+    def test(self, part: Side) -> Iterator[DerivedImage]:
         """The part's slices; a voxel on two of them counts in the first only.
 
         With a truth, all slices along the last axis come along, so that the whole volume is scored as it

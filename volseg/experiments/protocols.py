@@ -9,7 +9,7 @@ from volseg.errors import InputError
 from volseg.experiments.campaign import Results, run_cells
 from volseg.experiments.cells import Cell
 from volseg.experiments.comparison import BUDGETS, TABLE_1, TABLE_3, write_budgets, write_variants
-from volseg.experiments.datasets import Flat, Part, derive, volumes
+from volseg.experiments.datasets import Flat, Side, derive, volumes
 from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
 from volseg.experiments.start import VARIANTS, Start, Way, begin_experiment, open_start, way, ways
 
@@ -47,8 +47,8 @@ def semi(
     for number, test in enumerate(divided, start=1):
         both = {case.name: hold_out(case.label, test[case.name]) for case in start.cases}
         rest = {name: without(start.slices[name], test[name]) for name in both}
-        train = Part(start.cases, {name: labels[0] for name, labels in both.items()}, rest)
-        tested = Part(start.cases, {name: labels[1] for name, labels in both.items()}, test)
+        train = Side(start.cases, {name: labels[0] for name, labels in both.items()}, rest)
+        tested = Side(start.cases, {name: labels[1] for name, labels in both.items()}, test)
         for one in found:
             sets = _datasets(folder / "datasets" / f"fold{number}", one, start, flat, train, tested)
             facts = {"variant": one.title, "fold": number, **_facts(train, tested)}
@@ -97,8 +97,8 @@ def auto(
     for case in chosen:
         name = case.name
         others = [other for other in start.cases if other is not case]
-        train = Part(others, {other.name: other.label for other in others}, start.slices)
-        tested = Part([case], {name: hold_out(case.label, start.slices[name])[1]}, start.slices)
+        train = Side(others, {other.name: other.label for other in others}, start.slices)
+        tested = Side([case], {name: hold_out(case.label, start.slices[name])[1]}, start.slices)
         for one in found:
             sets = _datasets(folder / "datasets" / f"without_{name}", one, start, flat, train, tested)
             facts = {"variant": one.title, "test case": name, **_facts(train, tested)}
@@ -140,11 +140,11 @@ def budget(
         divided = divide_budgets(case.label, start.slices[case.name], budgets)
         home = folder / "datasets" / case.name
         test = derive(
-            home / "test", volumes(Part([case], {case.name: divided.test}, {}), test=True), start.scheme
+            home / "test", volumes(Side([case], {case.name: divided.test}, {}), test=True), start.scheme
         )
         for name, labels, slices in zip(names, divided.train, divided.slices, strict=True):
             key = name.replace(",", "-")
-            train = derive(home / key, volumes(Part([case], {case.name: labels}, {})), start.scheme)
+            train = derive(home / key, volumes(Side([case], {case.name: labels}, {})), start.scheme)
             labelled = float(annotated(labels).mean())
             taken = " ".join(str(len(indices)) for indices in slices.values())
             facts = {"case": case.name, "slices": taken, "labelled": f"{labelled:.5f}"}
@@ -159,7 +159,7 @@ def budget(
     run_cells(folder, cells, report)
 
 
-def _datasets(home: Path, one: Way, start: Start, flat: Flat, train: Part, test: Part) -> tuple[Path, Path]:
+def _datasets(home: Path, one: Way, start: Start, flat: Flat, train: Side, test: Side) -> tuple[Path, Path]:
     """What a cell of Table 1 or 3 is trained and scored on, derived where it is not there yet."""
     if one.flat:
         return (
@@ -186,7 +186,7 @@ def _cell(
     return Cell(name, title, row, column, one.files, one.settings, dataset=sets[0], test=sets[1], facts=facts)
 
 
-def _facts(train: Part, test: Part) -> dict[str, Any]:
+def _facts(train: Side, test: Side) -> dict[str, Any]:
     """How much is annotated for the two sides, for the table."""
     voxels = [annotated(train.labels[case.name]) for case in train.cases]
     return {

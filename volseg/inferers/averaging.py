@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Symmetries = Literal["rotations7", "square", "grid", "rotations", "mirror"]
-Plane = Sequence[int]
+AxisPair = Sequence[int]
 
 _SAME_SPACING = 0.01  # voxel sizes that differ by less, relatively, are the same
 
@@ -92,7 +92,7 @@ class RotationAveragingInferer(Inferer):
         symmetries: Symmetries | Sequence[Symmetry] = "grid",
         *,
         spacing: Sequence[float] | None = None,
-        planes: Sequence[Plane] | None = None,
+        planes: Sequence[AxisPair] | None = None,
         spread: bool = False,
     ) -> None:
         if isinstance(symmetries, str):

@@ -1,4 +1,4 @@
-"""A U-Net that nobody designed: planned for a volume and a machine, and scoring voxels once it has learnt.
+"""A U-Net whose architecture follows from the volume and the machine, and what it says once it has learnt.
 
 Depth, kernels and pooling follow from the size and the spacing of the volume: an axis with longer voxels is
 not pooled until the others have caught up, and kernels are flat along it until then (as in nnU-Net, Isensee
@@ -25,7 +25,7 @@ from volseg.learning import Block, Curve, Progress, Scores, Task
 from volseg.machine import has_bf16
 from volseg.networks import UNet
 
-__all__ = ["UNET", "Plan", "UNetModel", "grey_values", "in_16_bits", "placed", "plan_network"]
+__all__ = ["UNET", "Architecture", "UNetModel", "grey_values", "in_16_bits", "placed", "choose_architecture"]
 
 UNET = "unet"
 _WIDTH = {"cpu": 16, "cuda": 32}  # channels of the finest level
@@ -36,7 +36,7 @@ _COARSE = 1.5  # an axis this much coarser than the finest is not pooled, and ke
 _NEVER = 10.0  # less than any other class, in logits, is one that was never painted
 
 
-class Plan(NamedTuple):
+class Architecture(NamedTuple):
     """A network and its patches, as plain lists for a checkpoint; one entry per level, then per axis."""
 
     channels: list[list[int]]
@@ -45,9 +45,9 @@ class Plan(NamedTuple):
     patch: list[int]
 
 
-def plan_network(
+def choose_architecture(
     size: Sequence[int], spacing: Sequence[float], *, seconds: float, device: torch.device | str
-) -> Plan:
+) -> Architecture:
     """The network for volumes of this size and spacing on a device, and the patch to train it on."""
     kind, dims = torch.device(device).type, len(size)
     kind = kind if kind in _WIDTH else "cuda"
@@ -70,7 +70,7 @@ def plan_network(
         longest = lengths.index(max(lengths))
         patch[longest] -= strides[longest]
     channels = [[width << level] * 2 for level in range(len(kernels))]
-    return Plan(channels, kernels, pooling, patch)
+    return Architecture(channels, kernels, pooling, patch)
 
 
 class UNetModel:
@@ -81,8 +81,8 @@ class UNetModel:
         painted: by class, whether it was ever painted; others cannot have been learnt, and are found nowhere.
     """
 
-    def __init__(self, plan: Plan, channels: int, classes: int, *, seed: int = 0) -> None:
-        self.plan = plan
+    def __init__(self, architecture: Architecture, channels: int, classes: int, *, seed: int = 0) -> None:
+        self.architecture = architecture
         self.channels = channels
         self.steps = 0
         self.painted = [False] * classes
@@ -90,12 +90,12 @@ class UNetModel:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             self.network = UNet(
-                len(plan.patch),
+                len(architecture.patch),
                 channels,
                 classes,
-                channels=plan.channels,
-                kernel_size=plan.kernels,
-                pooling=plan.pooling,
+                channels=architecture.channels,
+                kernel_size=architecture.kernels,
+                pooling=architecture.pooling,
                 padding="same",
                 norm="batch",
                 up_channels="halve",
@@ -121,7 +121,10 @@ class UNetModel:
     def _logits(self, task: Task, where: npt.NDArray[np.bool_], progress: Progress | None = None) -> Scores:
         """Logits ``(classes, *spatial)``, right wherever the mask is true."""
         image, network = grey_values(task), placed(self, task)
-        inferer, runner = OverlapTileInferer(), BlockRunner(network, amp=in_16_bits(self.plan, task.device))
+        inferer, runner = (
+            OverlapTileInferer(),
+            BlockRunner(network, amp=in_16_bits(self.architecture, task.device)),
+        )
         found = np.zeros((self.network.out_channels, *task.size), np.float32)
         done = 0
         with as_for_inference(network, inferer.batch_norm):
@@ -139,14 +142,14 @@ class UNetModel:
     def state(self) -> dict[str, Any]:
         """Tensors and plain values."""
         weights = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
-        facts = {"plan": self.plan._asdict(), "in_channels": self.channels, "steps": self.steps}
+        facts = {"plan": self.architecture._asdict(), "in_channels": self.channels, "steps": self.steps}
         facts |= {"painted": self.painted, "curve": asdict(self.curve)}
         return {"learner": UNET, "model": weights, **facts}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "UNetModel":
         """What :meth:`state` gave."""
-        model = cls(Plan(**state["plan"]), state["in_channels"], len(state["painted"]))
+        model = cls(Architecture(**state["plan"]), state["in_channels"], len(state["painted"]))
         model.network.load_state_dict(state["model"])
         model.network.eval()
         model.steps, model.painted = state["steps"], list(state["painted"])
@@ -169,8 +172,8 @@ def placed(model: UNetModel, task: Task) -> nn.Module:
     return to_device(model.network, task.device)
 
 
-def in_16_bits(plan: Plan, device: torch.device | str) -> bool:
+def in_16_bits(architecture: Architecture, device: torch.device | str) -> bool:
     """Whether to compute in bfloat16: by what the machine can, not by a measurement, which would not repeat;
     nor with flat kernels on a CPU, see :func:`volseg.engines.scale.to_device`."""
-    has_flat_kernels = any(len(set(kernel)) > 1 for kernel in plan.kernels)
+    has_flat_kernels = any(len(set(kernel)) > 1 for kernel in architecture.kernels)
     return has_bf16(device) and not (torch.device(device).type == "cpu" and has_flat_kernels)

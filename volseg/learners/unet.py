@@ -25,7 +25,15 @@ from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.statistics import clean_statistics, load_statistics
 from volseg.labels import IGNORE_INDEX
-from volseg.learners.network import UNET, Plan, UNetModel, grey_values, in_16_bits, placed, plan_network
+from volseg.learners.network import (
+    UNET,
+    Architecture,
+    UNetModel,
+    choose_architecture,
+    grey_values,
+    in_16_bits,
+    placed,
+)
 from volseg.learning import Curve, Labels, Learner, Progress, Task, Trained
 from volseg.losses import SparseDiceCE
 from volseg.transforms import RandDeformedPatchd, RandGreyValuesd
@@ -65,17 +73,17 @@ class UNetLearner(Learner):
     def prepare(self, task: Task) -> float:
         """The normalised image; and the time of all tiles, from that of one patch."""
         image = grey_values(task)
-        plan = plan_network(task.size, task.spacing, seconds=0, device=task.device)
-        model = UNetModel(plan, len(image), task.classes)
+        architecture = choose_architecture(task.size, task.spacing, seconds=0, device=task.device)
+        model = UNetModel(architecture, len(image), task.classes)
         network = placed(model, task).eval()
-        amp = in_16_bits(plan, task.device)
+        amp = in_16_bits(architecture, task.device)
         tiles = OverlapTileInferer().tiles(image, BlockRunner(network, amp=amp))
         read = sum(math.prod(span.stop - span.start for span in tile.read) for tile in tiles)
-        patch = torch.zeros(1, len(image), *plan.patch, device=task.device)
+        patch = torch.zeros(1, len(image), *architecture.patch, device=task.device)
         began = time.monotonic()
         with torch.no_grad(), torch.autocast(patch.device.type, torch.bfloat16, enabled=amp):
             network(patch)
-        return (time.monotonic() - began) * read / math.prod(plan.patch)
+        return (time.monotonic() - began) * read / math.prod(architecture.patch)
 
     def learn(
         self,
@@ -95,8 +103,8 @@ class UNetLearner(Learner):
         if not (labels != IGNORE_INDEX).any():
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
         if start is None:
-            plan = plan_network(task.size, task.spacing, seconds=seconds, device=task.device)
-            model = UNetModel(plan, len(task.image), task.classes, seed=task.seed)
+            architecture = choose_architecture(task.size, task.spacing, seconds=seconds, device=task.device)
+            model = UNetModel(architecture, len(task.image), task.classes, seed=task.seed)
         elif isinstance(start, UNetModel):
             model = copy.deepcopy(start)
             model.curve = Curve()
@@ -104,11 +112,11 @@ class UNetLearner(Learner):
             raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
         model.painted = [known or bool((labels == c).any()) for c, known in enumerate(model.painted)]
         network = placed(model, task)
-        patches = _Patches(task, labels, model.plan)
+        patches = _Patches(task, labels, model.architecture)
         looked_at = None
         if held_out is not None and (held_out != IGNORE_INDEX).any():
-            looked_at = _Patches(task, held_out, model.plan, deform=False).batch(range(_LOOKED_AT))
-        loss_of, amp = SparseDiceCE(), in_16_bits(model.plan, task.device)
+            looked_at = _Patches(task, held_out, model.architecture, deform=False).batch(range(_LOOKED_AT))
+        loss_of, amp = SparseDiceCE(), in_16_bits(model.architecture, task.device)
         optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
         first, losses = model.steps, []
         network.train()
@@ -136,7 +144,7 @@ class UNetLearner(Learner):
                 losses = []
                 if looked_at is not None:
                     model.curve.validation.append(_loss_at(network, *looked_at, loss_of))
-        undeformed = _Patches(task, labels, model.plan, deform=False)
+        undeformed = _Patches(task, labels, model.architecture, deform=False)
         blocks = (undeformed.batch([number])[0] for number in range(_CLEAN))
         load_statistics(network, clean_statistics(network, blocks))
         network.eval()
@@ -150,7 +158,9 @@ class UNetLearner(Learner):
 class _Patches:
     """Patches around painted voxels, each a function of the seed and its number."""
 
-    def __init__(self, task: Task, labels: Labels, plan: Plan, *, deform: bool = True) -> None:
+    def __init__(
+        self, task: Task, labels: Labels, architecture: Architecture, *, deform: bool = True
+    ) -> None:
         self.seed = task.seed
         self.data = {
             "image": grey_values(task),
@@ -163,7 +173,7 @@ class _Patches:
         geometry |= {"quarter_turns": True, "scaling": (0.8, 1.25), "rotation": 30.0}
         if not deform:
             geometry = {"prob_deform": 0.0, "scaling": (1.0, 1.0), "rotation": 0.0}
-        steps: list[Any] = [RandDeformedPatchd(patch_size=plan.patch, **geometry)]
+        steps: list[Any] = [RandDeformedPatchd(patch_size=architecture.patch, **geometry)]
         self.transform = Compose([*steps, RandGreyValuesd(prob=0.8)] if deform else steps)
 
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:

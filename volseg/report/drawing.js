@@ -3,18 +3,18 @@ const shown = (axis) => Math.min(Math.floor(position[axis] / meta.steps[axis]), 
 const across = (view, axis, i) => (view.flip[axis === view.h ? 0 : 1] ? meta.shape[axis] - 1 - i : i);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
-const views = meta.views.map((plan) => {
-  const figure = document.querySelector(`.view[data-view="${plan.name}"]`);
+const views = meta.views.map((plane) => {
+  const figure = document.querySelector(`.view[data-view="${plane.name}"]`);
   const flat = document.createElement("canvas");
-  [flat.width, flat.height] = [meta.shape[plan.h], meta.shape[plan.v]];
+  [flat.width, flat.height] = [meta.shape[plane.h], meta.shape[plane.v]];
   return {
-    ...plan, figure, flat,
+    ...plane, figure, flat,
     canvas: figure.querySelector("canvas"),
     slider: figure.querySelector("input[type=range]"),
     output: figure.querySelector("figcaption output"),
     previous: figure.querySelector(".previous-painted"), next: figure.querySelector(".next-painted"),
     brush: flat.getContext("2d"),
-    pixels: new ImageData(meta.shape[plan.h], meta.shape[plan.v]),
+    pixels: new ImageData(meta.shape[plane.h], meta.shape[plane.v]),
   };
 });
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.planes import Labels, Mask, Plane
+from volseg.annotation.audit.planes import AnnotatedSlice, Labels, Mask
 from volseg.annotation.numbering import numbered, summarise
 from volseg.annotation.paint import Paint
 from volseg.arguments import option
@@ -34,7 +34,7 @@ _COPIES = 0.05  # of its slices, a label that was copied by hand has no more cop
 
 
 def check_agreement(
-    paint: Paint, planes: Sequence[Plane], image: npt.NDArray[Any] | None
+    paint: Paint, planes: Sequence[AnnotatedSlice], image: npt.NDArray[Any] | None
 ) -> Iterator[Finding]:
     """Findings about slices that fit badly to others; ``image`` is ``(C, *spatial)``."""
     dense = not np.any(paint.labels == IGNORE_INDEX)
@@ -46,10 +46,10 @@ def check_agreement(
 
 
 def _unfinished(
-    planes: Sequence[Plane], background: int | None, image: npt.NDArray[Any] | None
+    planes: Sequence[AnnotatedSlice], background: int | None, image: npt.NDArray[Any] | None
 ) -> Iterator[Finding]:
     """Slices whose paint ends at a straight line, where that of the others or the image goes on."""
-    by_axis: dict[int, list[tuple[Plane, Mask, tuple[npt.NDArray[np.intp], ...]]]] = {}
+    by_axis: dict[int, list[tuple[AnnotatedSlice, Mask, tuple[npt.NDArray[np.intp], ...]]]] = {}
     for plane in planes:
         labels, kept = plane.without_crossings()
         painted = labels != IGNORE_INDEX
@@ -140,7 +140,7 @@ def _no_edge(picture: npt.NDArray[Any], lines: Mask, last: int) -> bool:
     return at_cut < _FAINT * elsewhere
 
 
-def _contradictions(planes: Sequence[Plane], known: set[tuple[str, int]]) -> Iterator[Finding]:
+def _contradictions(planes: Sequence[AnnotatedSlice], known: set[tuple[str, int]]) -> Iterator[Finding]:
     """Lines on a slice, where another crosses, that disagree with both sides."""
     pairs: dict[tuple[tuple[int, int], tuple[int, int]], tuple[int, int, tuple[int, ...]]] = {}
     for plane in planes:
@@ -192,10 +192,10 @@ def _odd(labels: Labels) -> tuple[Mask, Mask]:
     return odd, could
 
 
-def _copied(planes: Sequence[Plane], image: npt.NDArray[Any] | None) -> Iterator[Finding]:
+def _copied(planes: Sequence[AnnotatedSlice], image: npt.NDArray[Any] | None) -> Iterator[Finding]:
     """Slices with the very labels of another one, though the image differs."""
-    seen: dict[tuple[int, bytes], Plane] = {}
-    copies: list[tuple[Plane, Plane]] = []
+    seen: dict[tuple[int, bytes], AnnotatedSlice] = {}
+    copies: list[tuple[AnnotatedSlice, AnnotatedSlice]] = []
     for plane in planes:
         labels, _ = plane.without_crossings()
         steps = np.count_nonzero(np.diff(labels, axis=0)) + np.count_nonzero(np.diff(labels, axis=1))
@@ -221,7 +221,7 @@ def _copied(planes: Sequence[Plane], image: npt.NDArray[Any] | None) -> Iterator
         )
 
 
-def _same_image(one: Plane, other: Plane, image: npt.NDArray[Any] | None) -> bool:
+def _same_image(one: AnnotatedSlice, other: AnnotatedSlice, image: npt.NDArray[Any] | None) -> bool:
     if image is None:
         return False
     a, b = (np.take(image, plane.index, axis=1 + plane.axis) for plane in (one, other))

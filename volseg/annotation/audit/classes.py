@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from volseg.annotation.audit.planes import Names, Plane, class_name
+from volseg.annotation.audit.planes import AnnotatedSlice, Names, class_name
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.findings import Finding
@@ -18,7 +18,7 @@ _IN_BETWEEN = 3  # values that have no region of their own: no accident
 _SLICES = 4  # slices that have to be labelled before a class on one of them is odd
 
 
-def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterator[Finding]:
+def check_classes(paint: Paint, planes: Sequence[AnnotatedSlice], names: Names) -> Iterator[Finding]:
     """Findings about the values in the file and how often they occur."""
     for value, n in paint.unknown.items():
         yield Finding(
@@ -92,7 +92,9 @@ def check_classes(paint: Paint, planes: Sequence[Plane], names: Names) -> Iterat
             yield from _on_one_slice(paint, planes, index, names)
 
 
-def _on_one_slice(paint: Paint, planes: Sequence[Plane], index: int, names: Names) -> Iterator[Finding]:
+def _on_one_slice(
+    paint: Paint, planes: Sequence[AnnotatedSlice], index: int, names: Names
+) -> Iterator[Finding]:
     if len(planes) < _SLICES:
         return
     carrying = [plane for plane in planes if np.any((plane.labels == index) & ~plane.is_crossed())]
@@ -111,7 +113,9 @@ def _on_one_slice(paint: Paint, planes: Sequence[Plane], index: int, names: Name
         )
 
 
-def _in_between(paint: Paint, planes: Sequence[Plane]) -> list[tuple[Plane, int, tuple[int, ...]]]:
+def _in_between(
+    paint: Paint, planes: Sequence[AnnotatedSlice]
+) -> list[tuple[AnnotatedSlice, int, tuple[int, ...]]]:
     """Classes without a region of their own, between two that have one; a place of each."""
     solid = np.zeros(len(paint.values), bool)
     for plane in planes:
@@ -128,7 +132,7 @@ def _in_between(paint: Paint, planes: Sequence[Plane]) -> list[tuple[Plane, int,
     return places if len(places) >= _IN_BETWEEN else []
 
 
-def _first(planes: Sequence[Plane], index: int) -> tuple[Plane, tuple[int, ...]] | None:
+def _first(planes: Sequence[AnnotatedSlice], index: int) -> tuple[AnnotatedSlice, tuple[int, ...]] | None:
     """The first plane with a class, and a voxel of it."""
     for plane in planes:
         places = np.argwhere(plane.labels == index)
@@ -137,5 +141,5 @@ def _first(planes: Sequence[Plane], index: int) -> tuple[Plane, tuple[int, ...]]
     return None
 
 
-def _see(where: tuple[Plane, tuple[int, ...]] | None) -> str:
+def _see(where: tuple[AnnotatedSlice, tuple[int, ...]] | None) -> str:
     return f" ({summarise([(where[0].axis, where[0].index)])}, voxel {where[1]})" if where else ""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
-from volseg.annotation.audit.planes import Plane
+from volseg.annotation.audit.planes import AnnotatedSlice
 from volseg.findings import Finding
 from volseg.geometry import Symmetry, grid_symmetries
 from volseg.labels import IGNORE_INDEX
@@ -51,7 +51,7 @@ class _Drawing(NamedTuple):
         return _Drawing(axis, index, np.flip(borders, tuple(i for i, k in enumerate(inside) if flipped[k])))
 
 
-def check_overlay(image: npt.NDArray[Any], planes: Sequence[Plane]) -> Iterator[Finding]:
+def check_overlay(image: npt.NDArray[Any], planes: Sequence[AnnotatedSlice]) -> Iterator[Finding]:
     """Labels that fit the image shifted, mirrored or turned, and do not fit as they are.
 
     Args:
@@ -172,7 +172,7 @@ class _Gradients:
         return self.seen[axis, index]
 
 
-def _borders(plane: Plane) -> npt.NDArray[np.bool_]:
+def _borders(plane: AnnotatedSlice) -> npt.NDArray[np.bool_]:
     """Labelled voxels beside labelled voxels of another class."""
     labels = plane.labels
     known = (labels != IGNORE_INDEX) & ~plane.is_crossed()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 
-__all__ = ["Names", "Plane", "class_name", "planes"]
+__all__ = ["Names", "AnnotatedSlice", "class_name", "planes"]
 
 Names = Mapping[int, str]
 Labels = npt.NDArray[np.uint8]
@@ -17,7 +17,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Plane:
+class AnnotatedSlice:
     """An annotated slice, or a whole image.
 
     Attributes:
@@ -64,15 +64,15 @@ class Plane:
         return mask
 
 
-def planes(paint: Paint) -> list[Plane]:
+def planes(paint: Paint) -> list[AnnotatedSlice]:
     """The annotated slices; of a dense label those along the last axis."""
     if not paint.slices:
-        return [Plane(-1, 0, paint.labels, ((), ()))]
+        return [AnnotatedSlice(-1, 0, paint.labels, ((), ()))]
     slices = paint.slices
     if all(len(found) == n for found, n in zip(slices, paint.labels.shape, strict=True)):
         slices = ((), (), slices[2])
     return [
-        Plane(
+        AnnotatedSlice(
             axis,
             index,
             np.take(paint.labels, index, axis=axis),

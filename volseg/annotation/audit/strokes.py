@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from volseg.annotation.audit.planes import Labels, Mask, Names, Plane, class_name, planes
+from volseg.annotation.audit.planes import AnnotatedSlice, Labels, Mask, Names, class_name, planes
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import project
@@ -40,7 +40,7 @@ _NEARER = 0.25  # standard deviations by which a hole has to look more like its 
 
 
 def check_strokes(
-    paint: Paint, planes: Sequence[Plane], names: Names, image: npt.NDArray[Any] | None
+    paint: Paint, planes: Sequence[AnnotatedSlice], names: Names, image: npt.NDArray[Any] | None
 ) -> Iterator[Finding]:
     """Findings about what is drawn on each slice; ``image`` is ``(C, *spatial)``."""
     if paint.rule == "unlabelled" and not paint.unknown:
@@ -52,9 +52,9 @@ def check_strokes(
                 yield from _holes(paint, planes, index, paint.background, names, image)
 
 
-def _specks(paint: Paint, planes: Sequence[Plane], index: int, names: Names) -> Iterator[Finding]:
+def _specks(paint: Paint, planes: Sequence[AnnotatedSlice], index: int, names: Names) -> Iterator[Finding]:
     """Many tiny regions of a class that has hardly any small ones: clicks, not sections."""
-    places: list[tuple[Plane, tuple[int, ...]]] = []
+    places: list[tuple[AnnotatedSlice, tuple[int, ...]]] = []
     small = 0
     for plane in planes:
         regions, _ = ndimage.label(plane.labels == index, np.ones((3, 3)))
@@ -92,7 +92,7 @@ def _is_alone(labels: Labels, voxel: tuple[int, ...], index: int, size: int) -> 
     return int(np.count_nonzero(near == index)) == size
 
 
-def _gaps(planes: Sequence[Plane]) -> Iterator[Finding]:
+def _gaps(planes: Sequence[AnnotatedSlice]) -> Iterator[Finding]:
     """Unlabelled voxels enclosed in a labelled slice."""
     for plane in planes:
         regions, n = ndimage.label(plane.labels == IGNORE_INDEX)
@@ -118,7 +118,7 @@ def _gaps(planes: Sequence[Plane]) -> Iterator[Finding]:
 
 def _holes(
     paint: Paint,
-    planes: Sequence[Plane],
+    planes: Sequence[AnnotatedSlice],
     index: int,
     background: int,
     names: Names,
@@ -162,7 +162,9 @@ def _holes(
         )
 
 
-def _looks_like(plane: Plane, hole: Mask, mask: Mask, background: Mask, image: npt.NDArray[Any]) -> bool:
+def _looks_like(
+    plane: AnnotatedSlice, hole: Mask, mask: Mask, background: Mask, image: npt.NDArray[Any]
+) -> bool:
     """Whether the image in a hole looks like the class around it, not like background."""
     nearer = 0.0
     for channel in image if plane.axis < 0 else np.take(image, plane.index, axis=1 + plane.axis):
@@ -239,7 +241,7 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
     )
 
 
-def _planes(paint: Paint) -> list[tuple[Plane, Mask]]:
+def _planes(paint: Paint) -> list[tuple[AnnotatedSlice, Mask]]:
     """The planes that carry paint, and where it is on them.
 
     Along the axis along which fewest do: a stroke that runs across many planes of another direction makes no
@@ -252,7 +254,7 @@ def _planes(paint: Paint) -> list[tuple[Plane, Mask]]:
         axis = min((2, 1, 0), key=lambda a: len(carrying[a]))
         if len(carrying[axis]) < _FEW * painted.shape[axis]:
             found = [
-                Plane(axis, int(index), np.take(paint.labels, index, axis=axis), ((), ()))
+                AnnotatedSlice(axis, int(index), np.take(paint.labels, index, axis=axis), ((), ()))
                 for index in carrying[axis]
             ]
     masks = [(plane.labels != IGNORE_INDEX) & (plane.labels != paint.background) for plane in found]
