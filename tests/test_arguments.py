@@ -15,7 +15,7 @@ import torch
 import volseg
 from volseg import cli
 from volseg.arguments import as_entry, come_through, command, option
-from volseg.cli import naming
+from volseg.cli import command as command_module
 from volseg.experiments import protocols
 from volseg.experiments.sweep import sweep
 from volseg.runs.log import report_errors_briefly
@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def parsers() -> dict[str, Any]:
     """The parser of each command."""
-    return cli._parser()._subparsers._group_actions[0].choices
+    return cli._parser()[1]
 
 
 def door(name: str) -> Any:
-    return naming.door(parsers()[name], takes_entries=name in cli._OF_BUNDLES)
+    (command,) = (one for one in cli.COMMANDS if one.name == name)
+    return command_module.door(parsers()[name], takes_entries=command.takes_entries)
 
 
 def calls(function: str) -> Iterator[tuple[str, ast.Call]]:

@@ -121,6 +121,8 @@ def _judge(room: str, name: str) -> Iterator[str]:
             yield f"{room} (floor {floor}) imports {how} from {other} (floor {FLOOR_OF[other]})."
         return
     if top in sys.stdlib_module_names:
+        if top == "argparse" and room != "cli":
+            yield f"{room} imports argparse, which belongs in cli: take arguments instead."
         return
     allowed = set().union(*LIBRARIES[: floor + 1], EXTRA.get(room, set()))
     if not any(f"{name}.".startswith(f"{library}.") for library in allowed):
@@ -310,6 +312,7 @@ def test_a_long_function_is_found():
         ("cli", "from monai.engines import SupervisedTrainer", "belong on floors 4 to 6"),
         ("cli", "from monai import handlers", "belong on floors 4 to 6"),
         ("engines", "print('epoch 1')", "print stands in cli only"),
+        ("experiments", "import argparse", "argparse, which belongs in cli"),
         ("magic", "", "the room 'magic' is on no floor"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from volseg.errors import InputError
 
-__all__ = ["BUNDLES", "OPTIONAL", "OVERLAYS", "find", "folder", "install_line", "shipped"]
+__all__ = ["BUNDLES", "OPTIONAL", "OVERLAYS", "find", "folder", "install_line", "named", "shipped"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,13 @@ def shipped(name: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def named(name: str | os.PathLike[str]) -> Path | None:
+    """The JSON file that a name stands for, if there is one: from here, else one that came with volseg."""
+    path = Path(name)
+    here = (path, path.with_name(f"{path.name}.json")) if path.name else ()
+    return next((one for one in here if one.suffix.lower() == ".json" and one.is_file()), shipped(name))
+
+
 def find(name: str | os.PathLike[str]) -> Path:
     """The file that a name stands for: one that exists from here, else one that came with volseg.
 
@@ -76,15 +83,13 @@ def find(name: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: if it is neither the name of a JSON file nor of something that came with volseg.
     """
-    path, own = Path(name), shipped(name)
-    for here in (path, path.with_name(f"{path.name}.json")) if path.name else ():
-        if here.suffix.lower() == ".json" and here.is_file():
-            if own is not None and not here.samefile(own):
-                logger.info("%s: the file of this folder, not the one that came with volseg.", here)
-            return here
-    if own is not None:
-        logger.info("%s: %s, which came with volseg.", name, _short(own))
-        return own
+    path, own, found = Path(name), shipped(name), named(name)
+    if found is not None:
+        if found == own:
+            logger.info("%s: %s, which came with volseg.", name, _short(own))
+        elif own is not None and not found.samefile(own):
+            logger.info("%s: the file of this folder, not the one that came with volseg.", found)
+        return found
     if path.suffix.lower() == ".json":
         return path  # whoever reads it says what is wrong
     close = difflib.get_close_matches(path.name.lower(), [*BUNDLES, *OVERLAYS], n=1)

@@ -15,7 +15,7 @@ from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
-COMMANDS = {command.__name__.rpartition(".")[2]: command for command in cli.COMMANDS}
+COMMANDS = {command.name: command for command in cli.COMMANDS}
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +56,10 @@ def test_each_help_shows_an_example(volseg, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_example_is_understood(monkeypatch, command):
+def test_each_example_is_understood(replace_run, command):
     seen = []
-    monkeypatch.setattr(COMMANDS[command], "run", lambda given, rest: seen.append((given, rest)))
-    words = shlex.split(COMMANDS[command].EXAMPLE)
+    replace_run(command, lambda given, rest: seen.append((given, rest)))
+    words = shlex.split(COMMANDS[command].example)
     assert words[:2] == ["volseg", command]
     assert main(words[1:]) == 0
     assert len(seen) == 1
@@ -102,14 +102,14 @@ TROUBLE = {
 @pytest.mark.parametrize("wrapped", [False, True], ids=["", "wrapped"])
 @pytest.mark.parametrize(("error", "code", "message"), TROUBLE.values(), ids=TROUBLE)
 def test_every_trouble_has_its_exit_code_and_a_traceback_with_debug_only(
-    monkeypatch, volseg, error, code, message, wrapped
+    replace_run, volseg, error, code, message, wrapped
 ):
     def run(given, rest):
         if wrapped and not isinstance(error, KeyboardInterrupt):  # as MONAI does
             raise RuntimeError("Failed to instantiate") from error
         raise error
 
-    monkeypatch.setattr(COMMANDS["info"], "run", run)
+    replace_run("info", run)
     got, out, err = volseg("info", "x")
     assert (got, out) == (code, "")
     assert_one_sentence(got, err, code, re.escape(message))

@@ -22,6 +22,7 @@ VOLSEG = [sys.executable, "-W", "ignore", "-c", "import sys; from volseg.cli imp
 # A command that says so when it is at work, and works until it is ended.
 HANGS = """
 import signal, sys, time
+from dataclasses import replace
 from pathlib import Path
 from volseg import cli
 from volseg.io import atomic_write
@@ -33,7 +34,7 @@ def run(given, rest):
         print("at work", flush=True)
         time.sleep(60)
 
-cli.convert.run = run
+cli.COMMANDS = tuple(replace(one, run=run) for one in cli.COMMANDS)
 sys.exit(cli.main(["convert", "a", "-o", "b"]))
 """
 

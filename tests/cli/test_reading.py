@@ -105,5 +105,5 @@ def test_a_bundle_with_an_entry_of_that_name_keeps_it():
 def test_negative_values_have_names_as_messages_say(command):
     from volseg.cli import _parser
 
-    given = _parser().parse_args([command, "a", "b", "--names", "-1=rest", "0=bone", "--unlabelled", "-2"])
+    given = _parser()[0].parse_args([command, "a", "b", "--names", "-1=rest", "0=bone", "--unlabelled", "-2"])
     assert (given.names, given.unlabelled) == (["-1=rest", "0=bone"], -2)

@@ -8,7 +8,6 @@ import pytest
 
 from volseg.annotation import find_slices, hold_out, keep_slices
 from volseg.bundle import check_bundle, read_bundle
-from volseg.cli.experiment import _budgets, _vary, set_apart
 from volseg.data import find_cases
 from volseg.errors import InputError
 from volseg.experiments import datasets
@@ -293,45 +292,6 @@ def test_an_entry_keeps_its_full_name_where_its_last_word_is_not_its_own():
 def test_a_slip_in_what_is_varied_is_told(settings, vary, message):
     with pytest.raises(ValueError, match=message):
         combinations(BUNDLE, settings, vary)
-
-
-# --- words on the command line ------------------------------------------------------------------------
-
-
-def test_options_may_stand_anywhere_between_settings():
-    words = [
-        "semi",
-        "b.json",
-        "--epochs",
-        "3",
-        "-o",
-        "out",
-        "c.json",
-        "--folds=2",
-        "--seed=1",
-        "--vary",
-        "a=1,2",
-    ]
-    own, settings = set_apart(words)
-    assert own == ["semi", "b.json", "c.json", "-o", "out", "--folds=2", "--vary", "a=1,2"]
-    assert settings == ["--epochs", "3", "--seed=1"]
-
-
-def test_values_with_commas_stand_in_brackets():
-    found = _vary(["size=[1,2],[3,4]", "lr=0.1, 0.2"], lambda entry, text: (entry, text))
-    assert found == {"size": [("size", "[1,2]"), ("size", "[3,4]")], "lr": [("lr", "0.1"), ("lr", "0.2")]}
-
-
-@pytest.mark.parametrize("texts", [["lr"], ["lr="], ["lr=1", "lr=2"]])
-def test_a_vary_that_says_nothing_is_refused(texts):
-    with pytest.raises(ValueError, match=f"--vary {texts[-1]}: write each entry once, as ENTRY=V1,V2"):
-        _vary(texts, lambda entry, text: text)
-
-
-def test_budgets_are_read_or_refused():
-    assert _budgets("1,1,1 5,5,3") == [(1, 1, 1), (5, 5, 3)]
-    with pytest.raises(ValueError, match='--budgets "1,x" is not a list such as'):
-        _budgets("1,x")
 
 
 # --- tables -------------------------------------------------------------------------------------------

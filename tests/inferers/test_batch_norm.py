@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from volseg.cli.export import run as export
+from volseg.cli.bundles import EXPORT
 from volseg.data import WholeVolumes
 from volseg.engines import evaluator
 from volseg.engines.state import undeformed_blocks
@@ -150,7 +150,7 @@ def test_exported_weights_in_evaluation_mode_compute_what_predict_computes(make_
     run.engine.run()
     arguments = type("", (), {"checkpoint": run.folder / "model.pt", "output": tmp_path / "w.safetensors"})
     arguments.overwrite = False
-    export(arguments, ())
+    EXPORT.run(arguments, ())
     tensors, notes = read_weights(tmp_path / "w.safetensors")
     assert json.loads(notes["statistics"]) == "clean"
     plain = UNet(2, 1, 3, channels=((2, 4), (4, 8)), norm="batch", dropout=0.2)
@@ -174,7 +174,7 @@ def test_evaluate_and_export_say_what_plain_evaluation_mode_is_worth(make_run, t
     def exported(name):
         arguments = type("", (), {"checkpoint": run.folder / "model.pt", "output": tmp_path / name})
         arguments.overwrite = False
-        export(arguments, ())
+        EXPORT.run(arguments, ())
         return capsys.readouterr().out, read_weights(tmp_path / name)[1]
 
     said, notes = exported("before.safetensors")

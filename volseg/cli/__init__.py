@@ -1,6 +1,7 @@
 """The command ``volseg``, for people who know neither MONAI nor Python.
 
-One module per command, which says what the command is for, what it can be told, and what it does.
+A `Command` says what it is for, which arguments it takes, and what it does; those that belong together share
+a module.
 """
 
 import argparse
@@ -8,52 +9,41 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NoReturn
 
 from volseg import __version__
 from volseg.arguments import come_through
-from volseg.cli import (
-    audit,
-    check,
-    convert,
-    densify,
-    ending,
-    evaluate,
-    experiment,
-    export,
-    info,
-    init,
-    naming,
-    phantom,
-    plan,
-    predict,
-    running,
-    sparsify,
-    train,
-    verify,
-)
+from volseg.cli import ending
+from volseg.cli.bundles import CHECK, EXPORT, INIT
+from volseg.cli.command import Command, door, with_dashes
+from volseg.cli.datasets import PHANTOM, VERIFY
+from volseg.cli.densify import DENSIFY
+from volseg.cli.experiment import EXPERIMENT
+from volseg.cli.paint import AUDIT, SPARSIFY
+from volseg.cli.running import EVALUATE, PLAN, PREDICT, TRAIN
+from volseg.cli.settings import set_apart
+from volseg.cli.volumes import CONVERT, INFO
 from volseg.errors import in_words
 from volseg.installation import folder
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: tuple[ModuleType, ...] = (
-    densify,
-    init,
-    train,
-    evaluate,
-    predict,
-    plan,
-    audit,
-    verify,
-    check,
-    info,
-    convert,
-    export,
-    phantom,
-    sparsify,
-    experiment,
+COMMANDS: tuple[Command, ...] = (
+    DENSIFY,
+    INIT,
+    TRAIN,
+    EVALUATE,
+    PREDICT,
+    PLAN,
+    AUDIT,
+    VERIFY,
+    CHECK,
+    INFO,
+    CONVERT,
+    EXPORT,
+    PHANTOM,
+    SPARSIFY,
+    EXPERIMENT,
 )
 
 
@@ -75,17 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    words, rest = _set_apart(arguments)
-    parser = _parser()
+    parser, parsers = _parser()
+    words, rest = _set_apart(arguments, parsers)
     if not [word for word in words if word != "--debug"]:
         parser.print_help()
         return 2
     given = parser.parse_args(words)
-    before = come_through(naming.door(given.parser, takes_entries=given.command in _OF_BUNDLES))
+    command: Command = given.run
+    before = come_through(door(parsers[command.name], takes_entries=command.takes_entries))
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("volseg").setLevel(logging.INFO)
     try:
-        return int(given.function(given, rest) or 0)
+        return int(command.run(given, rest) or 0)
     except (Exception, KeyboardInterrupt) as error:
         if given.debug:
             raise
@@ -95,8 +86,6 @@ def _run(arguments: list[str]) -> int:
     finally:
         come_through(before)
 
-
-_OF_BUNDLES = (*running.RUN_IDS, "experiment", "check")  # entries of the bundle can be set
 
 _PURPOSE = """\
 Segment a whole image or volume from a few painted slices, with a figure of how good the result is.
@@ -124,11 +113,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _name(command: ModuleType) -> str:
-    return command.__name__.rpartition(".")[2]
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and by name that of each command."""
     parser = argparse.ArgumentParser(
         prog="volseg",
         description=_PURPOSE,
@@ -144,43 +130,30 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in COMMANDS:
         sub = commands.add_parser(
-            _name(command),
-            help=command.SUMMARY,
-            description=f"{command.SUMMARY[0].upper()}{command.SUMMARY[1:]}.",
-            epilog=f"example:\n  {command.EXAMPLE}",
+            command.name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
         sub._negative_number_matcher = re.compile(r"-\d+(\.\d*)?(=.*)?$")  # --names -1=rest is no option
-        sub.set_defaults(function=command.run, parser=sub)
-    return parser
+        sub.set_defaults(run=command)
+    return parser, commands.choices
 
 
-def _set_apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+def _set_apart(
+    arguments: list[str], parsers: dict[str, argparse.ArgumentParser]
+) -> tuple[list[str], list[str]]:
     """The words for argparse, and the settings of a bundle, which only the bundle knows."""
-    command = next((word for word in arguments if not word.startswith("-")), None)
-    if command not in _OF_BUNDLES:
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    command = next((one for one in COMMANDS if one.name == name), None)
+    if command is None:
         return arguments, []
-    flags = [word for word in arguments if word in ("--debug", "--help", "-h", "--trust-bundle")]
-    others = [word for word in arguments if word not in flags]
-    if command == "experiment":
-        words, settings = experiment.set_apart(others)
-    else:
-        overlays = _taken_out("--config", others)
-        first = next((i for i, word in enumerate(others) if word.startswith("--")), len(others))
-        words, settings = others[:first] + overlays, others[first:]
-    flags.sort(key=lambda word: word != "--debug")  # it belongs before the command, the others behind it
-    before = flags.count("--debug")
-    return [*flags[:before], *words, *flags[before:]], settings
-
-
-def _taken_out(option: str, words: list[str]) -> list[str]:
-    """An option of the command with its value, wherever it stands."""
-    found: list[str] = []
-    names = [word.partition("=")[0] for word in words]
-    while option in names:
-        place = names.index(option)
-        until = place + (1 if "=" in words[place] else 2)
-        found += words[place:until]
-        del words[place:until], names[place:until]
-    return found
+    first = [word for word in arguments if word in ("--debug", "--version")]  # they belong before the command
+    others = [word for word in arguments if word not in first]
+    others.remove(command.name)
+    if not command.takes_entries:
+        return [*first, command.name, *map(with_dashes, others)], []
+    own, settings = set_apart(others, parsers[command.name])
+    return [*first, command.name, *own], settings

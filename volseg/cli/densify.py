@@ -8,19 +8,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from volseg.cli.settings import add_reading
+from volseg.cli.command import Command, add_reading
 
-__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run"]
+__all__ = ["DENSIFY", "default_output"]
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "segment a whole volume from a few painted slices, and report how good the result is"
-EXAMPLE = "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen"
 _METHODS = ("learner", "interpolate", "random-walker", "network")
 _LEARNERS = ("auto", "pixelwise", "unet")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="a volume or an image, of which a few slices are painted")
     parser.add_argument(
         "labels", type=Path, nargs="?", help="a file with painted slices of it; may be left out with --apply"
@@ -106,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
 
 
-def run(given: argparse.Namespace, _: Sequence[str]) -> None:
+def _run(given: argparse.Namespace, _: Sequence[str]) -> None:
     began = time.monotonic()
     logger.info("Loading libraries.")
     from volseg.densification import densify
@@ -130,4 +128,13 @@ def default_output(image: Path) -> Path:
     return Path(f"{name[: len(name) - len(suffix_of(name))]}_densified")
 
 
-_NOT_SETTINGS = ("command", "debug", "function", "parser", "version")
+_NOT_SETTINGS = ("command", "debug", "run", "version")
+
+
+DENSIFY = Command(
+    "densify",
+    "segment a whole volume from a few painted slices, and report how good the result is",
+    "volseg densify image.nii.gz painted.nii.gz -o result --names 1=tubule 2=lumen",
+    _add_arguments,
+    _run,
+)

@@ -4,17 +4,15 @@ import argparse
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from volseg.cli.settings import bundle_paths, entries, typed
+from volseg.cli.command import Command
+from volseg.cli.settings import add_bundle, add_trust, bundle_paths, entries, typed
 from volseg.installation import find
 
-__all__ = ["EXAMPLE", "SUMMARY", "add_arguments", "run", "set_apart"]
+__all__ = ["EXPERIMENT"]
 
-SUMMARY = "repeat an experiment of the papers, or vary entries of a bundle"
-EXAMPLE = "volseg experiment semi xenopus -o runs/semi --folds 3"
 
 _KINDS = {
     "semi": "k-fold cross-validation over annotated slices, 3D and 2D (Table 1 of 2016)",
@@ -22,34 +20,12 @@ _KINDS = {
     "auto": "one case left out (Table 3)",
     "sweep": "entries of the bundle varied",
 }
-# Flags with one value each; all others are entries of the bundle.
-_FLAGS = (
-    "-o",
-    "--output",
-    "--config",
-    "--folds",
-    "--budgets",
-    "--variants",
-    "--cases",
-    "--overlay_2d",
-    "--overlay_3d",
-    "--vary",
-    "--examples",
-)
 
 
-def add_arguments(sub: argparse.ArgumentParser) -> None:
+def _add_arguments(sub: argparse.ArgumentParser) -> None:
     kinds = "; ".join(f"{kind}: {what}" for kind, what in _KINDS.items())
     sub.add_argument("kind", choices=_KINDS, help=kinds)
-    sub.add_argument(
-        "bundle",
-        nargs="*",
-        type=Path,
-        help="bundle, then overlays: files, or names of what came with volseg, such as xenopus",
-    )
-    sub.add_argument(
-        "--config", action="append", default=[], type=Path, metavar="OVERLAY", help="one more overlay"
-    )
+    add_bundle(sub)
     sub.add_argument("-o", "--output", type=Path, help="folder of the experiment (default runs/KIND)")
     sub.add_argument("--folds", type=int, default=3, help="semi: number of test subsets (default 3)")
     sub.add_argument(
@@ -58,12 +34,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--variants", help="semi, auto: some of 3d,3d-bn,2d-bn (default all)")
     sub.add_argument("--cases", help="budget, auto: names of cases, joined by commas (default all)")
     sub.add_argument(
-        "--overlay_2d",
+        "--overlay-2d",
         type=Path,
         help="semi, auto: makes the bundle a 2D one (default slices_2d)",
     )
     sub.add_argument(
-        "--overlay_3d",
+        "--overlay-3d",
         type=Path,
         help="semi, auto: what the bundle needs without batch norm (default without_norm)",
     )
@@ -73,31 +49,11 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--examples", type=int, default=4, help="sweep: cases to show predictions of (default 4)"
     )
-    sub.add_argument(
-        "--trust-bundle",
-        dest="trust",
-        action="store_true",
-        help="run whatever the bundle says; read it before",
-    )
+    add_trust(sub)
     sub.usage = "volseg experiment {semi,budget,auto,sweep} BUNDLE [OVERLAY ...] [-o OUT] [--ENTRY VALUE ...]"
 
 
-def set_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words for argparse, positional ones first, and the settings of the bundle."""
-    positional: list[str] = []
-    own: list[str] = []
-    settings: list[str] = []
-    left = iter(words)
-    for word in left:
-        name, equals, _ = word.partition("=")
-        if not word.startswith("-"):
-            positional.append(word)
-        else:
-            (own if name in _FLAGS else settings).extend([word] if equals else [word, *islice(left, 1)])
-    return [*positional, *own], settings
-
-
-def run(given: argparse.Namespace, rest: Sequence[str]) -> None:
+def _run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     """Many runs of a bundle, and one table."""
     paths = bundle_paths(given.bundle, given.config)
     from volseg.bundle import read_bundle, runnable
@@ -156,3 +112,13 @@ def _vary(texts: Sequence[str], typed: Callable[[str, str], Any]) -> dict[str, l
                 parts[-1] += letter
         found[entry] = [typed(entry, part.strip()) for part in parts]
     return found
+
+
+EXPERIMENT = Command(
+    "experiment",
+    "repeat an experiment of the papers, or vary entries of a bundle",
+    "volseg experiment semi xenopus -o runs/semi --folds 3",
+    _add_arguments,
+    _run,
+    takes_entries=True,
+)

@@ -2,21 +2,23 @@
 
 import argparse
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import InputError, RefusedError
-from volseg.installation import OVERLAYS, find, shipped
+from volseg.cli.command import with_dashes
+from volseg.errors import InputError
+from volseg.installation import OVERLAYS, find, named, shipped
 
 __all__ = [
     "DEFAULT_BUNDLE",
     "add_bundle",
-    "add_reading",
+    "add_trust",
     "as_typed",
     "bundle_paths",
     "entries",
-    "refuse_inputs",
+    "set_apart",
     "typed",
 ]
 
@@ -27,35 +29,6 @@ BUNDLE_HELP = (
 )
 
 
-def add_reading(parser: argparse.ArgumentParser, *, labels: bool) -> None:
-    """The options that say of files what they do not say themselves."""
-    parser.add_argument(
-        "--spacing",
-        metavar="X,Y,Z[UNIT]",
-        help="voxel size, where a file names none or a wrong one: 0.004,0.004,0.05um",
-    )
-    if labels:
-        parser.add_argument(
-            "--colours",
-            "--colors",
-            metavar="COLOUR=VALUE,...",
-            help="the number of each colour of a label picture, in hexadecimal: 000000=0,ff0000=1,other=255",
-        )
-
-
-def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
-    """An output never takes the place of what it is made from, with ``--overwrite``, either.
-
-    Raises:
-        RefusedError: if it would.
-    """
-    if any(output.exists() and one.exists() and output.samefile(one) for one in inputs):
-        raise RefusedError(
-            f"-o {output} is a file that is read here, and would be lost: name another output, and rename "
-            "that afterwards if it is the one to keep."
-        )
-
-
 def add_bundle(parser: argparse.ArgumentParser, *, nargs: str = "*") -> None:
     """The argument that names a bundle and overlays, and the option that names further overlays."""
     default = "" if nargs == "+" else f"; default {DEFAULT_BUNDLE}"
@@ -63,6 +36,16 @@ def add_bundle(parser: argparse.ArgumentParser, *, nargs: str = "*") -> None:
     parser.add_argument(
         "--config", action="append", default=[], type=Path, metavar="OVERLAY", help="one more overlay"
     )
+
+
+_TRUST = "run whatever the bundle says; read it before"
+
+
+def add_trust(
+    parser: argparse.ArgumentParser, text: str = "run whatever the bundle says; read it before"
+) -> None:
+    """The option that lets a bundle do what is not on the list of `volseg.bundle.trust`."""
+    parser.add_argument("--trust-bundle", dest="trust", action="store_true", help=text)
 
 
 def bundle_paths(paths: Sequence[Path], overlays: Sequence[Path] = ()) -> list[Path]:
@@ -80,8 +63,62 @@ def bundle_paths(paths: Sequence[Path], overlays: Sequence[Path] = ()) -> list[P
     return [found, *map(find, rest)]
 
 
+def set_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """The words for argparse, positional ones first, and those that set entries of a bundle.
+
+    A word behind an entry is its value, unless the entry is a switch, true or false in the bundle, and the
+    word is neither.
+    """
+    options = {string: action for action in parser._actions for string in action.option_strings}
+    kinds = [kind for action in parser._actions if not action.option_strings for kind in action.choices or ()]
+    switches = _switches(words)
+    positional: list[str] = []
+    own: list[str] = []
+    settings: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.partition("=")
+        action = options.get(with_dashes(name))
+        if action is not None:
+            own.append(with_dashes(word))
+            if action.nargs != 0 and not equals and left:
+                own.append(left.pop(0))
+        elif word.startswith("--"):
+            settings.append(word)
+            if not equals and left and not left[0].startswith("--"):
+                is_switch = name[2:].replace("-", "_") in switches and _is_word(left[0])
+                settings += [] if is_switch else [left.pop(0)]
+        elif settings and word not in kinds and named(word) is None and not word.endswith(".json"):
+            settings.append(word)  # where it is said that it stands alone
+        else:
+            positional.append(word)
+    return [*positional, *own], settings
+
+
+def _switches(words: Sequence[str]) -> set[str]:
+    """The entries that are true or false in one of the bundles that are named."""
+    found: set[str] = set()
+    for path in [path for path in map(named, words) if path] or [find(DEFAULT_BUNDLE)]:
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # said when the bundle is read
+            continue
+        if isinstance(content, dict):
+            found |= {key for key, value in content.items() if isinstance(value, bool)}
+    return found
+
+
+def _is_word(text: str) -> bool:
+    """Whether a text cannot stand for true or false."""
+    return isinstance(_value(text), str) and not text.startswith(("$", "@", "%"))
+
+
 def entries(rest: Sequence[str], bundle: Mapping[str, Any]) -> dict[str, str]:
-    """``--key value`` and ``--key=value`` as a dictionary; a ``--switch`` of the bundle alone is true."""
+    """``--key value`` and ``--key=value`` as a dictionary; a ``--switch`` of the bundle alone is true.
+
+    Dashes in a key stand for underscores.
+    """
     found: dict[str, str] = {}
     words = list(rest)
     while words:
@@ -89,9 +126,11 @@ def entries(rest: Sequence[str], bundle: Mapping[str, Any]) -> dict[str, str]:
         if not word.startswith("--"):
             raise ValueError(f"{word!r} stands alone: settings are given as --ENTRY VALUE.")
         key, equals, text = word[2:].partition("=")
+        key = key if key in bundle else key.replace("-", "_")
         if not equals:
-            is_alone = not words or words[0].startswith("--")
-            if is_alone and not isinstance(bundle.get(key), bool):
+            is_switch = isinstance(bundle.get(key), bool)
+            is_alone = not words or words[0].startswith("--") or (is_switch and _is_word(words[0]))
+            if is_alone and not is_switch:
                 raise ValueError(f"--{key} has no value: settings are given as --ENTRY VALUE.")
             text = "true" if is_alone else words.pop(0)
         found[key] = text

@@ -1,0 +1,88 @@
+"""What a command of ``volseg`` is, how its options are spelled, and what commands that read files share."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volseg.arguments import Door, as_entry, in_python, values_of
+from volseg.errors import RefusedError
+
+__all__ = ["Command", "add_reading", "door", "refuse_inputs", "with_dashes"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, as its help shows it and as it is run.
+
+    Args:
+        name: what is typed.
+        summary: what it is for, in half a sentence.
+        example: a whole line.
+        add_arguments: adds them to a parser; an option's ``dest`` is the name of the argument in Python.
+        run: does it, given what was parsed and the words that set entries of a bundle; gives the exit code,
+            0 for ``None``.
+        takes_entries: entries of a bundle can be set, by ``--ENTRY VALUE``.
+    """
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Sequence[str]], int | None]
+    takes_entries: bool = False
+
+
+def with_dashes(word: str) -> str:
+    """``--max_memory=2`` as ``--max-memory=2``: either spelling of an option is understood."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
+
+
+def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
+    """How arguments are named while the command of this parser runs."""
+    options = {action.dest: action for action in parser._actions if action.option_strings}
+
+    def name_it(name: str, value: Any = ...) -> str:
+        if name in options:
+            strings = options[name].option_strings
+            is_negative = value is False and isinstance(options[name], argparse.BooleanOptionalAction)
+            word = strings[-1 if is_negative else 0]
+            rest = [] if value is ... or isinstance(value, bool) else values_of(value)
+            return " ".join([word, *map(shlex.quote, rest)])
+        if takes_entries:
+            return as_entry(name, ... if value is True else value)
+        return in_python(name, value)  # this command has no such option
+
+    return name_it
+
+
+def add_reading(parser: argparse.ArgumentParser, *, labels: bool) -> None:
+    """The options that say of files what they do not say themselves."""
+    parser.add_argument(
+        "--spacing",
+        metavar="X,Y,Z[UNIT]",
+        help="voxel size, where a file names none or a wrong one: 0.004,0.004,0.05um",
+    )
+    if labels:
+        parser.add_argument(
+            "--colours",
+            "--colors",
+            metavar="COLOUR=VALUE,...",
+            help="the number of each colour of a label picture, in hexadecimal: 000000=0,ff0000=1,other=255",
+        )
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """An output never takes the place of what it is made from, with ``--overwrite``, either.
+
+    Raises:
+        RefusedError: if it would.
+    """
+    if any(output.exists() and one.exists() and output.samefile(one) for one in inputs):
+        raise RefusedError(
+            f"-o {output} is a file that is read here, and would be lost: name another output, and rename "
+            "that afterwards if it is the one to keep."
+        )
