@@ -99,7 +99,7 @@ def set_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[li
 def _switches(words: Sequence[str]) -> set[str]:
     """The entries that are true or false in one of the bundles that are named."""
     found: set[str] = set()
-    for path in [path for path in map(named, words) if path] or [find(DEFAULT_BUNDLE)]:
+    for path in list(filter(None, map(named, words))) or filter(None, [named(DEFAULT_BUNDLE)]):
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError):  # said when the bundle is read
