@@ -68,9 +68,10 @@ def test_a_switch_before_the_kind_of_an_experiment_leaves_it_where_it_is():
     assert (own, settings) == (["semi", "b.json", "--overlay-2d", "a.json", "--folds=2"], ["--resume"])
 
 
-def test_a_broken_bundle_is_left_to_who_reads_it(tmp_path):
-    (tmp_path / "b.json").write_text("{")
-    assert set_apart(["b.json", "--resume"], PARSERS["train"]) == (["b.json"], ["--resume"])
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_broken_bundle_is_left_to_who_reads_it(tmp_path, text):
+    (tmp_path / "b.json").write_text(text)
+    assert set_apart(["b.json", "--resume", "a"], PARSERS["train"]) == (["b.json"], ["--resume", "a"])
 
 
 def test_dashes_stand_for_underscores_in_entries(bundle):

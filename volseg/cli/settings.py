@@ -2,8 +2,8 @@
 
 import argparse
 import ast
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def set_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[li
     """
     options = {string: action for action in parser._actions for string in action.option_strings}
     kinds = [kind for action in parser._actions if not action.option_strings for kind in action.choices or ()]
-    switches = _switches(words)
+    switches: set[str] | None = None
     positional: list[str] = []
     own: list[str] = []
     settings: list[str] = []
@@ -87,6 +87,7 @@ def set_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[li
         elif word.startswith("--"):
             settings.append(word)
             if not equals and left and not left[0].startswith("--"):
+                switches = _switches(words) if switches is None else switches
                 is_switch = name[2:].replace("-", "_") in switches and _is_word(left[0])
                 settings += [] if is_switch else [left.pop(0)]
         elif settings and word not in kinds and named(word) is None and not word.endswith(".json"):
@@ -98,14 +99,14 @@ def set_apart(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[li
 
 def _switches(words: Sequence[str]) -> set[str]:
     """The entries that are true or false in one of the bundles that are named."""
+    from volseg.io import read_json
+
     found: set[str] = set()
     for path in list(filter(None, map(named, words))) or filter(None, [named(DEFAULT_BUNDLE)]):
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # said when the bundle is read
-            continue
-        if isinstance(content, dict):
-            found |= {key for key, value in content.items() if isinstance(value, bool)}
+        with suppress(OSError, InputError):  # said when the bundle is read
+            content = read_json(path)
+            pairs = content.items() if isinstance(content, dict) else ()
+            found |= {key for key, value in pairs if isinstance(value, bool)}
     return found
 
 
