@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from volseg.densification import densify, earlier, models, run
+from volseg.densification import densify, earlier, run, training
 from volseg.densification.nearness import measure_nearness
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
@@ -96,7 +96,7 @@ def at_once(monkeypatch, request):
     """What is around the learning is tested here, on a model that learns at once."""
     if "the_real_thing" not in request.fixturenames:
         monkeypatch.setitem(LEARNERS, "pixelwise", QuickLearner())
-        monkeypatch.setattr(models, "look_at", looks)
+        monkeypatch.setattr(training, "look_at", looks)
         monkeypatch.setattr(run, "write_figures", lambda *_, **__: [])
 
 
