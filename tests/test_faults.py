@@ -650,7 +650,7 @@ def _(tools):
 @row(59)
 def _(tools):
     dataset = patches(tools.dataset(size=(12, 12, 12)))
-    with pytest.raises(ValueError, match="0 iterations are no training"):
+    with pytest.raises(ValueError, match="0 iterations: both must be 1 or more"):
         small_trainer(dataset, tools.folder / "run", epoch_length=0)
 
 

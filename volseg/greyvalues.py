@@ -35,7 +35,7 @@ _FAR = 10.0  # widths of the bulk that such a value lies away from it
 _FEWEST = 32  # voxels that are a bulk
 _RARE = (0.5, 99.5)  # percentiles of the medians
 _USUAL = (10.0, 90.0)  # percentiles of the voxels
-_FARTHEST = 1e4  # widths of the bulk beyond a limit from which on values are no longer told apart
+_FARTHEST = 1e4  # widths of the bulk beyond a limit from which on values are no longer distinguished
 
 
 class GreyScale(NamedTuple):

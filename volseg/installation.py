@@ -22,7 +22,7 @@ BUNDLES = {
     "medulla": "membranes in isotropic electron microscopy, from a few slices",
     "hippocampus": "two structures in small MRI volumes, many sparsely annotated cases",
     "isbi2012": "membranes in sections of electron microscopy, 2D: U-Net of 2015; makes its own phantom",
-    "cells": "touching cells or nuclei told apart, 2D: an id per cell; makes its own phantom",
+    "cells": "touching cells or nuclei kept apart, 2D: an id per cell; makes its own phantom",
     "brain_mri": "tumours in MRI slices, 2D; makes its own phantom",
     "hela": "cells in DIC microscopy, 2D",
     "axon": "myelin and axons in scanning electron microscopy, 2D",

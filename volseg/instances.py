@@ -1,4 +1,4 @@
-"""Objects that are told apart: ids in files, a class per voxel for the network, ids again in results."""
+"""Objects that are kept apart: ids in files, a class per voxel for the network, ids again in results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

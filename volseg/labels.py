@@ -24,7 +24,7 @@ _BACKGROUND = ("background", "bg")
 _UNKNOWN = 254  # free for internal use: at most 254 classes take the indices 0 .. 253
 _MAX_CLASSES = 254
 _LOOKUP_SPAN = 2**20  # value ranges up to this go through one table, wider ones class by class
-_GREY = 20  # values that no scheme knows are hardly classes somebody forgot
+_GREY = 20  # values that no scheme knows are hardly forgotten classes
 _ROUNDING = 1e-3  # a float this close to an integer was meant as that integer
 _DTYPES = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
 
@@ -75,7 +75,7 @@ class LabelScheme:
             repeated = sorted({item for item in items if items.count(item) > 1})
             if repeated:
                 raise ValueError(
-                    f"{what} holds {repeated[0]!r} more than once: classes could not be told apart."
+                    f"{what} holds {repeated[0]!r} more than once: classes could not be distinguished."
                 )
         if self.unlabelled in self.values:
             name = self.names[self.values.index(self.unlabelled)]
@@ -241,8 +241,8 @@ def as_integers(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
     most = float(np.abs(rounded).max(initial=0))
     if most >= 2.0**53:
         raise InputError(
-            f"{_named(source)} holds class numbers of 2**53 or more, which floating point cannot tell apart. "
-            "Save the labels as integers."
+            f"{_named(source)} holds class numbers of 2**53 or more, which floating point cannot "
+            "distinguish. Save the labels as integers."
         )
     return rounded.astype(np.int32 if most < 2**31 else np.int64)
 

@@ -145,7 +145,7 @@ class Learner(ABC):
                 slices are painted.
             seconds: of wall-clock time.
             fewest: steps that are taken, however short the time; ``None`` for what the learner needs.
-            start: to go on from, of the same learner; it stays as it is.
+            start: what to continue, of the same learner; it stays as it is.
             held_out: labels that nothing is learnt from, only looked at for the curve.
             progress: called with the share of the time that has gone, and what is being done.
             should_stop: asked after every step; what has been learnt by then is returned.

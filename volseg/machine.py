@@ -37,7 +37,7 @@ _LIBRARIES = ("volseg", "torch", "monai", "numpy", "scipy", "pytorch-ignite", "n
 def use_allowed_threads() -> int:
     """Let torch compute with no more threads than there are processors for it; their number.
 
-    A number that somebody set, by ``OMP_NUM_THREADS`` or ``torch.set_num_threads``, is only ever lowered.
+    A number that was set, by ``OMP_NUM_THREADS`` or ``torch.set_num_threads``, is only ever lowered.
     """
     allowed = allowed_processors()
     if torch.get_num_threads() > allowed:

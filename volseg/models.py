@@ -253,7 +253,7 @@ def _built(source: Path, weights: Path, *, trust: bool, device: str) -> tuple[nn
     missing = [name for name in _NEEDED if name not in raw]
     if missing:
         raise InputError(
-            f"{source} has no {', '.join(map(repr, missing))}: it is no bundle that says how to segment. "
+            f"{source} has no {', '.join(map(repr, missing))}: it is not a bundle that says how to segment. "
             "Name another one (bundle=)."
         )
     config = _closure(raw | {"device": device}, [*_NEEDED, "preprocessing", "imports"])

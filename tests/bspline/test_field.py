@@ -555,5 +555,5 @@ def test_accuracy_does_not_depend_on_where_in_a_large_volume_the_patch_lies(rng)
 
 def test_a_map_into_the_blue_is_refused():
     mapping = SplineMap(1e7 * np.eye(3), np.zeros(3))
-    with pytest.raises(ValueError, match="voxels far, where float32 no longer tells voxels apart"):
+    with pytest.raises(ValueError, match="voxels far, where float32 no longer distinguishes voxels"):
         sample_map(torch.zeros(1, 4, 4, 4), mapping, (0, 0, 0), (4, 4, 4))

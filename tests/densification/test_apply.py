@@ -74,7 +74,7 @@ def test_a_stack_without_paint_is_segmented_and_it_is_said_what_is_known(result,
     assert done.scores == {}
     then = json.loads((result / "scores.json").read_text())["scores"]["volseg"]["headline"]
     for told in (done.note, (tmp_path / "out" / "report.html").read_text()):
-        assert "it cannot be told how good the result is" in told
+        assert "it cannot be known how good the result is" in told
         assert f"had {then['name']} {then['IoU']['value']:.3f}" in told
         assert "on held-out slices of one.tif" in told
         assert "near. That does not say that the result is right" in told
@@ -214,7 +214,7 @@ def test_somewhat_other_voxels_are_told(tmp_path, caplog, spacing, force):
 def test_what_a_result_does_not_say_is_said_to_be_unknown(tmp_path):
     old = dataclasses.replace(earlier(tmp_path), images=())
     assert "kept no record of how its image looks" in old.far(torch.zeros(4, 7))
-    assert "has no score of its own" in old.told()
+    assert "has no score of its own" in old.in_words()
     alike = earlier(tmp_path).far(seen().looks)
     assert "as alike as an image saved again" in alike
 

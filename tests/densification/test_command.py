@@ -532,15 +532,15 @@ def test_progress_says_what_is_done_and_how_long_it_takes(clock):
     clock(192)
     progress.now("learning, fold 2 of 4")
     progress(0.35)
-    assert progress.told() == "3:12 of 15:00 minutes, about 11:48 left: learning, fold 2 of 4 (35% of it)"
+    assert progress.in_words() == "3:12 of 15:00 minutes, about 11:48 left: learning, fold 2 of 4 (35% of it)"
     progress.expected = lambda: Forecast(61.0, is_most=True)
-    assert "of 15:00 minutes, at most 1:01 left" in progress.told()
+    assert "of 15:00 minutes, at most 1:01 left" in progress.in_words()
     progress.expected = lambda: Forecast(61.0)
     clock(900)
-    assert progress.told().startswith("18:12 minutes, about 1:01 left, 15:00 were asked for: learning")
+    assert progress.in_words().startswith("18:12 minutes, about 1:01 left, 15:00 were asked for: learning")
     progress.expected = None  # still reading
-    assert progress.told().startswith("18:12 minutes, 15:00 were asked for: learning")
-    assert Progress(None).told() == "0:00 minutes: starting"
+    assert progress.in_words().startswith("18:12 minutes, 15:00 were asked for: learning")
+    assert Progress(None).in_words() == "0:00 minutes: starting"
 
 
 def test_where_there_is_no_terminal_a_line_now_and_then_tells(monkeypatch, caplog):

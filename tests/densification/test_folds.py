@@ -101,7 +101,7 @@ def test_strokes_that_are_no_slices_are_cut_into_stripes():
     ("slices", "reason"),
     [
         ({}, "Nothing is painted"),
-        ({"z": [4]}, "With 1 painted slice it cannot be told how good the result is.*Paint 2 more"),
+        ({"z": [4]}, "With 1 painted slice it cannot be known how good the result is.*Paint 2 more"),
         ({"z": [4], "x": [9]}, "With 2 painted slices.*Paint one more"),
     ],
 )

@@ -359,7 +359,7 @@ def test_where_tiles_find_no_room_it_is_said_what_is_kept(tmp_path, segment, mon
         with pytest.raises(
             ResourceError,
             match=r"cannot write .*out/a.nii: No space left.*3 tiles are kept in .*\.a\.nii\.unfinished\.nii "
-            r"and \.a\.nii\.journal; the same command goes on",
+            r"and \.a\.nii\.journal; the same command resumes",
         ):
             segment(blockwise=True)
     assert names(segment(blockwise=True)) == ["a.nii"]

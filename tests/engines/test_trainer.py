@@ -286,8 +286,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     [
         ({"decay": 1.0}, "weight_average = 1.0 is not a decay: 0 for none"),
         ({"decay": -0.1}, "weight_average = -0.1 is not a decay"),
-        ({"max_epochs": 0}, "0 epochs of 2 iterations are no training"),
-        ({"epoch_length": 0}, "3 epochs of 0 iterations are no training"),
+        ({"max_epochs": 0}, "0 epochs of 2 iterations: both must be 1 or more"),
+        ({"epoch_length": 0}, "3 epochs of 0 iterations: both must be 1 or more"),
     ],
 )
 def test_senseless_settings_are_told_before_anything_is_written(make_run, tmp_path, settings, message):

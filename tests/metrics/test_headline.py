@@ -18,7 +18,7 @@ def test_background_is_left_out_wherever_it_stands_and_however_it_is_written(nam
     assert headline.background == place
     assert headline.mean(with_background) == mean_score(scores)
     assert headline.title() == "mean IoU over foreground classes (nucleus, membrane)"
-    assert headline.told(0.6, (0.5, 0.7), 0.73) == (
+    assert headline.in_words(0.6, (0.5, 0.7), 0.73) == (
         "mean IoU over foreground classes (nucleus, membrane): 0.600 (0.50 – 0.70); with background 0.730"
     )
 
@@ -26,7 +26,7 @@ def test_background_is_left_out_wherever_it_stands_and_however_it_is_written(nam
 def test_without_a_background_all_classes_count_and_that_is_said():
     headline = Headline(["tubule", "lumen"])
     assert headline.mean([0.5, 0.7]) == 0.6
-    assert headline.told(0.6, None, 0.6, "Dice") == (
+    assert headline.in_words(0.6, None, 0.6, "Dice") == (
         "mean Dice over all classes (tubule, lumen; none is background): 0.600"
     )
 
@@ -49,7 +49,7 @@ def test_many_classes_are_not_all_listed_and_one_without_a_score_does_not_count(
     headline = Headline(["background", *"abcdefg"])
     assert headline.title() == "mean IoU over foreground classes (a, b, c, d and 3 more)"
     assert headline.mean([1, 0.5, np.nan, 0.7, *[np.nan] * 4]) == 0.6
-    assert headline.told(float("nan")).endswith(": unknown")
+    assert headline.in_words(float("nan")).endswith(": unknown")
 
 
 def test_no_class_is_taken_for_background_because_its_name_begins_so():

@@ -59,7 +59,7 @@ class Paint:
         stray: voxels painted outside of all slices; they have the class they were painted with.
         unlabelled: the value that marks what is unlabelled, by the rule ``"unlabelled"``.
         doubts: what was concluded although it was not said, and what has to be asked; the auditor says it.
-        finished: somebody said that painted slices are finished, so that 0 on them is background.
+        finished: whether painted slices are declared finished, so that 0 on them is background.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -159,7 +159,7 @@ def understand_paint(
     Some paint can be read in two ways, and a reading can be wrong without a trace in the array:
 
     - *Every slice painted* (a dense label): everything is labelled. Slices at the ends without any paint are
-      not, as nothing shows that somebody looked at them; ``unlabelled`` with a value that does not occur
+      not, as nothing shows that they were looked at; ``unlabelled`` with a value that does not occur
       makes every voxel count.
     - *An object painted in 3D*, over a few adjacent slices: slices along the last axis, or along another
       in which it is less than half as thick. The rest of these slices becomes background, which is wrong

@@ -77,7 +77,7 @@ def entry_of(item: Item, before: Record) -> tuple[str, dict[str, Any]]:
 
     Args:
         item: of :func:`volseg.data.load_case`.
-        before: the record of the training that this one goes on from.
+        before: the record of the training that this one continues.
     """
     known = _entries(before, item)
     learnt = (_array(item["label"]) != IGNORE_INDEX) | _learnt(known, item)

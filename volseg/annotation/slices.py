@@ -1,4 +1,4 @@
-"""Which slices of a volume somebody annotated; keep some, hold some out, count the rest.
+"""Which slices of a volume are annotated; keep some, hold some out, count the rest.
 
 Sparse annotation (Çiçek et al. 2016) is a handful of slices painted in any of the directions: a
 *yz slice* stands perpendicular to x, an *xz slice* to y, an *xy slice* to z. Here a slice is named by

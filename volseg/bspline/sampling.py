@@ -170,8 +170,8 @@ def _positions(
     origin = np.rint((control.min(axis=spatial_axes) + control.max(axis=spatial_axes)) / 2).astype(np.int64)
     if np.abs(control).max() > FARTHEST:
         raise ValueError(
-            f"The map reaches {np.abs(control).max():.3g} voxels far, where float32 no longer tells voxels "
-            "apart. Check its matrix, its shift and the standard deviation of its displacement."
+            f"The map reaches {np.abs(control).max():.3g} voxels far, where float32 no longer "
+            "distinguishes voxels. Check its matrix, its shift and the standard deviation of displacement."
         )
     local = control - origin.reshape(-1, *(1,) * len(spatial_axes))
     return local.astype(np.float32), origin, spacing

@@ -1,7 +1,7 @@
 """Bundle files as data: their entries, their ids, and the targets these name.
 
 MONAI forgives what is nearly always a slip: of two equal keys the last wins, a mistyped override
-becomes a new entry that nothing reads. Here both are told, with the nearest name that exists.
+becomes a new entry that nothing reads. Here both are reported, with the nearest name that exists.
 
 Ids of entries, and the nearest name to one that does not exist.
 
@@ -9,7 +9,7 @@ An *id* is the path to an entry of a bundle, joined by ``::`` inside MONAI, by `
 
 What a bundle's ``_target_`` names, and which arguments that takes.
 
-Looking a name up imports its module, as a run would, but calls nothing: a bundle by somebody unknown
+Looking a name up imports its module, as a run would, but calls nothing: a bundle of unknown origin
 deserves a look before it is checked.
 """
 
@@ -57,7 +57,7 @@ SEP = "::"
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that somebody who typed ``name`` most likely meant, if any comes close."""
+    """The one of ``names`` that whoever typed ``name`` most likely meant, if any comes close."""
     by_lower = {candidate.lower(): candidate for candidate in sorted(names)}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
@@ -123,10 +123,10 @@ def locate(target: str) -> tuple[Any, str | None]:
 
 
 def keywords(target: Any) -> list[str]:
-    """The names of the arguments that a class or function takes; none where it does not tell."""
+    """The names of the arguments that a class or function takes; none where it does not say."""
     try:
         parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # some functions written in C do not tell, and None is no function
+    except (TypeError, ValueError):  # some functions written in C do not say, and None is no function
         return []
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
@@ -137,7 +137,7 @@ def argument_problems(
     """What speaks against calling ``target`` with these keywords; ``complete`` if no more will follow."""
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # some functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C do not say
         return
     known = keywords(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())

@@ -4,9 +4,9 @@ MONAI turns every ``#`` into ``::``, every reference into ``__local_refs['id']``
 well, and evaluates what comes of it. So its own substitutions are made first, and the tree of exactly the
 text that it will hand to ``eval`` is judged: a node of a kind that is not listed here refuses the whole.
 
-What a bundle of somebody unknown may name: components, functions and members, none of which does harm.
+What a bundle of unknown origin may name: components, functions and members, none of which does harm.
 
-None of them opens a file that it is not told to read, runs code that it is given, or writes anywhere but
+None of them opens a file that it is not asked to read, runs code that it is given, or writes anywhere but
 below the folder that :data:`WRITES` names. ``docs/bundles.md`` shows the list.
 """
 
@@ -74,14 +74,14 @@ _VOLSEG = "volseg.", (
     "find_cases", "find_images", "join_processes", "leave_processes", "local_device", "place", "predictor",
     "read_volume", "to_device", "trainer", "unet3d_2016", "unet_2015", "use_bf16",
 )  # fmt: skip
-# Public, but not for strangers: they write wherever they are told to, or run other bundles.
+# Public, but not for strangers: they write wherever they are asked to, or run other bundles.
 NOT_FOR_STRANGERS = frozenset({"volseg.load", "volseg.write_volume"})
 _LISTS = (_VOLSEG, _OPTIMISERS, _SCHEDULERS, _LOSSES_OF_TORCH, _MONAI)
 TARGETS: frozenset[str] = frozenset(
     {prefix + name for prefix, names in _LISTS for name in names}
     | {name.rpartition(".")[2] for name in _MONAI[1]}  # MONAI finds its own by the last word
 )
-# The arguments by which components are told where to write: below the current folder only.
+# The arguments by which components learn where to write: below the current folder only.
 WRITES: dict[str, str] = {
     "volseg.densify": "output", "volseg.evaluator": "output_dir", "volseg.find_cases": "phantom_dir",
     "volseg.find_images": "phantom_dir", "volseg.predictor": "output_dir", "volseg.trainer": "output_dir",
@@ -113,7 +113,7 @@ _CALCULATING = (
 
 
 class _Unknown:
-    """A value that only evaluation can tell."""
+    """A value that only evaluation can determine."""
 
 
 UNKNOWN = _Unknown()
@@ -153,7 +153,7 @@ def is_plain(entry: str, value: str, entries: Mapping[str, Any]) -> bool:
 def constant(
     entry: str, value: Any, entries: Mapping[str, Any], moot: Collection[str], names: Collection[str]
 ) -> Any:
-    """What an entry will be, as far as that can be told: constants, references, texts joined by ``+``.
+    """What an entry will be, as far as that can be known: constants, references, texts joined by ``+``.
 
     :class:`Said` for what the person at the command line sets (``moot``) under one of ``names``: who says
     where the images lie has not said that results go there. :data:`UNKNOWN` for anything else.

@@ -140,7 +140,7 @@ def _misnamed(value: Mapping[str, Any]) -> str | None:
 def _misled(
     entry: str, component: Mapping[str, Any], entries: Mapping[str, Any], moot: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """Arguments by which a component would write elsewhere, replace results, or ask somebody unknown."""
+    """Arguments by which a component would write elsewhere, replace results, or ask an unknown host."""
     target = component.get("_target_")
     folder = WRITES.get(target) if isinstance(target, str) else None
     if folder is None:

@@ -29,7 +29,7 @@ __all__ = ["PatchLoader"]
 logger = logging.getLogger(__name__)
 
 _AHEAD = 2  # batches that each worker may be ahead
-_LOOK = 5.0  # seconds after which an idle worker looks whether anybody is still there
+_LOOK = 5.0  # seconds after which an idle worker looks whether its parent is still there
 # What the kernel sends where memory or shared memory is used up.
 _OUT_OF_MEMORY = [-getattr(signal, name) for name in ("SIGKILL", "SIGBUS") if hasattr(signal, name)]
 

@@ -104,7 +104,7 @@ class Earlier:
         """What its confidence was divided by."""
         return float(self.scores.get("scores", {}).get("volseg", {}).get("temperature", 1.0))
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """What is known of its quality: ``mean IoU over … (…), on held-out slices of kidney.tif``."""
         on = ", ".join(seen.name for seen in self.images) or "the image it was learnt from"
         main = self.scores.get("scores", {}).get("volseg", {}).get("headline")

@@ -169,7 +169,7 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
         n = sum(map(len, slices.values()))
         return Folds(
             (),
-            f"With {n} painted slice{'s' * (n != 1)} it cannot be told how good the result is: some have to "
+            f"With {n} painted slice{'s' * (n != 1)} it cannot be known how good the result is: some have to "
             f"be held out, and at least {_FEWEST} are needed for that. Paint "
             f"{'one more' if n == _FEWEST - 1 else f'{_FEWEST - n} more'}, a few slices apart.",
         )

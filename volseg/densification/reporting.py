@@ -148,7 +148,7 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
     """The figures for somebody who does not open the page."""
     found = lines(measured[0], scheme) if measured else []
     for other in measured[1:]:
-        found.append(f"To compare with: {other.method}, {other.told()}.")
+        found.append(f"To compare with: {other.method}, {other.in_words()}.")
     found.append(done.note)
     if done.suggestion is not None:
         next_one = done.suggestion
@@ -168,7 +168,7 @@ def _facts(
 ) -> dict[str, str]:
     facts = {}
     if measured and measured[0].estimate.foreground_iou.value is not None:
-        name, _, told = measured[0].told().partition(": ")
+        name, _, told = measured[0].in_words().partition(": ")
         figure, _, beside = told.partition("; with background ")
         facts[f"{name}, held out"] = figure
         if beside:

@@ -313,9 +313,9 @@ class Run:
         """Of a result without paint of its own."""
         assert self.earlier is not None
         return (
-            "No slice of this image is painted, so it cannot be told how good the result is. "
-            f"{self.earlier.told()} {self.earlier.far(looks.looks)} For a score, paint three slices or more "
-            f"and give them along with {option('apply', self.earlier.folder)}."
+            "No slice of this image is painted, so it cannot be known how good the result is. "
+            f"{self.earlier.in_words()} {self.earlier.far(looks.looks)} For a score, paint three slices or "
+            f"more and give them along with {option('apply', self.earlier.folder)}."
         )
 
     def _warn_of_too_little(self, learner: Learner, timetable: Timetable) -> None:

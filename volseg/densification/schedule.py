@@ -284,7 +284,7 @@ class Progress:
         """Seconds since it began."""
         return self.clock.gone
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """``3:12 of 15:00 minutes, about 4:20 left: learning, fold 2 of 4 (35 % of it)``."""
         stage = self.stage if self._share is None else f"{self.stage} ({self._share:.0%} of it)"
         left, gone = self.left, clock(self.gone)
@@ -304,13 +304,13 @@ class Progress:
                 self._draw(bar)
             elif time.monotonic() - self._told >= every:
                 self._told = time.monotonic()
-                logger.info("%s.", self.told())
+                logger.info("%s.", self.in_words())
 
     def _draw(self, bar: "tqdm[None]") -> None:
         left = self.left
         if left is not None:
             bar.n = 100 * self.gone / max(self.gone + left.seconds, 1e-9)
-        times, _, stage = self.told().partition(": ")
+        times, _, stage = self.in_words().partition(": ")
         bar.set_description_str(stage, refresh=False)
         bar.set_postfix_str(times, refresh=False)
         bar.refresh()

@@ -52,10 +52,10 @@ class Measured:
     headline: Headline
     support: Support
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """The one figure, its name, its interval, and what it is with background."""
         main = self.estimate.foreground_iou
-        return self.headline.told(main.value, _interval(main), self.estimate.mean_iou.value)
+        return self.headline.in_words(main.value, _interval(main), self.estimate.mean_iou.value)
 
     def as_scores(self) -> MethodScores:
         """For the report."""
@@ -171,7 +171,7 @@ def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
         interval = "–" if iou.low is None else f"{iou.low:.3f} – {iou.high:.3f}"
         found.append(f"{name:<{width}}  {_figure(iou)}  {interval:<13}  {_figure(dice)}")
     reasons = dict.fromkeys(iou.reason for _, iou, _ in rows if iou.reason)
-    return [*found, *reasons, f"{measured.told()}."]
+    return [*found, *reasons, f"{measured.in_words()}."]
 
 
 def _class_score(iou: Score, dice: Score) -> ClassScore:

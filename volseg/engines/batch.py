@@ -3,7 +3,7 @@
 While images are being segmented a hidden journal lies beside the results: a line for each image that is
 begun, and one with the state of its files when all of them are there. It goes when everything is done. The
 same command, given again, passes over what is finished, and so does one for fewer or more of these images; a
-file that no line speaks of is somebody else's.
+file that no line speaks of belongs to another run.
 """
 
 import hashlib

@@ -87,7 +87,7 @@ def evaluator(
     engine = engine_for(device, dataset, network, inferer, work.score, "evaluating", part, leave)
     engine.add_event_handler(Events.STARTED, work.start)
     engine.add_event_handler(Events.EPOCH_COMPLETED, work.finish)
-    for handler in val_handlers:  # after the above: they are told the metrics of this very epoch
+    for handler in val_handlers:  # after the above: they are given the metrics of this very epoch
         handler.attach(engine)
     return engine
 

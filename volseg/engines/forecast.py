@@ -1,4 +1,4 @@
-"""What segmenting a volume will take, before anybody starts: tiles, operations, memory, time."""
+"""What segmenting a volume will take, before it starts: tiles, operations, memory, time."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _PROBE_VOXELS = 2**20  # large enough for the speed to be that of a real tile
 
 @torch.no_grad()
 def forecast(image: Path, network: nn.Module, inferer: Inferer) -> list[str]:
-    """Lines for people; a short run of the network tells the speed, whatever its weights."""
+    """Lines for people; a short run of the network shows the speed, whatever its weights."""
     inner = inferer.inferer if isinstance(inferer, RotationAveragingInferer) else inferer
     if not isinstance(network, UNet) or not isinstance(inner, OverlapTileInferer):
         raise InputError(

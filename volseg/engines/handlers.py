@@ -125,7 +125,7 @@ class Tracking:
             self.writer = SummaryWriter(self.folder / "tensorboard")
         except UnicodeEncodeError:
             logger.warning(
-                "%s is no name in UTF-8, which TensorBoard needs: curves are in progress.csv only.",
+                "%s is not a name in UTF-8, which TensorBoard needs: curves are in progress.csv only.",
                 ascii(str(self.folder)),
             )
 
@@ -185,7 +185,7 @@ class Announcement:
 class StopOnSignal:
     """A signal to end: the step at hand is finished, a checkpoint is written, the program ends with 130.
 
-    A second signal ends the program at once. Of several processes all stop when one is told to, at the
+    A second signal ends the program at once. Of several processes all stop when one is asked to, at the
     same iteration, for which they ask one another every ``every`` iterations.
     """
 

@@ -59,7 +59,7 @@ def predictor(
     Args:
         output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
         probabilities: write ``NAME_probabilities`` too: one channel per class, float32. Likewise
-            ``NAME_spread``, if the inferer tells how far turned versions disagree.
+            ``NAME_spread``, if the inferer gives how far turned versions disagree.
         blockwise: read, segment and write block by block, so that a run that was killed can go on; ``None``
             for images of more than 16 million voxels.
         cluster: work off the tiles of OME-Zarr images by Dask: ``"local"``, or a scheduler's address.
@@ -190,7 +190,7 @@ class _Prediction:
             if [stamp(image) for image in images] != before:
                 raise InputError(
                     f"{images[0]} was changed, replaced or removed while it was being segmented, so no "
-                    "result is written. Let nobody write to it meanwhile, and give the command again."
+                    "result is written. Let nothing write to it meanwhile, and repeat the command."
                 )
             _write_together(files, item["volume"], overwrite=may_replace)
         finally:

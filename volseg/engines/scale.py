@@ -60,7 +60,7 @@ def to_device(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str = "auto") -> bool:
-    """Whether to compute in bfloat16: where that is clearly faster, unless told otherwise.
+    """Whether to compute in bfloat16: where that is clearly faster, unless set otherwise.
 
     On a CPU that multiplies it natively a convolution of the network is timed in both formats.
     ``"auto"`` keeps to float32 there for networks with flat kernels, see :func:`to_device`.

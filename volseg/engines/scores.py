@@ -130,8 +130,8 @@ class Scores:
             classes = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             missing = f"; {len(found['IoU']) - len(scores)} of {len(found['IoU'])} classes are nowhere"
             of_some = missing if len(scores) < len(found["IoU"]) else ""
-            told = self.headline.told(found["headline"]["IoU"], mean_of_all=found["mean IoU"])
-            yield f"Voxels {kind} ({found['voxels']}): {told}{of_some}. By class: {classes}."
+            headline = self.headline.in_words(found["headline"]["IoU"], mean_of_all=found["mean IoU"])
+            yield f"Voxels {kind} ({found['voxels']}): {headline}{of_some}. By class: {classes}."
             mean = found["mean foreground Dice over cases"]
             if mean is not None:
                 yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."

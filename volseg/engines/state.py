@@ -1,6 +1,6 @@
 """The state of a training: what a checkpoint holds, and the statistics gathered at its end.
 
-Statistics of batch normalisation anew, once a network has learnt.
+Statistics of batch normalisation again, once a network has learnt.
 
 What a training leaves are running means of what the network was trained on: patches that were deformed,
 hence interpolated and smoothed, with contrast and noise changed. Images that are segmented later are none of
@@ -98,12 +98,12 @@ class RunState:
 
     def weights(self, iteration: int, *, done: bool) -> dict[str, Any]:
         """What one segments with, and what it was trained on."""
-        with self.in_use(done=done) as told:
+        with self.in_use(done=done) as facts:
             weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return {"model": weights, "iteration": iteration, **told, **self._learnt()}
+        return {"model": weights, "iteration": iteration, **facts, **self._learnt()}
 
     def content(self, iteration: int) -> dict[str, Any]:
-        """What one goes on from."""
+        """What is resumed from."""
         average, schedule = self.step.average, self.lr_scheduler
         return {
             "model": self.network.state_dict(),

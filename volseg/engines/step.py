@@ -52,7 +52,7 @@ class Step:
     Args:
         forward: what to call with the image: the network, or what was made of it to run faster.
         every: so many steps go by between two looks at what became of them; 1 on a CPU.
-        lap: told the name of each part of a step when it is done.
+        lap: given the name of each part of a step when it is done.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def trainer(
         patience: the run ends after so many validations without a better score; 0 for never.
         keep_last: how many of the checkpoints to resume from are kept.
         statistics: of batch norm in ``model.pt``, once the training is done, and ``best.pt``: ``"running"``
-            as training left them, ``"clean"`` gathered anew from undeformed blocks of the training images.
+            as training left them, ``"clean"`` gathered again from undeformed blocks of the training images.
             The others are kept beside them.
         cache: where the volumes are kept and patches drawn: ``"device"``, ``"host"``, or ``"auto"``, the
             device if they take no more than half of its free memory.
@@ -126,7 +126,7 @@ def _require_least(
     max_epochs: int, epoch_length: int, batch_size: int, num_workers: int, keep_last: int, statistics: str
 ) -> None:
     if min(max_epochs, epoch_length) < 1:
-        raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations are no training: 1 is the least.")
+        raise ValueError(f"{max_epochs} epochs of {epoch_length} iterations: both must be 1 or more.")
     if statistics not in ("running", "clean"):
         raise ValueError(f'statistics = {statistics!r} is unknown. Use "running" or "clean".')
     for name, count, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -210,7 +210,7 @@ def _attach(
 
 
 def _no_lap(_: str) -> None:
-    """Nobody takes the time."""
+    """The time is not taken."""
 
 
 def _steps_between_looks(device: torch.device, optimizer: torch.optim.Optimizer) -> int:

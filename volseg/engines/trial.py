@@ -1,7 +1,7 @@
 """A bundle tried on data made up for it: everything built, patches drawn, steps taken, nothing written.
 
-What a training would fail at is found in seconds, and told with the entry to change. The bundle's own data
-is not touched; whether it fits is what ``volseg verify`` says.
+What a training would fail at is found in seconds, and reported with the entry to change. The bundle's own
+data is not touched; whether it fits is what ``volseg verify`` says.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from volseg.engines.made_up import MadeUp, replace_function
-from volseg.engines.watched import HINT, Blamed, WatchedParser, told
+from volseg.engines.watched import HINT, Blamed, WatchedParser, explained
 from volseg.errors import InputError, RefusedError, brief
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss, over_annotated
@@ -51,7 +51,7 @@ def try_bundle(
 
     Args:
         config: a merged bundle, as ``volseg.bundle.read_bundle`` returns it.
-        settings: entries that are set anew, by id.
+        settings: entries that are set to other values, by id.
     """
     notes: list[str] = []
     if "trainer" not in config.get("train", {}):
@@ -115,9 +115,9 @@ class _Trial:
                 if entry == "loss":
                     self._guarded(entry, lambda: over_annotated(self.built["loss"]))
             except Blamed as blamed:
-                self.problems.setdefault(blamed.entry, told(blamed.error))
+                self.problems.setdefault(blamed.entry, explained(blamed.error))
             except (KeyError, ValueError, TypeError) as error:  # a reference to nothing, or in a circle
-                self.problems.setdefault(entry, told(error))
+                self.problems.setdefault(entry, explained(error))
         for entry, kind in (("network", nn.Module), ("optimizer", torch.optim.Optimizer), ("loss", object)):
             if entry in self.built and not isinstance(self.built[entry], kind):
                 self.problems[entry] = f"gives {type(self.built[entry]).__name__}, not {kind.__name__}."
@@ -242,7 +242,7 @@ class _Trial:
                 empty = copy_of(network).to("meta").train()
                 logits = first_output(empty(image.to("meta")), dims)
             return logits, counter.get_total_flops() / 2 < _CHEAP
-        except Exception as error:  # of a network of anybody, and perhaps only of tensors without content
+        except Exception as error:  # of any network, and perhaps only of tensors without content
             first = error
         try:
             with torch.no_grad():
@@ -367,6 +367,6 @@ class _Trial:
         """What a deed gives; ``None``, and a problem noted, if it fails."""
         try:
             return deed()
-        except Exception as error:  # objects of anybody raise anything
-            self.problems[entry] = told(error)
+        except Exception as error:  # objects of any origin raise anything
+            self.problems[entry] = explained(error)
             return None

@@ -8,12 +8,12 @@ from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser
 
 from volseg.errors import brief, cause
 
-__all__ = ["HINT", "Blamed", "WatchedParser", "told"]
+__all__ = ["HINT", "Blamed", "WatchedParser", "explained"]
 
 HINT = 'Write "$volseg.context_of(@network_def)" there: that is known of any network'
 
 
-class Blamed(Exception):  # noqa: N818 - nobody sees it
+class Blamed(Exception):  # noqa: N818 - it is never seen
     """An entry could not be built."""
 
     def __init__(self, entry: str, error: BaseException) -> None:
@@ -57,7 +57,7 @@ def _blaming(entry: str) -> Iterator[None]:
         raise next((e for e in _chain(error) if isinstance(e, Blamed)), Blamed(entry, error)) from error
 
 
-def told(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
     """What an error says, without what MONAI put around it."""
     mendable = cause(error)
     if mendable is not None:

@@ -101,7 +101,7 @@ def run_cells(
         try:
             result = run_cell(cell, folder / "runs" / cell.name)
         except (KeyboardInterrupt, SystemExit):
-            logger.warning("Stopped during %s. The same command goes on from there.", cell.title)
+            logger.warning("Stopped during %s. The same command resumes there.", cell.title)
             raise
         results[cell.name] = result
         after(cell, result)

@@ -121,5 +121,5 @@ def without(slices: Slices, others: Slices) -> dict[str, list[int]]:
 
 
 def annotated(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where somebody annotated."""
+    """Where there is annotation."""
     return np.asarray(labels != IGNORE_INDEX)

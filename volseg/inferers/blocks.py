@@ -210,7 +210,7 @@ class BlockRunner:
     def prepare(self) -> None:
         """Make the quick copy, with the statistics that the network has at this moment, if there can be one.
 
-        There cannot where norms look at the tile, for a network that somebody compiled, or where hooks wait
+        There cannot where norms look at the tile, for a compiled network, or where hooks wait
         to be called.
         """
         network = unwrapped(self.network)
@@ -236,7 +236,7 @@ class BlockRunner:
     def forward(self, block: Tensor) -> Tensor:
         """The network as it is on one block, in 16 bits if asked for."""
         dims = len(self.required.stride)
-        if not self.amp:  # somebody around this call may have switched it on
+        if not self.amp:  # code around this call may have switched it on
             return first_output(self.network(block, *self.args, **self.kwargs), dims)
         with torch.autocast(block.device.type, dtype=self.half):
             return first_output(self.network(block, *self.args, **self.kwargs), dims)

@@ -2,7 +2,7 @@
 
 The parts are those that the bundles train with: :class:`volseg.UNet`, patches by
 :class:`volseg.RandDeformedPatchd` and :class:`volseg.RandGreyValuesd`, :class:`volseg.SparseDiceCE` over
-annotated voxels, overlap-tile inference. What differs is that nobody chooses them:
+annotated voxels, overlap-tile inference. What differs is that they are not chosen by a person:
 :mod:`volseg.learners.network` does.
 
 Patch ``i`` is a function of the seed and ``i``, so a number of steps gives the same network wherever time is
@@ -109,7 +109,7 @@ class UNetLearner(Learner):
             model = copy.deepcopy(start)
             model.curve = Curve()
         else:
-            raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
+            raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
         model.painted = [known or bool((labels == c).any()) for c, known in enumerate(model.painted)]
         network = placed(model, task)
         patches = _Patches(task, labels, model.architecture)

@@ -53,7 +53,7 @@ class AnnotatedLoss(nn.Module):
     """A loss ``(input, target)`` over the annotated voxels of a batch, selected and laid in one row.
 
     MONAI's losses get the target in the form that their ``to_onehot_y`` asks for; torch's
-    ``CrossEntropyLoss`` class indices ``(1, N)``; a loss of somebody else's class indices ``(1, 1, N)``.
+    ``CrossEntropyLoss`` class indices ``(1, N)``; any other loss class indices ``(1, 1, N)``.
     MONAI's ``AsymmetricUnifiedFocalLoss`` cuts its input to 0..1 and so gets probabilities, ``(1, 2, N, 1)``.
     A loss with ``batch=False`` is computed for each sample and averaged over those that have annotation.
 

@@ -3,7 +3,7 @@
 Everything starts from a confusion matrix, because matrices of slices, tiles and volumes add up and a
 mean of scores does not. Arrays may be numpy or torch, of any shape, as class indices.
 
-The one figure that stands for a result: the mean over the classes somebody is looking for.
+The one figure that stands for a result: the mean over the classes that are looked for.
 
 Background is most of most volumes, and easy: counted like a class, it lifts a mean of two by a quarter. So
 the *headline* is the mean over the foreground classes, where one class is the background, and over all
@@ -228,7 +228,7 @@ class Headline:
             return ""
         return f"with background {mean_of_all:.3f}"
 
-    def told(
+    def in_words(
         self,
         value: float | None,
         interval: tuple[float, float] | None = None,

@@ -336,7 +336,7 @@ class PixelwiseLearner(Learner):
     ) -> Model:
         """See :func:`learn`."""
         if start is not None and not isinstance(start, Model):
-            raise ValueError(f"start was not learnt by {self.title}, so it cannot go on from it.")
+            raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
         return learn(
             task,
             labels,

@@ -1,7 +1,7 @@
 """The colours of classes and of series, once, for pictures, charts and the page's style sheet.
 
-They are Okabe and Ito's, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/); those that
-are too pale for thin lines on white, or too dark for black, have a shade of their own there.
+They are Okabe and Ito's, which the colour-blind can distinguish (https://jfly.uni-koeln.de/color/); those
+that are too pale for thin lines on white, or too dark for black, have a shade of their own there.
 """
 
 from typing import Any

@@ -168,7 +168,7 @@ def _mean(array: NDArray[Any], steps: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _painted(array: NDArray[Any], steps: Sequence[int]) -> NDArray[Any]:
-    """The first voxel of each block that somebody painted, so that no painted slice is lost."""
+    """The first voxel of each block that is painted, so that no painted slice is lost."""
     found = _every(array, steps).copy()
     for part in _offsets(array, steps):
         here = tuple(slice(n) for n in part.shape)

@@ -60,7 +60,7 @@ def export_weights(content: Mapping[str, Any], target: str | Path, *, overwrite:
     if "paint" in content:
         raise InputError(
             "this model was learnt by volseg densify and is more than the weights of a network, so no other "
-            "program could use it as safetensors. Hand on the folder of the result: volseg densify applies "
+            "program could use it as safetensors. Share the folder of the result: volseg densify applies "
             "it to another image, and volseg.load reads it in Python."
         )
     if Path(target).suffix != ".safetensors":

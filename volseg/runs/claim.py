@@ -25,7 +25,7 @@ def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> N
 
     Args:
         argument: that another folder is chosen with.
-        lock: the name of the lock, where several things in the folder can be taken, each by somebody else.
+        lock: the name of the lock, where several things in the folder can be taken, each by another process.
 
     Raises:
         RefusedError: if a run of another process has it.

@@ -209,7 +209,7 @@ def open_run(
         home: the folder that the run was given.
         folder: where it takes place, see :func:`working_folder`.
         data: what ``data.json`` lists: the files of each case, with the SHA-256 of each.
-        facts: what else ``versions.json`` tells beside the versions of the libraries.
+        facts: what else ``versions.json`` holds beside the versions of the libraries.
     """
     home.mkdir(parents=True, exist_ok=True)
     claim(home)

@@ -4,8 +4,8 @@ What is to replace a result is written into a hidden folder, the *stage*, beside
 can be made beside it). When all is there, a *mark* says so, and the two folders change names in one call of
 the system. A kill at any moment leaves the old result or the new one under the name, never a mixture; what
 it leaves beside is put right when the folder is opened again (:func:`settle`). Where the system cannot
-exchange folders (Windows, some network drives, a folder that is mounted or that somebody stands in), the
-files are replaced one by one, and a kill in between is made up for in the same way.
+exchange folders (Windows, some network drives, a folder that is mounted, or the current folder of a shell),
+the files are replaced one by one, and a kill in between is made up for in the same way.
 
 What a person put into the folder stays in it. A training whose successor is trained inside of its own folder
 and a result of ``volseg densify`` are both replaced by this.
@@ -57,13 +57,13 @@ def install(
     Args:
         replaced: what belongs to the old result, relative to ``folder``; everything else stays.
         moved: where the file of this name on the stage goes that has its place outside of the folder.
-        apart: files on the stage that are no part of the new result.
+        apart: files on the stage that are not part of the new result.
 
     Raises:
         ResourceError: if the disk is full; the old result is whole then, and the new one on the stage.
     """
     fresh = [path.relative_to(stage) for path in _files(stage) if path.name not in apart]
-    told = {
+    record = {
         "fresh": [path.as_posix() for path in fresh],
         "gone": [path.as_posix() for path in replaced if path not in fresh],
         "moved": None if moved is None else str(moved.resolve()),
@@ -75,7 +75,7 @@ def install(
             f"cannot replace {folder}: {error.strerror or error}. It is as it was; the new result lies in "
             f"{stage}. Free some space, and repeat the command with {option('resume', True)}."
         ) from error
-    write_json(stage / _MARK, told, indent=None)
+    write_json(stage / _MARK, record, indent=None)
     settle(folder, stage)
 
 
@@ -96,9 +96,9 @@ def settle(folder: Path, stage: Path | None = None) -> bool:
     mark = folder / _MARK
     if not mark.is_file():
         return False
-    told = read_json(mark)
-    if told["moved"] is not None:
-        moved = Path(told["moved"])
+    record = read_json(mark)
+    if record["moved"] is not None:
+        moved = Path(record["moved"])
         with contextlib.suppress(FileNotFoundError):
             put_in_place(folder / moved.name, moved)
     shutil.rmtree(stage, ignore_errors=True)
@@ -108,7 +108,7 @@ def settle(folder: Path, stage: Path | None = None) -> bool:
 
 
 def _exchanged(stage: Path, folder: Path) -> bool:
-    """Exchange two folders in one step, if the system can and nobody stands in one of them."""
+    """Exchange two folders in one step, if the system can and neither is the current folder of a process."""
     where = folder.resolve()
     if stage.parent != where.parent or Path.cwd().is_relative_to(where):
         return False
@@ -122,10 +122,10 @@ def _exchanged(stage: Path, folder: Path) -> bool:
 
 def _one_by_one(stage: Path, folder: Path) -> None:
     """The same in as many steps as there are files; the mark comes last."""
-    told = read_json(stage / _MARK)
-    for name in told["gone"]:
+    record = read_json(stage / _MARK)
+    for name in record["gone"]:
         _forget(folder / name)
-    for name in (*told["fresh"], _MARK):
+    for name in (*record["fresh"], _MARK):
         if os.path.lexists(stage / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             put_in_place(stage / name, folder / name)

@@ -36,7 +36,7 @@ class Stopping:
         for number in _numbers():
             try:
                 self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: signals are somebody else's business
+            except ValueError:  # not the main thread: signals are not ours to handle
                 break
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class Stopping:
 
 
 def _numbers() -> list[int]:
-    """Ctrl-C, SIGTERM, and a terminal that is closed unless somebody wants that ignored (nohup)."""
+    """Ctrl-C, SIGTERM, and a terminal that is closed unless that is to be ignored (nohup)."""
     closed = [getattr(signal, "SIGHUP")] if hasattr(signal, "SIGHUP") else []  # noqa: B009 - not on Windows
     heard = [number for number in closed if signal.getsignal(number) is not signal.SIG_IGN]
     return [signal.SIGINT, signal.SIGTERM, *heard]

@@ -90,7 +90,7 @@ class Journal:
         self.path.unlink()
 
     def drop(self, made: Sequence[Path]) -> None:
-        """Nothing can be gone on from: the unfinished files go, too."""
+        """Nothing can be resumed: the unfinished files go, too."""
         for path in made:
             shutil.rmtree(path, ignore_errors=True)  # if it is a folder
         for path in (*made, self.path):

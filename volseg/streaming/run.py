@@ -69,7 +69,7 @@ def predict_streamed(
     Raises:
         RefusedError: if an output exists and is not to be overwritten, or is the image itself.
         InputError: if the work cannot be done block by block, or the image is changed meanwhile.
-        ResourceError: if the disk is full; it says what stays to go on from.
+        ResourceError: if the disk is full; it says what is kept to resume from.
     """
     images = (Path(image),) if isinstance(image, str | os.PathLike) else tuple(map(Path, image))
     wanted = {"classes": output, "probabilities": probabilities, "spread": spread}
@@ -137,7 +137,7 @@ def _finish(journal: Journal, outputs: Sequence[Output]) -> None:
 
 
 def _leave(error: BaseException, journal: Journal, request: Request) -> None:
-    """Keep what one can go on from, and say so; of an image that was changed nothing is kept.
+    """Keep what can be resumed, and say so; of an image that was changed nothing is kept.
 
     Raises:
         InputError: if it was, whatever that has led to.
@@ -154,7 +154,7 @@ def _leave(error: BaseException, journal: Journal, request: Request) -> None:
     if journal.done:
         names = " and ".join(path.name for path in (*made, journal.path))
         kept = f"{len(journal.done)} tiles are kept in {journal.path.parent}, in {names}; the same command "
-        kept += "goes on from there."
+        kept += "resumes from them."
         logger.warning("%s", kept)
     if isinstance(error, OSError) and error.errno in DISK:
         raise ResourceError(

@@ -66,7 +66,7 @@ class Blocks:
 
 
 def require_unchanged(source: BlockVolume, stamp: str) -> None:
-    """Refuse to continue with an image that somebody has written to: the result would be a mixture.
+    """Refuse to continue with an image that was written to meanwhile: the result would be a mixture.
 
     Raises:
         InputError: if its stamp is another.

@@ -165,7 +165,7 @@ def _never_painted(
 
 def _forget(cache: Path) -> None:
     """Remove what no one asked for in a long time."""
-    with suppress(OSError):  # somebody else may be doing the same
+    with suppress(OSError):  # another process may be doing the same
         for place in cache.glob("*.json"):
             if place.stat().st_mtime < time.time() - _KEPT:
                 place.unlink()
