@@ -16,7 +16,7 @@ from volseg.io import read_volume, write_volume
 from volseg.runs.checkpoint import load_checkpoint
 from volseg.runs.claim import claim, release
 from volseg.runs.folder import tidy_up
-from volseg.runs.running import while_running
+from volseg.runs.log import while_running
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 

@@ -33,7 +33,7 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> None:
     from monai.bundle import run as run_bundle  # slow: not before the arguments are known to make sense
 
     from volseg.bundle import check_overrides, read_bundle, runnable
-    from volseg.runs.running import announce_bundles
+    from volseg.runs.log import announce_bundles
 
     bundle = read_bundle(paths)
     overrides = _reading(entries(rest, bundle), bundle, given.command)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from volseg.runs.budget import Clock
+from volseg.runs.stopping import Clock
 
 __all__ = ["Forecast", "Progress", "Timetable", "affordable_folds", "clock"]
 

@@ -23,10 +23,10 @@ from volseg.engines.handlers import StopOnSignal, Tracking, taken
 from volseg.engines.state import RunState
 from volseg.errors import theirs
 from volseg.runs import processes
-from volseg.runs.budget import advance
 from volseg.runs.checkpoint import save_checkpoint
 from volseg.runs.folder import RunFolder, say_what_is_older
 from volseg.runs.log import close_log
+from volseg.runs.stopping import advance
 
 __all__ = ["Course", "Validation"]
 

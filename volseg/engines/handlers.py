@@ -21,8 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from volseg.arguments import option
 from volseg.io import append_text
 from volseg.runs import processes
-from volseg.runs.budget import Budget
-from volseg.runs.stopping import Stopping
+from volseg.runs.stopping import Budget, Stopping
 
 __all__ = ["Announcement", "ProgressBar", "StopOnSignal", "Tracking", "quiet", "reraise", "taken"]
 

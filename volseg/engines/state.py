@@ -27,8 +27,8 @@ from volseg.errors import InputError, RefusedError
 from volseg.geometry import mirror_indices
 from volseg.inferers.statistics import clean_statistics, load_statistics, statistics_of
 from volseg.runs import processes
-from volseg.runs.budget import Budget, Improvement, stretch
 from volseg.runs.checkpoint import load_newest
+from volseg.runs.stopping import Budget, Improvement, stretch
 
 __all__ = ["RunState", "undeformed_blocks"]
 

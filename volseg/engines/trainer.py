@@ -19,8 +19,8 @@ from volseg.engines.state import RunState
 from volseg.engines.step import Step, can_wait, moving_average
 from volseg.losses import over_annotated
 from volseg.runs import processes
-from volseg.runs.budget import Budget, Improvement
 from volseg.runs.folder import RunFolder
+from volseg.runs.stopping import Budget, Improvement
 
 __all__ = ["trainer"]
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from volseg.engines.made_up import MadeUp, replace_function
-from volseg.engines.watched import HINT, Blamed, WatchedParser, explained
+from volseg.engines.stand_ins import HINT, Blamed, MadeUp, WatchedParser, explained, replace_function
 from volseg.errors import InputError, RefusedError, brief
 from volseg.labels import IGNORE_INDEX
 from volseg.losses import AnnotatedLoss, over_annotated

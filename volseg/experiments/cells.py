@@ -16,8 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from volseg.errors import InputError, VolsegError, cause
 from volseg.io import read_json, write_json
 from volseg.runs.checkpoint import load_newest, past_checkpoints
-from volseg.runs.log import close_log
-from volseg.runs.running import announce_bundles
+from volseg.runs.log import announce_bundles, close_log
 
 __all__ = ["Cell", "Result", "content_of", "finished", "run_bundle", "run_cell"]
 

@@ -16,9 +16,9 @@ from volseg.data import Case
 from volseg.io import atomic_write, read_volume
 from volseg.labels import LabelScheme
 from volseg.report import class_colours, coloured, grey_or_rgb, readable
-from volseg.report.chart_picture import MARKS, draw, new_axes, tidy
 from volseg.report.charts import Chart, Line
 from volseg.report.colours import SERIES
+from volseg.report.figures import MARKS, draw, new_axes, tidy
 
 __all__ = [
     "Example",

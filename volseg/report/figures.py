@@ -1,10 +1,11 @@
-"""The report as PNG figures, for slides and papers."""
+"""The report as PNG figures, for slides and papers; charts by matplotlib, of experiments, too."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -12,14 +13,13 @@ from volseg.annotation import annotated_slices, numbered
 from volseg.errors import RefusedError
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX
-from volseg.report.chart_picture import draw, new_axes
-from volseg.report.charts import calibration_chart, curve_charts, scores_chart
-from volseg.report.colours import class_colours
+from volseg.report.charts import Chart, calibration_chart, curve_charts, scores_chart
+from volseg.report.colours import SERIES, class_colours
 from volseg.report.embedding import contrast, grey
 from volseg.report.parts import AXES, Report, readable
 from volseg.report.picture import Plane, cut, planes_of
 
-__all__ = ["slice_picture", "write_figures"]
+__all__ = ["MARKS", "draw", "new_axes", "slice_picture", "tidy", "write_figures"]
 
 _OPACITY = 0.5  # of the classes over the image
 
@@ -151,3 +151,49 @@ def _calibration(report: Report) -> Figure:
     axes.set_ylabel(chart.quantity)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
+
+
+MARKS = "os^Dv"
+_DASHES = ("-", "--", ":", "-.")
+
+
+def draw(chart: Chart, axes: Axes) -> None:
+    """A chart into axes of matplotlib; lines have their names as labels, for a legend."""
+    for j, line in enumerate(chart.lines):
+        style = j if line.style is None else line.style
+        colour, label = SERIES[style % len(SERIES)], line.name.replace("$", r"\$")
+        for points in line.parts():
+            alone = "o" if len(points) == 1 else ""
+            marker = {"": alone, "dot": "o", "shape": MARKS[style % len(MARKS)]}[line.mark]
+            dashes = _DASHES[style // len(SERIES) % len(_DASHES)] if line.joined else ""
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, marker=marker, ls=dashes, color=colour, lw=1.6, ms=5, label=label)
+            label = "_"  # the name stands once
+        for y, interval in zip(line.ys, line.intervals, strict=False):
+            if interval is not None:
+                axes.plot(interval, (y, y), color=colour, lw=4, alpha=0.35, solid_capstyle="round")
+    axes.set_title(readable(chart.quantity), fontsize=10, loc="left", parse_math=False)
+    axes.set_xlabel(chart.x)
+    if chart.rows:
+        axes.set_yticks(range(len(chart.rows)), chart.rows, parse_math=False)
+        axes.set_ylim(len(chart.rows) - 0.5, -0.5)
+    if chart.shares:
+        axes.set_xlim(0, 1)
+    if chart.square:
+        axes.set_ylim(0, 1)
+        axes.plot((0, 1), (0, 1), "--", color="0.6", lw=1)
+    tidy(axes)
+
+
+def new_axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """A figure of a size in inches, with one pair of axes."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def tidy(axes: Axes) -> None:
+    """The look of all charts: no frame, a pale grid below."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)

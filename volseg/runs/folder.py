@@ -23,9 +23,8 @@ from volseg.machine import library_versions
 from volseg.runs import processes
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
-from volseg.runs.log import open_log
+from volseg.runs.log import open_log, running_bundle
 from volseg.runs.replacing import install, is_decided, settle
-from volseg.runs.running import running_bundle
 
 __all__ = [
     "FIGURES",

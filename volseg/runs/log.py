@@ -1,20 +1,40 @@
-"""The beginning of a run: seeds, errors that a person can read, and the log of what is said."""
+"""The beginning of a run: seeds, errors that a person can read, the log, and which bundle is running.
 
+The bundle is handed over by whoever runs it, and kept with the results. MONAI gives components the parts of
+a configuration, never the whole, and no expression of a bundle can name the whole (a reference to everything
+refers to itself). The workflow that runs it knows: its ``run`` is wrapped, once, so that it says what it runs
+for as long as it runs.
+"""
+
+import functools
 import logging
 import sys
 import warnings
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
 from volseg.arguments import as_entry, come_through
 from volseg.errors import end_like_ctrl_c, in_words
 from volseg.machine import use_allowed_threads
-from volseg.runs.running import announce_bundles
 
-__all__ = ["begin", "close_log", "keep_log", "open_log", "report_errors_briefly"]
+__all__ = [
+    "announce_bundles",
+    "begin",
+    "close_log",
+    "keep_log",
+    "open_log",
+    "report_errors_briefly",
+    "running_bundle",
+    "while_running",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +99,7 @@ def begin(seed: int) -> None:
     """Begin the run of a bundle: every generator seeded, threads as many as allowed, what is said remembered.
 
     The log of the run begins with what was said since, and its folder keeps the bundle, see
-    :mod:`volseg.runs.running`. Where MONAI's command is the program, and only there, see also
+    :mod:`volseg.runs.log`. Where MONAI's command is the program, and only there, see also
     :func:`report_errors_briefly`.
     """
     set_determinism(seed)
@@ -117,3 +137,35 @@ def _show(kind: type[BaseException], error: BaseException, traceback: TracebackT
     else:
         logger.error("%s", words)
     sys.exit(code)
+
+
+_running: ContextVar[dict[str, Any] | None] = ContextVar("volseg_running_bundle", default=None)
+
+
+def running_bundle() -> dict[str, Any] | None:
+    """The configuration that was handed over, overlays and overrides applied; ``None`` outside a bundle."""
+    return _running.get()
+
+
+@contextmanager
+def while_running(config: Mapping[str, Any]) -> Iterator[None]:
+    """Within, trainings keep this as their ``config.json``; what MONAI calls ``_meta_`` aside."""
+    token = _running.set({key: value for key, value in config.items() if key != "_meta_"})
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def announce_bundles() -> None:
+    """From now on each bundle that MONAI's workflow runs is handed over while it runs."""
+    plain = ConfigWorkflow.run
+    if hasattr(plain, "__wrapped__"):
+        return
+
+    @functools.wraps(plain)
+    def run(workflow: ConfigWorkflow) -> Any:
+        with while_running(workflow.parser.get()):
+            return plain(workflow)
+
+    ConfigWorkflow.run = run

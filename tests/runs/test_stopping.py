@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from volseg.errors import InputError
-from volseg.runs import budget
+from volseg.runs import stopping
 from volseg.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("clean_process")
@@ -25,7 +25,7 @@ SCHEDULES = {
 def clock(monkeypatch):
     """A clock that goes on by what the test says, in minutes."""
     now = SimpleNamespace(minutes=0.0)
-    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: 60 * now.minutes))
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: 60 * now.minutes))
     return now
 
 
@@ -186,11 +186,11 @@ def test_budgets_that_make_no_sense_are_told(make_run, tmp_path, settings, messa
 def test_time_of_earlier_parts_counts(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    clock = budget.Clock(60)
+    clock = stopping.Clock(60)
     clock.earlier = 20.0
     assert (clock.gone, clock.left) == (20, 40)
     clock.start()
     now[0] = 150.0
     assert (clock.gone, clock.left) == (70, -10)
-    assert budget.Clock(began=90.0).gone == 60
-    assert budget.Clock(began=90.0).left == math.inf
+    assert stopping.Clock(began=90.0).gone == 60
+    assert stopping.Clock(began=90.0).left == math.inf
