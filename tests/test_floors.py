@@ -131,6 +131,69 @@ def _judge(room: str, name: str) -> Iterator[str]:
         yield f"{room} (floor {floor}) uses {name!r}; engines and handlers belong on floors 4 to 6."
 
 
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def own_privates(tree: ast.AST) -> set[str]:
+    """Private names that a module defines: functions, classes, variables, attributes of its objects."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+    return {name for name in found if is_private(name)}
+
+
+def borrowed(source: str, everywhere: set[str]) -> list[str]:
+    """Private names of other modules that a module imports or touches.
+
+    Args:
+        everywhere: what the modules of volseg define; others, such as torch, have private names of their own.
+    """
+    tree = ast.parse(source)
+    own = own_privates(tree)
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "volseg":
+            found += [f"{node.lineno}: {alias.name}" for alias in node.names if is_private(alias.name)]
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr in everywhere - own:
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            found += [] if is_own else [f"{node.lineno}: {ast.unparse(node)}"]
+    return found
+
+
+def test_private_names_are_used_in_their_own_module_only():
+    sources = {path: path.read_text(encoding="utf-8") for path in modules()}
+    everywhere = set().union(*(own_privates(ast.parse(source)) for source in sources.values()))
+    problems = [
+        f"{path.relative_to(ROOT)}:{found}"
+        for path, source in sources.items()
+        for found in borrowed(source, everywhere)
+    ]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("from volseg.io.tiff import _strict", 1),
+        ("def f():\n    from volseg.io.tiff import _strict as strict", 1),
+        ("from volseg.io import tiff\ntiff._strict()", 1),
+        ("import volseg.io.tiff\nvolseg.io.tiff._strict", 1),
+        ("from volseg.networks import UNet\nUNet(2)._pools", 1),
+        ("class A:\n    def f(self, other):\n        self._pools = other._pools", 0),
+        ("class A(B):\n    def f(self):\n        return self._pools", 0),
+        ("from torch.nn import _strict\nx._replace(y=1)", 0),
+    ],
+)
+def test_a_private_name_of_another_module_is_found(source, count):
+    assert len(borrowed(source, {"_strict", "_pools"})) == count
+
+
 # An option of volseg or MONAI. CSS writes its properties in the same way, with a colon behind the name; in a
 # command in quotation marks, options are those of its program.
 FLAG = re.compile(r"(?<![\w-])(--[a-z][\w-]*|-o)(?![\w:-])")

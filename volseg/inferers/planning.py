@@ -56,12 +56,12 @@ def layers(network: UNet) -> list[Layer]:
                 lost[:] = [before + size - 1 for before, size in zip(lost, layer.kernel_size, strict=True)]
             found.append(Layer(layer.weight.numel(), tuple(scale), tuple(lost)))
 
-    for block, pooling in zip(network.analysis, network._pooling, strict=True):
+    for block, pooling in zip(network.analysis, network.pooling, strict=True):
         convolve(block)
         scale = [before * step for before, step in zip(scale, pooling, strict=True)]
         lost = [before / step for before, step in zip(lost, pooling, strict=True)]
     convolve(network.bottom)
-    for up, pooling, block in zip(network.ups, reversed(network._pooling), network.synthesis, strict=True):
+    for up, pooling, block in zip(network.ups, reversed(network.pooling), network.synthesis, strict=True):
         scale = [before / step for before, step in zip(scale, pooling, strict=True)]
         lost = [before * step for before, step in zip(lost, pooling, strict=True)]
         (weight,) = (part for part in up.parameters() if part.ndim > 1)

@@ -49,7 +49,7 @@ def forward_rows(network: UNet, rows: Iterable[Tensor], *, step: int = ROWS) -> 
 
 def rows_per_step(network: UNet, step: int = ROWS) -> list[int]:
     """How many rows of each level go through together: fewer on coarser levels, whose rows hold more."""
-    pools = [pooling[0] for pooling in network._pooling]
+    pools = [pooling[0] for pooling in network.pooling]
     return [max(step // prod(pools[:level]), min(step, _LEAST)) for level in range(len(pools) + 1)]
 
 
@@ -68,8 +68,8 @@ def _level(network: UNet, level: int, rows: Iterable[Tensor], steps: list[int]) 
         yield from convolved
         return
     pool, up = network.pools[level], network.ups[depth - 1 - level]
-    pooling = network._pooling[level][0]
-    skips = _Skips(network._margins[level])
+    pooling = network.pooling[level][0]
+    skips = _Skips(network.margins[level])
 
     def descend() -> Iterator[Tensor]:
         for part in _in_multiples(convolved, pooling):

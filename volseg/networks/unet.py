@@ -59,6 +59,10 @@ class UNet(nn.Module):
         checkpointing: forget what lies inside a level during training and compute it again for
             the gradient: less memory, about a third more time.
 
+    Attributes:
+        pooling: per step down, one number per axis.
+        margins: per level, finest first, the voxels per axis that are cropped off each side of its skip.
+
     Shape:
         - input: ``(B, in_channels, *spatial)``, of a legal size (:meth:`output_size`).
         - output: ``(B, out_channels, *output_size)``, unnormalised.
@@ -104,8 +108,8 @@ class UNet(nn.Module):
         self.context = self._sizes.context
         self.receptive_radius = self._sizes.receptive_radius
         self.stride = self._sizes.stride
-        self._pooling = pools
-        self._margins = [list(margin) for margin in self._sizes.margins]
+        self.pooling = pools
+        self.margins = [list(margin) for margin in self._sizes.margins]
 
         convolution, up_convolution, max_pool = _LAYERS[spatial_dims]
 
@@ -149,7 +153,7 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         for block, pool in zip(self.analysis, self.pools, strict=True):
             x = block(x)
-            margin = self._margins[len(skips)]
+            margin = self.margins[len(skips)]
             if not is_scripting() and x.requires_grad:
                 skip, x = self._crop_and_pool(x, margin, pool)
             else:
