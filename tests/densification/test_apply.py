@@ -253,7 +253,7 @@ def test_what_cannot_go_together_is_refused(tmp_path):
         densify(array, array, continue_from="a", apply="b")
     with pytest.raises(ValueError, match="there are no labels to learn from"):
         densify(array)
-    with pytest.raises(InputError, match="holds no model.pt to go on from.*leave apply out"):
+    with pytest.raises(InputError, match="holds no model.pt to continue.*leave apply out"):
         densify(array, None, apply=tmp_path)
 
 

@@ -236,7 +236,7 @@ def test_nearness_tells_how_far_from_paint_the_unpainted_voxels_are():
 def test_errors_that_rise_evenly_with_distance_are_found_though_no_such_distance_was_held_out(
     slices, spacing
 ):
-    """The twin: the same straight line, summed over all voxels that nobody painted."""
+    """The twin: the same straight line, summed over all unlabelled voxels."""
     labels = hold_out(np.zeros((20, 22, 48), np.uint8), {"z": slices})[1]
     nearness = measure_nearness(labels, spacing)
     counts, sums = np.zeros((2, len(nearness.shares)))
@@ -295,7 +295,7 @@ def test_wrong_arguments_are_told():
         slice_confusions(array.T, array, {"x": [0]}, 2)
     with pytest.raises(ValueError, match="bins has the shape"):
         slice_confusions(array, array, {"x": [0]}, 2, bins=array.T)
-    with pytest.raises(ValueError, match="level = 95 is no confidence level"):
+    with pytest.raises(ValueError, match="level = 95 must be between 0 and 1"):
         estimate([], 2, level=95)
     with pytest.raises(ValueError, match="a voxel size for each of 2 axes"):
         measure_nearness(array, (1.0, 1.0, 1.0))

@@ -729,8 +729,8 @@ def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"minutes": 0}, "minutes = 0 is no time to learn"),
-        ({"minutes": float("nan")}, "minutes = nan is no time to learn"),
+        ({"minutes": 0}, "minutes=0: it must be above 0"),
+        ({"minutes": float("nan")}, "minutes=nan: it must be above 0"),
         ({"method": "magic"}, "method = 'magic' is unknown. There are: learner, interpolate, random-walker"),
         ({"learner": "magic"}, "learner = 'magic' is unknown. There are: auto, pixelwise, unet"),
         ({"learner": "unet", "method": "interpolate"}, "this method learns nothing. Leave one of them out"),
@@ -900,7 +900,7 @@ def test_folds_of_an_earlier_volseg_that_kept_no_record_are_learnt_anew(case, tm
     ("changed", "message"),
     [
         ({"values": (0, 1, 4)}, r"was learnt with other values: \[0, 1, 2\] then, \[0, 1, 4\] now"),
-        ({"source": "nowhere"}, "nowhere holds no model.pt to go on from"),
+        ({"source": "nowhere"}, "nowhere holds no model.pt to continue"),
         ({"channels": 2}, "was learnt with other channels: 1 then, 2 now. Give an image with"),
     ],
 )

@@ -44,7 +44,7 @@ class Baseline(NamedTuple):
     """A segmentation by a method that is there to compare with.
 
     Args:
-        labels: class indices, ``(*spatial)``, as painted wherever somebody painted.
+        labels: class indices, ``(*spatial)``, as painted wherever it is painted.
         probabilities: of each class, ``(C, *spatial)``.
     """
 
@@ -60,13 +60,13 @@ _THINNEST = 3  # pixels across an image between which ITK interpolates
 def interpolate(
     labels: Labels, num_classes: int, *, spacing: Sequence[float] | None = None, background: int = 0
 ) -> Baseline:
-    """Segment what nobody painted from the painted slices.
+    """Segment what is unlabelled from the painted slices.
 
     Beyond the first and the last slice of a direction, the nearest one goes on.
 
     Args:
-        labels: class indices, ``(*spatial)``, 255 where nobody painted.
-        spacing: voxel size along each axis, to tell which slice is nearest.
+        labels: class indices, ``(*spatial)``, 255 where unlabelled.
+        spacing: voxel size along each axis, to know which slice is nearest.
         background: the class that has no shape of its own and fills what the others leave.
     """
     painted = labels != IGNORE_INDEX
@@ -125,7 +125,7 @@ def _between(
     for c in shapes:
         drawn[_drawn([end == c for end in ends], count)] = c
     if len(shapes) > 1 and count:
-        # Shapes drawn one by one leave gaps where they touch. What all of them together cover is no gap.
+        # Shapes drawn one by one leave gaps where they touch. What all of them together cover is not a gap.
         gaps = (drawn == background) & _drawn([end != background for end in ends], count)
         if gaps.any() and (drawn != background).any():
             nearest = ndimage.distance_transform_edt(
@@ -210,11 +210,11 @@ def random_walk(
     beta: float = _BETA,
     largest: int = _LARGEST,
 ) -> Baseline:
-    """Segment what nobody painted from the image and the paint around it.
+    """Segment what is unlabelled from the image and the paint around it.
 
     Args:
         image: ``(C, *spatial)``; every channel counts as much as any other.
-        labels: class indices, ``(*spatial)``, 255 where nobody painted.
+        labels: class indices, ``(*spatial)``, 255 where unlabelled.
         spacing: voxel size along each axis. A step along a longer one is that much harder.
         beta: how much edges are shunned.
         largest: voxels of a piece; a larger one is solved on a coarser grid.

@@ -1,7 +1,7 @@
 """Methods that learn nothing on the same held-out slices, while the learner is at work.
 
 They run in a process of their own, which takes what the learner leaves of the processors and is ended when
-the result is there: nobody waits for a figure to compare with.
+the result is there: no one waits for a figure to compare with.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def segment_by(
     background: int,
     spacing: Sequence[float],
 ) -> npt.NDArray[np.float32]:
-    """Scores ``(C, *spatial)`` of a method, given class indices with 255 where nobody painted."""
+    """Scores ``(C, *spatial)`` of a method, given class indices with 255 where unlabelled."""
     if method == "interpolate":
         found = interpolate(labels, classes, spacing=spacing, background=background)
     else:

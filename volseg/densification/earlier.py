@@ -1,7 +1,7 @@
 """What was learnt before: from less paint of the same image (``continue_from``), or from another (``apply``).
 
-Every model says which images it has learnt from: so that nobody takes slices for held out that its start has
-seen, and so that it can be told how far a new image is from those.
+Every model says which images it has learnt from: so that slices are not taken for held out that its start has
+seen, and so that it can be known how far a new image is from those.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ __all__ = ["Earlier", "Seen", "distance", "load_earlier", "look_at", "pixels_of"
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 20_000  # voxels that the looks of an image are told by
+_LOOKS = 20_000  # voxels that the looks of an image are computed from
 _QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _FAR = 3.0  # times as far from an image as its halves are from each other
 _FAR_AT_LEAST = 0.12
@@ -75,7 +75,7 @@ class Earlier:
         is_applied: it learnt from other images: no slice of this one can have been seen.
         images: that its models have learnt from; none if it comes from a volseg that did not say.
         scores: what its ``scores.json`` holds, empty if there is none.
-        choices: what it was told, by ``settings.json``.
+        choices: its settings, by ``settings.json``.
     """
 
     folder: Path
@@ -93,7 +93,7 @@ class Earlier:
 
     @property
     def by_value(self) -> dict[int, str]:
-        """Names of the classes by value, if somebody named them; 0 as background is left to the paint."""
+        """Names of the classes by value, if they were named; 0 as background is left to the paint."""
         named = dict(zip(self.values, self.names, strict=True))
         if named.get(0, "").casefold() == "background":
             del named[0]
@@ -120,7 +120,7 @@ class Earlier:
 
         Raises:
             InputError: if it was learnt for other classes or channels, from this very image although it is to
-                be applied to another one, or from voxels of quite another size and nobody insisted.
+                be applied to another one, or from voxels of quite another size and it was not insisted on.
         """
         asked = option("apply" if self.is_applied else "continue_from")
         values = [*scheme.values, *unknown]
@@ -194,7 +194,7 @@ class Earlier:
         if not self.images:
             return (
                 f"{self.folder} comes from a volseg that kept no record of how its image looks, so it cannot "
-                "be told how far this one is from it."
+                "be known how far this one is from it."
             )
         nearest = min(self.images, key=lambda seen: distance(seen.looks, looks))
         away = distance(nearest.looks, looks)
@@ -219,7 +219,7 @@ _NO_PAINT: Sequence[int] = []
 
 
 def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
-    """What to go on from.
+    """What to continue.
 
     Args:
         source: the folder of a result, or its segmentation.
@@ -232,7 +232,7 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
     asked = option("apply" if is_applied else "continue_from")
     if not (folder / "model.pt").is_file():
         raise InputError(
-            f"{source} holds no model.pt to go on from. Name the folder of an earlier volseg densify, or "
+            f"{source} holds no model.pt to continue. Name the folder of an earlier volseg densify, or "
             f"leave {asked} out."
         )
     content = load_checkpoint(folder / "model.pt")
@@ -261,7 +261,7 @@ def _folds_of(folder: Path) -> tuple[tuple[Fold, ...], tuple[Trained, ...]]:
         if "fold" not in part:
             logger.warning(
                 "%s comes from an earlier volseg, which kept no record of what its folds had learnt from. "
-                "They are learnt anew, so that the score is of slices that were never learnt from.",
+                "They are learnt again, so that the score is of slices that were never learnt from.",
                 folder,
             )
             return (), ()

@@ -5,7 +5,7 @@ lies closer together than ``_CLOSE`` slices goes into the same fold. Where all s
 stack painted from end to end, it is cut into blocks, and the slices beside a cut (the *guards*) are
 neither trained nor tested on.
 
-Of slices painted in one direction, a held-out one lies a whole gap from the next, and what nobody painted at
+Of slices painted in one direction, a held-out one lies a whole gap from the next, and what is unlabelled at
 most half of one. So that something is tested close to paint, too, *holes* a few voxels wide are left in the
 slices that are learnt from, others in each fold.
 
@@ -36,7 +36,7 @@ Labels: TypeAlias = npt.NDArray[np.uint8]
 Run: TypeAlias = tuple[str, tuple[int, ...]]
 
 _CLOSE = 2  # slices at most this far apart are neighbours
-_FEWEST = 3  # runs of slices without which nothing can be told
+_FEWEST = 3  # runs of slices without which nothing can be known
 _GUARDED = 5  # a block has at least this many slices if those beside its cuts are left out
 _EXPLAINED = 0.5  # of the paint lies on slices, or they are not what it consists of
 _STRIPES = 9  # blocks that paint without slices is cut into
@@ -82,7 +82,7 @@ class Fold:
         holes: of the slices that are trained on, what lies at one of these positions along each of these axes
             is left out, and tested on.
         learnt: all that its model has learnt from once it has been trained, earlier runs included; ``None``
-            if nobody kept a record.
+            if no record was kept.
     """
 
     slices: Mapping[str, Sequence[int]]
@@ -134,7 +134,7 @@ class Folds:
     """The folds, or why there are none.
 
     Args:
-        folds: every painted slice is held out in one of them; empty if nothing can be told.
+        folds: every painted slice is held out in one of them; empty if nothing can be known.
         reason: why there are no folds, in a sentence for the report; empty if there are.
     """
 
@@ -149,7 +149,7 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
     axis, which are dealt out like slices.
 
     Args:
-        labels: class indices, ``(*spatial)``, 255 where nobody painted.
+        labels: class indices, ``(*spatial)``, 255 where unlabelled.
         count: of the folds; fewer where there are fewer runs of slices.
         previous: folds of earlier paint on the same image. There are as many again, a slice stays in the
             fold it was in, and what a fold has learnt from (:attr:`Fold.learnt`) is not tested on again. Of

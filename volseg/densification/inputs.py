@@ -55,7 +55,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 FORMER_METHODS: Mapping[str, Method] = {"network": "learner"}
 
 _MINUTES = {"cpu": 15.0, "gpu": 10.0}
-_CONTINUED = 1 / 3  # of these, where there are weights to go on from
+_CONTINUED = 1 / 3  # of these, where there are weights to continue from
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Choices:
         if self.colours is not None:
             as_colours(self.colours)
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise ValueError(f"minutes = {self.minutes} is no time to learn: give a number above 0.")
+            raise ValueError(f"{option('minutes', self.minutes)}: it must be above 0.")
         if self.method not in METHODS:
             raise ValueError(f"method = {self.method!r} is unknown. There are: {', '.join(METHODS)}.")
         check_learner(self.learner)
@@ -135,7 +135,7 @@ class Choices:
         return 60 * minutes * (_CONTINUED if continued else 1)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the learner is told beside them, as the one that was chosen in the end."""
+        """Plain values; the learner stands beside them, as the one that was chosen in the end."""
         values = asdict(self) | {"names": {str(value): name for value, name in self.names.items()}}
         del values["learner"]
         return values
@@ -166,7 +166,7 @@ class Inputs:
 
     Attributes:
         label: the painted file on the image's grid, values as in the file.
-        names: of the classes that somebody named, by value.
+        names: of the classes that were named, by value.
         findings: of the audit.
         image_files: what the image was read from, a file or one for each channel; none if it came as numbers.
         label_files: the same of the paint.
@@ -189,7 +189,7 @@ class Inputs:
 
     @property
     def painted(self) -> npt.NDArray[np.bool_]:
-        """Voxels that somebody labelled, also with a value that is no class."""
+        """Labelled voxels, also with a value that is not a class."""
         mask = self.paint.labels != IGNORE_INDEX
         for value in self.paint.unknown:
             mask |= self.label.array[0] == value
@@ -199,7 +199,7 @@ class Inputs:
         """Whether the files still hold what was read.
 
         Raises:
-            InputError: if somebody wrote to one, or removed it.
+            InputError: if one was written to, or removed it.
         """
         for path, stamp in self.stamps.items():
             if _stamp(path) != stamp and not (path.exists() and digest(path) == self.digests[path]):
@@ -213,10 +213,10 @@ def read_inputs(
 
     Args:
         labels: ``None`` for an image without paint, to which ``earlier`` is applied.
-        earlier: what to go on from: its classes keep their names, and paint means what it meant then.
+        earlier: what to continue: its classes keep their names, and paint means what it meant then.
 
     Raises:
-        InputError: if the auditor found an error and nobody insisted, or if there is nothing to learn.
+        InputError: if the auditor found an error and it was not insisted on, or if there is nothing to learn.
     """
     if isinstance(labels, list | tuple):
         raise ValueError(f"labels = {labels} are several files: paint all classes into one.")
@@ -275,18 +275,18 @@ def read_inputs(
 def _as_before(
     earlier: Earlier, choices: Choices, names: Mapping[int, str]
 ) -> tuple[Choices, Mapping[int, str]]:
-    """What nobody says of the paint is as it was when the earlier result was made."""
+    """What is not said of the paint is as it was when the earlier result was made."""
     carried = {}
     if choices.unlabelled is None and not (choices.painted_only or choices.finished):
         then = {name: earlier.choices.get(name) for name in ("unlabelled", "painted_only", "finished")}
         carried = {name: value for name, value in then.items() if value}
         if then["unlabelled"] == 0:
             carried["unlabelled"] = 0
-    told = [f"{name} = {value}" for name, value in carried.items()]
+    kept = [f"{name} = {value}" for name, value in carried.items()]
     if not names:
-        told += [f"{value} is {name!r}" for value, name in earlier.by_value.items()]
-    if told:
-        logger.info("As in %s: %s.", earlier.folder, ", ".join(told))
+        kept += [f"{value} is {name!r}" for value, name in earlier.by_value.items()]
+    if kept:
+        logger.info("As in %s: %s.", earlier.folder, ", ".join(kept))
     return dataclasses.replace(choices, **carried), names or earlier.by_value
 
 
@@ -321,7 +321,7 @@ def _changed(path: Path, used: str) -> InputError:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Of every file below, what changes when somebody writes to it."""
+    """Of every file below, what changes when it is written to."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = []
     for file in files:

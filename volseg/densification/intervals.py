@@ -4,10 +4,10 @@ Voxels of one slice stand and fall together, so slices are counted, not voxels: 
 that of leaving out one slice after the other (the jackknife; Miller 1974, Biometrika 61:1-15). An IoU
 lies between 0 and 1 and is skewed close to them. Its interval is therefore symmetric in the logit, which
 stays within them, with the quantile of Student's t for as many slices as there *effectively* are: ten
-slices, one of which has most of a class, tell hardly more about it than that one.
+slices, one of which has most of a class, say hardly more about it than that one.
 
 What is held out is scored by models that learnt from fewer slices than the result does. Two things make
-up for that: distances to paint are weighted as they are where nobody painted (:mod:`nearness
+up for that: distances to paint are weighted as they are where it is unlabelled (:mod:`nearness
 <volseg.densification.nearness>`), and the upper end allows for errors that fall as the number of slices that
 show a class rises; as its square where that are less than half of all slices, for such a structure is known
 by its place between them. The score itself stays too low, most for these.
@@ -59,7 +59,7 @@ class SliceConfusion:
 
 @dataclass(frozen=True)
 class Score:
-    """A figure, and the interval that its true value lies in; ``None`` where it cannot be told.
+    """A figure, and the interval that its true value lies in; ``None`` where it cannot be known.
 
     Args:
         reason: why not, in a sentence.
@@ -146,7 +146,7 @@ def estimate(
             lower ends take them to be wrong.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level = {level} is no confidence level: choose one between 0 and 1, such as 0.95.")
+        raise ValueError(f"level = {level} must be between 0 and 1, such as 0.95.")
     matrices = _weighted(confusions, num_classes, shares)
     truth = matrices.sum(2)
     unions = truth + matrices.sum(1) - np.diagonal(matrices, axis1=1, axis2=2)
@@ -274,7 +274,7 @@ def _score(
     Args:
         value: over all slices.
         left_out: over all slices but one, for each of them.
-        weights: how much each slice tells.
+        weights: how much each slice counts.
         voxels: that the score is about.
         gain: what is left of the errors with all slices, at best.
     """
@@ -284,7 +284,7 @@ def _score(
     effective = float(weights.sum() ** 2 / np.square(weights).sum())
     if n < _FEWEST or effective < _FEWEST_EFFECTIVE:
         slices = f"{n} held-out slice{'s' * (n != 1)}"
-        reason = f"{slices} ({effective:.1f} effectively) cannot tell how far that can be trusted."
+        reason = f"{slices} ({effective:.1f} effectively) do not suffice to say how far that can be trusted."
         return Score(value, reason=reason)
     odds = _logits(left_out, voxels)
     spread = math.sqrt((n - 1) / n * np.square(odds - odds.mean()).sum())

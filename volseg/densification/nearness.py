@@ -1,9 +1,9 @@
 """How far from paint a voxel lies: what makes held-out slices harder than the rest of the volume.
 
 Close to a painted slice everything is easy, and the more paint there is, the closer all of it is. A slice
-that is held out lies as far from the next one as slices are apart; a voxel that nobody painted at most half
+that is held out lies as far from the next one as slices are apart; an unlabelled voxel at most half
 of that. So held-out voxels are counted in *bins* of their distance to what was learnt from, and each bin
-counts as much as its share of the voxels that nobody painted.
+counts as much as its share of the unlabelled voxels.
 
 Where slices lie in one direction there are distances at which nothing can be held out: held-out slices are
 farther, held-out holes nearer. Errors at these distances are *interpolated* from those that are measured
@@ -35,7 +35,7 @@ class Support:
 
     Args:
         shares: of the bins.
-        interpolated: share of the voxels that nobody painted for which nearer and farther ones stand.
+        interpolated: share of the unlabelled voxels for which nearer and farther ones stand.
         nearer, farther: the same for those that only nearer, or only farther ones stand for.
     """
 
@@ -47,7 +47,7 @@ class Support:
 
 @dataclass(frozen=True)
 class Nearness:
-    """Bins of distance to paint, and how many of the voxels that nobody painted lie in each.
+    """Bins of distance to paint, and how many of the unlabelled voxels lie in each.
 
     Args:
         limits: largest distance in each bin but the last, in units of ``spacing``.
@@ -74,7 +74,7 @@ class Nearness:
         return np.searchsorted(self.limits, distances).astype(np.uint8)
 
     def support(self, counts: npt.ArrayLike, centres: npt.ArrayLike) -> Support:
-        """What stands for the voxels that nobody painted.
+        """What stands for the unlabelled voxels.
 
         Args:
             counts: held-out voxels in each bin.
@@ -106,10 +106,10 @@ class Nearness:
 
 
 def measure_nearness(labels: npt.NDArray[np.uint8], spacing: Sequence[float] | None = None) -> Nearness:
-    """The distances from all paint of all voxels that nobody painted.
+    """The distances from all paint of all unlabelled voxels.
 
     Args:
-        labels: class indices, ``(*spatial)``, 255 where nobody painted.
+        labels: class indices, ``(*spatial)``, 255 where unlabelled.
     """
     sizes = (1.0,) * labels.ndim if spacing is None else tuple(float(s) for s in spacing)
     if len(sizes) != labels.ndim:

@@ -109,7 +109,7 @@ class Outputs:
         That is the folder itself, or the stage, if a result is to be replaced; see :meth:`close`.
 
         Raises:
-            RefusedError: if a result stands there already and nobody said what to do with it, or another run
+            RefusedError: if a result stands there already and neither was asked for, or another run
                 is at work there.
             InputError: if there is nothing to resume, or it was another request.
         """
@@ -209,7 +209,7 @@ def outputs_for(output: str | os.PathLike[str], inputs: Inputs) -> Outputs:
     A segmentation in a folder is named after the image and has its format; 3D Slicer's own if the paint has.
 
     Raises:
-        RefusedError: if the result would replace what it is made from, or ``output`` is no folder.
+        RefusedError: if the result would replace what it is made from, or ``output`` is not a folder.
     """
     path = Path(output)
     if not os.fspath(output):  # as from a variable of the shell that was never set
@@ -259,7 +259,7 @@ def settings_of(
     continued: Path | None,
     applied: Path | None,
 ) -> dict[str, Any]:
-    """What ``settings.json`` tells: everything that the result depends on."""
+    """What ``settings.json`` holds: everything that the result depends on."""
     return {
         "image": _content(inputs.image, inputs.image_files, inputs.digests),
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
@@ -312,7 +312,7 @@ def values_of(inputs: Inputs, classes: npt.NDArray[np.uint8], *, keep_painted: b
     """Values as in the painted file, in the smallest type that holds them."""
     values = inputs.scheme.decode(classes)
     unknown = inputs.paint.unknown
-    if keep_painted and unknown:  # somebody insisted although these are no classes
+    if keep_painted and unknown:  # insisted on, although these are not classes
         numbers = [*inputs.scheme.values, *unknown]
         values = values.astype(np.result_type(*(np.min_scalar_type(n) for n in numbers)))
         values[inputs.painted] = inputs.label.array[0][inputs.painted]
@@ -337,7 +337,7 @@ def _like(inputs: Inputs, path: Path) -> Volume:
     segments = []
     for index, (value, name) in enumerate(zip(inputs.scheme.values, inputs.scheme.names, strict=True)):
         red, green, blue = class_colours(len(inputs.scheme))[index] / 255
-        if value != 0:  # which is no segment there
+        if value != 0:  # which is not a segment there
             segments.append(known.get(value, Segment(value, name, (float(red), float(green), float(blue)))))
     painted_there = segments_of(inputs.label) and inputs.label.spatial_shape == inputs.image.spatial_shape
     return with_segments(inputs.label if painted_there else inputs.image, segments)

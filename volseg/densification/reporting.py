@@ -45,7 +45,7 @@ class Densified:
 
     Attributes:
         labels: of every voxel, ``(*spatial)``, values as in the painted file.
-        confidence: probability that this is right, ``(*spatial)``, 0 to 1; 1 where somebody painted.
+        confidence: probability that this is right, ``(*spatial)``, 0 to 1; 1 where it is painted.
         names: of the classes, by value.
         scores: per method and class, on slices that were held out; see ``scores.json``.
         note: how far the scores can be trusted, or why there are none.
@@ -114,7 +114,7 @@ def note_of(measured: Measured, *, learns: bool, continued: bool) -> str:
         with_what += "" if continued else ", and had less time than the final one"
     return (
         f"Each of {measured.estimate.slices} painted slices (neighbours count as one) was compared with "
-        f"{with_what}. Voxels are weighted to lie as far from paint as those that nobody painted. "
+        f"{with_what}. Voxels are weighted to lie as far from paint as unlabelled ones. "
         f"{_extrapolation(measured.support)}IoU is what is right, as a share of all that is the class or was "
         "taken for it: 1 is perfect."
     )
@@ -145,7 +145,7 @@ def _extrapolation(support: Support) -> str:
 
 
 def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelScheme) -> list[str]:
-    """The figures for somebody who does not open the page."""
+    """The figures for those who do not open the page."""
     found = lines(measured[0], scheme) if measured else []
     for other in measured[1:]:
         found.append(f"To compare with: {other.method}, {other.in_words()}.")
@@ -168,8 +168,8 @@ def _facts(
 ) -> dict[str, str]:
     facts = {}
     if measured and measured[0].estimate.foreground_iou.value is not None:
-        name, _, told = measured[0].in_words().partition(": ")
-        figure, _, beside = told.partition("; with background ")
+        name, _, rest = measured[0].in_words().partition(": ")
+        figure, _, beside = rest.partition("; with background ")
         facts[f"{name}, held out"] = figure
         if beside:
             facts["the same with background"] = beside
@@ -274,9 +274,9 @@ def changes_since(earlier: Earlier, inputs: Inputs, done: Densified) -> list[str
         now = painted_of(inputs)["slices"]
         new = {axis: sorted(set(now[axis]) - set(before.get(axis, []))) for axis in now}
         gone = {axis: sorted(set(old) - set(now.get(axis, []))) for axis, old in before.items()}
-        told = [f"new: {numbered_slices(new)}"] if any(new.values()) else []
-        told += [f"no longer painted: {numbered_slices(gone)}"] if any(gone.values()) else []
-        found.append(f"Painted slices since {earlier.folder}: {'; '.join(told) or 'the same'}.")
+        changed = [f"new: {numbered_slices(new)}"] if any(new.values()) else []
+        changed += [f"no longer painted: {numbered_slices(gone)}"] if any(gone.values()) else []
+        found.append(f"Painted slices since {earlier.folder}: {'; '.join(changed) or 'the same'}.")
     then, after = (scores.get("volseg") for scores in (earlier.scores.get("scores", {}), done.scores))
     if then and after and "headline" in then:
         pairs = [(after["headline"]["name"], then["headline"]["IoU"], after["headline"]["IoU"])]

@@ -1,4 +1,4 @@
-"""One request on its way: read, score, learn, write, tell."""
+"""One request on its way: read, score, learn, write, report."""
 
 import contextlib
 import dataclasses
@@ -67,9 +67,9 @@ class Run:
 
     Args:
         labels: ``None`` to take what was learnt from another image as it is.
-        earlier: the folder of a result to go on from.
+        earlier: the folder of a result to continue.
         applied: the same, of another image.
-        progress: told what is being done.
+        progress: given what is being done.
     """
 
     def __init__(
@@ -305,9 +305,9 @@ class Run:
         half = f"{folds} folds for the score take half of it, " if folds else ""
         asked = "" if self.choices.minutes is not None else f" ({option('minutes')} changes that)"
         time = f"{seconds / 60:.3g} minutes in all{asked}; {half}the result the rest."
-        told = f"Learning on the {where}: {time}"
+        plan = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."
-        return " ".join(filter(None, [told, who, learner.ends, ends]))
+        return " ".join(filter(None, [plan, who, learner.ends, ends]))
 
     def _what_is_known(self, looks: Seen) -> str:
         """Of a result without paint of its own."""

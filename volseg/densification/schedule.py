@@ -135,7 +135,7 @@ class Timetable:
         return self._uncut() + self.slowness * self._fewest * self._models_left
 
     def expected(self) -> Forecast:
-        """How long it takes until all is done, as far as that can be told."""
+        """How long it takes until all is done, as far as that can be known."""
         now = time.monotonic()
         asked, began, share = self._learning or (0.0, now, 1.0)
         gone = now - began
@@ -159,7 +159,7 @@ class Timetable:
         self._learning = None
 
     def prepared(self, segmenting: float | None = None) -> None:
-        """What all of them need is there: the time for it is no fold's.
+        """What all of them need is there: the time for it belongs to no fold.
 
         Args:
             segmenting: seconds that it takes to segment all voxels, as measured on some of them.
@@ -271,7 +271,7 @@ class Progress:
 
     @property
     def left(self) -> Forecast | None:
-        """Until all is done, as far as that can be told: nothing can while the image is still being read and
+        """Until all is done, as far as that can be known: nothing can while the image is still being read and
         the time is over."""
         if self.seconds is None:
             return None

@@ -42,7 +42,7 @@ class Measured:
 
     Attributes:
         headline: what ``estimate.foreground_iou`` is the mean of.
-        support: which held-out voxels stand for those that nobody painted.
+        support: which held-out voxels stand for unlabelled ones.
     """
 
     method: str
@@ -74,7 +74,7 @@ def tested(fold: Fold, test: npt.NDArray[np.uint8], scores: npt.NDArray[Any]) ->
 
 
 class Scorer:
-    """Scores methods on held-out slices as if these were what nobody painted; see :mod:`.nearness`.
+    """Scores methods on held-out slices as if these were what is unlabelled; see :mod:`.nearness`.
 
     Args:
         labels: all paint, class indices, 255 elsewhere.
@@ -94,7 +94,7 @@ class Scorer:
         return Measured(method, estimated, calibrate(samples), len(parts), self._headline, support)
 
     def estimate(self, parts: Sequence[Tested]) -> tuple[Estimate, Support]:
-        """The figures alone, and which held-out voxels stand for those that nobody painted."""
+        """The figures alone, and which held-out voxels stand for unlabelled ones."""
         classes, folds = len(parts[0].scores), [part.fold for part in parts]
         num_bins = len(self._nearness.shares)
         found: dict[tuple[str, tuple[int, ...]], SliceConfusion] = {}

@@ -6,7 +6,7 @@ nearby, the fewer the further away. What that does to the mean IoU is the expect
 rare class is confused, not only where many voxels are uncertain.
 
 On small volumes the rise was a quarter of the expected gain to all of it (``benchmarks/suggestion.py``):
-some errors stay, because the image does not tell better. Take it as what is possible.
+some errors stay, because the image does not show better. Take it as what is possible.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from volseg.report import Suggestion
 __all__ = ["SUGGESTION_DEFAULT", "Candidate", "expected_gains", "suggest"]
 
 SUGGESTION_DEFAULT = True
-"""Whether a report suggests a slice unless told otherwise: it beat its controls, see docs/results.md."""
+"""Whether a report suggests a slice unless set otherwise: it beat its controls, see docs/results.md."""
 
 _NEAR = 2  # slices this close to a painted one are not suggested
 _REACH = 4.0  # slices over which the effect of a painted one falls to 1/e

@@ -122,7 +122,7 @@ class Learning:
         return found
 
     def _start_of_fold(self, number: int) -> Trained | None:
-        """What a fold goes on from: never from what has seen its slices."""
+        """What a fold continues: never from what has seen its slices."""
         if self.earlier is None:
             return None
         if self.earlier.is_applied:
@@ -146,7 +146,7 @@ class Learning:
         return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
 
     def _content(self, model: Trained, images: Sequence[Seen]) -> dict[str, Any]:
-        """A model with all that has to be known to go on from it."""
+        """A model with all that has to be known to continue it."""
         about = {"values": list(self.scheme.values), "names": list(self.scheme.names)}
         about |= {"channels": len(self.task.image), "images": [seen.state() for seen in images]}
         return model.state() | about
@@ -154,7 +154,7 @@ class Learning:
     def result(self, labels: Labels) -> npt.NDArray[np.float32]:
         """Learn from all slices, and segment the whole volume: scores, ``(C, *spatial)``.
 
-        It goes on from the last fold's model, so that the time for the score is not lost for the result.
+        It continues the last fold's model, so that the time for the score is not lost for the result.
         """
         start = self._last if self.earlier is None else self.earlier.model
         if self.outputs is not None and self.resume and self.outputs.partial.is_file():

@@ -46,7 +46,7 @@ def densify(
 ) -> Densified:
     """Segment a whole volume from a few painted slices of it, and report how good the result is.
 
-    What the paint means is told by :func:`volseg.annotation.understand_paint`; an error that the auditor
+    What the paint means is found by :func:`volseg.annotation.understand_paint`; an error that the auditor
     finds stops everything. Slices are held out in turn to score the result, then it is learnt from all of
     them. What a person painted comes back as painted.
 
@@ -58,7 +58,7 @@ def densify(
         output: a folder for everything, or the name of the segmentation, with the rest in a folder of that
             name without suffix; ``None`` writes nothing.
         minutes: for everything; 15 without a GPU, 10 with one, a third of it with ``continue_from``.
-        unlabelled: the value of voxels that nobody looked at; found if None.
+        unlabelled: the value of unlabelled voxels; found if None.
         painted_only: 0 is unlabelled everywhere, on painted slices, too.
         finished: 0 on painted slices is background, whatever the paint looks like.
         names: of the classes, by value, or as ``["1=tubule"]``; those of a ``.seg.nrrd`` otherwise.
@@ -68,7 +68,7 @@ def densify(
         learner: ``"pixelwise"`` (filter responses and small perceptrons, voxel by voxel; there in seconds) or
             ``"unet"`` (a U-Net on patches; minutes on a GPU, longer without). ``"auto"`` takes what measured
             better in the same time, which is ``"pixelwise"``; with an earlier result, the one that learnt it.
-        folds: in how many turns slices are held out, 3 to 8 if not told, as the time and the size of the
+        folds: in how many turns slices are held out, 3 to 8 if not given, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
         compare: score methods that learn nothing as well, for the report.
         suggest_next: name the slice to paint next; if None, where that was measured to help.
