@@ -893,7 +893,7 @@ def test_folds_of_an_earlier_volseg_that_kept_no_record_are_learnt_anew(case, tm
     learnt.made.clear()
     densify(files.image, files.labels, tmp_path / "second", continue_from=tmp_path / "first", **QUICK)
     assert [call.start is None for call in learnt.made] == [True, True, True, False]
-    assert "kept no record of what its folds had learnt from. They are learnt anew" in caplog.text
+    assert "kept no record of what its folds had learnt from. They are learnt again" in caplog.text
 
 
 @pytest.mark.parametrize(
