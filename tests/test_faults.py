@@ -552,7 +552,7 @@ def _(tools):
     tools.nifti()
     tools.refused(tools.folder / "b.nii", "there is no file .*Did you mean a.nii")
     (tools.folder / "volume").write_bytes(b"")
-    tools.refused(tools.folder / "volume", "format cannot be told from the name")
+    tools.refused(tools.folder / "volume", "format cannot be known from the name")
 
 
 # 2.4 Training -----------------------------------------------------------------------------------------------

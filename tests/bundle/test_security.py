@@ -305,7 +305,7 @@ def test_a_link_under_the_name_of_a_result_is_not_followed(tmp_path):
 
 def test_the_voxels_of_a_numpy_file_are_not_read_at_all(tmp_path, canary):
     np.save(tmp_path / "a.npy", np.array([Trick(canary)], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="the format cannot be told"):
+    with pytest.raises(InputError, match="the format cannot be known"):
         read_volume(tmp_path / "a.npy")
 
 

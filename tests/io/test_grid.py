@@ -51,7 +51,7 @@ def test_a_pixel_is_no_unit_and_needs_no_word(name, caplog):
 def test_a_unit_that_is_not_known_is_noted_and_none():
     notes = Notes()
     assert common_unit("furlong", "a.tif", notes) == (1.0, "")
-    assert "a.tif: 'furlong' is no unit of length that is known" in notes[0].text
+    assert "a.tif: 'furlong' is not a known unit of length" in notes[0].text
 
 
 @pytest.mark.parametrize("unit", ["um", "mm", "m"])
@@ -186,12 +186,12 @@ def test_a_spacing_is_read_as_people_write_it(text, sizes, unit):
     "text", ["", "x", "0,1,2", "-1,1,1", "1,2,3,4", "nan", "1..2", "1,,2", "um", "1" * 400]
 )
 def test_what_is_no_spacing_is_refused(text):
-    with pytest.raises(ValueError, match="is no voxel size"):
+    with pytest.raises(ValueError, match="is not a voxel size"):
         as_spacing(text)
 
 
 def test_a_spacing_in_an_unknown_unit_is_refused():
-    with pytest.raises(ValueError, match="'furlong' is no unit of length"):
+    with pytest.raises(ValueError, match="'furlong' is not a unit of length"):
         as_spacing("1,2,3furlong")
 
 
@@ -201,7 +201,7 @@ def test_a_spacing_that_is_told_replaces_that_of_the_file(tmp_path, labels, capl
     with caplog.at_level(logging.INFO):
         found = read_volume(tmp_path / "a.tif", spacing="4,4,50nm", labels=labels)
     assert (found.spacing, found.unit) == (pytest.approx((0.004, 0.004, 0.05)), "um")
-    assert "voxels of 0.004 x 0.004 x 0.05 um, as told (the file says 1 x 1 x 1 (no unit))" in caplog.text
+    assert "voxels of 0.004 x 0.004 x 0.05 um, as given (the file says 1 x 1 x 1 (no unit))" in caplog.text
 
 
 def test_directions_and_the_first_voxel_stay_where_they_are(tmp_path):

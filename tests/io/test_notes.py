@@ -77,7 +77,7 @@ def test_notes_stay_with_what_is_made_of_a_volume(path, tmp_path):
     (note,) = read_volume(path).notes
     sized = with_spacing(read_volume(path), "2um")
     assert sized.notes[0] == note
-    assert "as told" in sized.notes[1].text
+    assert "as given" in sized.notes[1].text
     both = read_channels([path, save(tmp_path / "b.nii")])
     assert texts(both.notes) == [note.text, note.text.replace("a.nii", "b.nii")]
 

@@ -354,7 +354,7 @@ def test_a_description_is_data(tmp_path):
         return change
 
     for place in ("../secret/b.zarr/0", str(tmp_path / "secret" / "b.zarr" / "0"), "0/../../secret"):
-        refused(edited(fresh(), "zarr.json", path_to(place)), "no place inside it", RefusedError)
+        refused(edited(fresh(), "zarr.json", path_to(place)), "which is not inside it", RefusedError)
     (fresh() / "link").symlink_to(tmp_path / "secret" / "b.zarr" / "0")
     refused(
         edited(tmp_path / "a.zarr", "zarr.json", path_to("link")), "link that leads elsewhere", RefusedError
@@ -368,7 +368,7 @@ def test_a_description_is_data(tmp_path):
         shutil.rmtree(inside)
         inside.symlink_to(tmp_path / "secret" / "b.zarr" / folder)
         refused(tmp_path / "a.zarr", "is a link, so it is not opened", RefusedError)
-    refused(edited(fresh(), "zarr.json", path_to("0\0")), "no place inside it", RefusedError)
+    refused(edited(fresh(), "zarr.json", path_to("0\0")), "which is not inside it", RefusedError)
     refused(
         edited(fresh(2), "0/.zarray", lambda c: c.update(filters=[{"id": "pickle"}])), "packed with 'pickle'"
     )
@@ -385,8 +385,8 @@ def test_a_description_is_data(tmp_path):
     [
         ("zarr.json", "{", "is not valid JSON"),
         ("zarr.json", "[]", "holds a list, but an object is needed"),
-        ("zarr.json", '{"node_type": "group"}', "is no group of arrays"),
-        ("zarr.json", '{"node_type": "array"}', "is no group of arrays"),
+        ("zarr.json", '{"node_type": "group"}', "is not a group of arrays"),
+        ("zarr.json", '{"node_type": "array"}', "is not a group of arrays"),
         ("0/zarr.json", "{}", "description is damaged or of an unknown kind .'shape'"),
     ],
 )

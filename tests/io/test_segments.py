@@ -120,7 +120,7 @@ def test_slicer_before_4_11_had_a_layer_for_each_segment_and_no_values(save, pai
     [
         ({"Segment1_Layer": "1"}, r"'tubule wall' and 'lumen' share 1 voxel\(s\), the first at \(1, 2, 3\)"),
         ({"Segment1_Layer": "2"}, "'lumen' lies in a layer that the file does not have"),
-        ({"Segment1_LabelValue": "x"}, "LabelValue = 'x' of a segment is no number"),
+        ({"Segment1_LabelValue": "x"}, "LabelValue = 'x' of a segment is not a number"),
         ({"Segment1_Color": "1 2 0"}, "'2' in the colour of a segment is not between 0 and 1"),
         ({"Segment1_Color": "1 a 0"}, "'a' in the colour of a segment is not between 0 and 1"),
     ],

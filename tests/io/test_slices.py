@@ -68,7 +68,7 @@ def test_a_number_that_is_missing_is_said(folder, caplog):
 def test_slices_of_several_kinds_are_no_stack(folder):
     tifffile.imwrite(folder / "s_12.tif", STACK[0, :3])
     with pytest.raises(
-        InputError, match=r"s_12.tif has 1 channel.s. of 7 x 3 voxels .* no slices of one volume"
+        InputError, match=r"s_12.tif has 1 channel.s. of 7 x 3 voxels .* not slices of one volume"
     ):
         stack_slices(slices_in(folder), read_volume)
     tifffile.imwrite(folder / "s_12.tif", STACK, metadata={"axes": "ZYX"})
@@ -81,5 +81,5 @@ def test_slices_of_several_kinds_are_no_stack(folder):
 
 def test_a_folder_without_an_image_is_no_stack(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match="holds no image, so it is no stack"):
+    with pytest.raises(InputError, match="holds no image, so it is not a stack"):
         slices_in(tmp_path)

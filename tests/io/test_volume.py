@@ -150,7 +150,7 @@ def test_folders_and_unknown_formats_are_named(tmp_path):
             read_volume(folder, labels=labels)
     (tmp_path / "a.gif").touch()
     with pytest.raises(
-        InputError, match="format cannot be told from the name. Known are .nii, .nii.gz, .tif, .tiff"
+        InputError, match="format cannot be known from the name. Known are .nii, .nii.gz, .tif, .tiff"
     ):
         read_volume(tmp_path / "a.gif")
     with pytest.raises(InputError, match="not a regular file"):

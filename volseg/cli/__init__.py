@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, KeyboardInterrupt) as error:  # before it is at work: a signal, nowhere to print to
             if "--debug" in words:
                 raise
-            told, code = in_words(error, "what --debug shows")
-            print(f"volseg: {told}", file=sys.stderr)
+            text, code = in_words(error, "what --debug shows")
+            print(f"volseg: {text}", file=sys.stderr)
             return code
 
     return ending.to_the_end(work)
@@ -80,8 +80,8 @@ def _run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if given.debug:
             raise
-        told, code = in_words(error, "what --debug shows")
-        print(f"volseg {given.command}: {told}", file=sys.stderr)
+        text, code = in_words(error, "what --debug shows")
+        print(f"volseg {given.command}: {text}", file=sys.stderr)
         return code
     finally:
         come_through(before)

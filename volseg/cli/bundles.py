@@ -116,8 +116,8 @@ def _export(given: argparse.Namespace, _: Sequence[str]) -> None:
     batch_norm = batch_norm_of(path, content.get("iteration"))
     if batch_norm:
         content["batch_norm"] = batch_norm
-    told = export_weights(content, given.output, overwrite=given.overwrite)
-    print(f"{given.output}: SHA-256 {told}")
+    digest = export_weights(content, given.output, overwrite=given.overwrite)
+    print(f"{given.output}: SHA-256 {digest}")
     for line in _about(batch_norm):
         print(line)
 

@@ -88,7 +88,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name the slice to paint next (default: if that was measured to help)",
     )
     parser.add_argument(
-        "--continue", dest="continue_from", type=Path, metavar="OUT", help="go on from an earlier result"
+        "--continue", dest="continue_from", type=Path, metavar="OUT", help="continue an earlier result"
     )
     parser.add_argument(
         "--apply",

@@ -71,7 +71,7 @@ def _in_other_letters(error: UnicodeError) -> tuple[str | bytes, int]:
     letter, behind = error.object[error.start], error.start + 1
     if letter in _PLAIN:
         return _PLAIN[letter], behind
-    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no text
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is not text
         return f"\\x{ord(letter) - 0xDC00:02x}", behind
     only = UnicodeEncodeError(error.encoding, error.object, error.start, behind, error.reason)
     return codecs.backslashreplace_errors(only)

@@ -43,8 +43,8 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
             whole = trained["held_out"] == "all"
-            told = "held out as a whole" if whole else f"held out {_told(trained['held_out'])}"
-            print(f"  {'not ' * whole}trained on {trained['name']}, {told}")
+            use = "held out as a whole" if whole else f"held out {_told(trained['held_out'])}"
+            print(f"  {'not ' * whole}trained on {trained['name']}, {use}")
     elif path.is_dir() and not is_volume(path):
         for case in find_cases(path):
             images = ", ".join(map(str, case.images))
@@ -78,7 +78,7 @@ def _learnt(content: Mapping[str, Any]) -> str:
 
 
 def _classes_and_channels(content: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """What the weights tell apart in what, as far as they or the settings beside them say it."""
+    """The classes that weights distinguish, and in what images, as far as they or their settings say it."""
     from volseg.bundle.files import load_json
 
     beside = path.with_name("config.json")

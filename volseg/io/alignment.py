@@ -102,7 +102,7 @@ def _aligned(
 
 
 def put_onto(image: Volume, label: Volume, *, fill: int = 0, notes: Notes | None = None) -> Volume:
-    """The label laid onto the image's grid where its position says, as somebody asked for it.
+    """The label laid onto the image's grid where its position says, as was asked for.
 
     Of the image's size, it is taken voxel by voxel, whatever its position. Else it covers a part of the image
     or more than it, ``fill`` is what it holds elsewhere, and voxels lie on voxels.

@@ -126,13 +126,13 @@ def _check_target(target: Path, overwrite: bool, folder: bool) -> None:
 
 
 def _temporary_path(target: Path) -> Path:
-    """A hidden name that tells which process on which machine it belongs to."""
+    """A hidden name that says which process on which machine it belongs to."""
     suffixes = "".join(s for s in target.suffixes[-2:] if len(s) <= 8)
     return target.with_name(f"{_prefix(target)}{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffixes}")
 
 
 def _prefix(target: Path) -> str:
-    """What the temporary names of one target share; long names are cut, then told apart by a hash."""
+    """What the temporary names of one target share; long names are cut, then distinguished by a hash."""
     name = target.name
     raw = os.fsencode(name)  # a name may be no UTF-8
     if len(raw) > 120:
@@ -220,7 +220,7 @@ def digest(path: Path) -> str:
 
 
 def stamp(path: Path) -> str:
-    """What changes when somebody writes to a file, or to one in a folder; quick, it reads no content.
+    """What changes when a file is written to, or to one in a folder; quick, it reads no content.
 
     A file that is not there has a stamp, too.
     """

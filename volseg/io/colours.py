@@ -22,17 +22,19 @@ __all__ = ["as_colours", "numbers_of", "several_channels"]
 
 _FEW = 50  # colours; more are blended edges or a photograph
 _SHOWN = 8
-_RARE = 200  # a colour of less than one voxel in so many is no class, or a small one
+_RARE = 200  # a colour of less than one voxel in so many is not a class, or a small one
 _OTHER = "other"
 
 
-def as_colours(told: str | Mapping[str, int]) -> dict[str, int]:
+def as_colours(given: str | Mapping[str, int]) -> dict[str, int]:
     """The number of each colour, as people write it.
 
     Raises:
         ValueError: if it is none.
     """
-    pairs = told.items() if isinstance(told, Mapping) else [word.partition("=")[::2] for word in _words(told)]
+    pairs = (
+        given.items() if isinstance(given, Mapping) else [word.partition("=")[::2] for word in _words(given)]
+    )
     found: dict[str, int] = {}
     for colour, number in pairs:
         name = colour.strip().lower().removeprefix("#").removeprefix("0x")

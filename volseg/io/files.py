@@ -50,21 +50,21 @@ class _Writer(Protocol):
 
 class _Format(NamedTuple):
     suffixes: tuple[str, ...]
-    read: Callable[..., Volume]  # of path, labels, axes, notes, and whatever of `told` was given
+    read: Callable[..., Volume]  # of path, labels, axes, notes, and whatever of `options` was given
     write: _Writer | None
     results: str = ""  # suffix of a segmentation of such a file, where it cannot be the file's own
     fractions: str = ""  # suffix of its probabilities, where that cannot be the segmentation's
     folder: bool = False
-    told: tuple[str, ...] = ()  # what of `read_volume` such a file can need
+    options: tuple[str, ...] = ()  # what of `read_volume` such a file can need
 
 
 _FORMATS = (
-    _Format((".nii", ".nii.gz"), nifti.read, nifti.write, told=("ignore_affine",)),
-    _Format((".tif", ".tiff"), tiff.read, tiff.write, told=("series",)),
-    _Format((".nrrd", ".seg.nrrd"), nrrd.read, nrrd.write, told=("ignore_affine",)),
-    _Format((".nhdr",), nrrd.read, None, ".nrrd", told=("ignore_affine",)),
-    _Format((".mha",), metaimage.read, metaimage.write, told=("ignore_affine",)),
-    _Format((".mhd",), metaimage.read, None, ".mha", told=("ignore_affine",)),
+    _Format((".nii", ".nii.gz"), nifti.read, nifti.write, options=("ignore_affine",)),
+    _Format((".tif", ".tiff"), tiff.read, tiff.write, options=("series",)),
+    _Format((".nrrd", ".seg.nrrd"), nrrd.read, nrrd.write, options=("ignore_affine",)),
+    _Format((".nhdr",), nrrd.read, None, ".nrrd", options=("ignore_affine",)),
+    _Format((".mha",), metaimage.read, metaimage.write, options=("ignore_affine",)),
+    _Format((".mhd",), metaimage.read, None, ".mha", options=("ignore_affine",)),
     _Format((".png",), pictures.read_png, pictures.write_png, fractions=".tif"),
     _Format((".jpg", ".jpeg"), pictures.read_jpeg, None, ".png", ".tif"),
     _Format((".zarr", ".ome.zarr"), ome_zarr.read, ome_zarr.write, folder=True),
@@ -88,7 +88,7 @@ def read_volume(
     """Read an image or a label volume as ``(C, X, Y[, Z])`` with its place in the world.
 
     A file that is cut, fails its checksum, or leaves open what its axes are is an `InputError` that says how
-    to mend it; nothing is guessed, rounded or filled in silently.
+    to fix it; nothing is guessed, rounded or filled in silently.
 
     Args:
         labels: read class numbers: one channel, integers exactly as stored, never scaled.
@@ -107,21 +107,21 @@ def read_volume(
     format_ = _check_exists(path, labels)
     if nonfinite not in ("refuse", "replace"):
         raise ValueError(f"nonfinite={nonfinite!r} is unknown: use 'refuse' or 'replace'.")
-    all_told = {"series": series, "ignore_affine": ignore_affine or None}
-    told: dict[str, Any] = {name: value for name, value in all_told.items() if value is not None}
-    for name in told:
-        if name not in format_.told:
-            known = ", ".join(s for f in _FORMATS if name in f.told for s in f.suffixes)
-            raise ValueError(f"{name}={told[name]} says nothing about {path.name}: it is for {known}.")
+    all_given = {"series": series, "ignore_affine": ignore_affine or None}
+    given: dict[str, Any] = {name: value for name, value in all_given.items() if value is not None}
+    for name in given:
+        if name not in format_.options:
+            known = ", ".join(s for f in _FORMATS if name in f.options for s in f.suffixes)
+            raise ValueError(f"{name}={given[name]} says nothing about {path.name}: it is for {known}.")
     if colours is not None and not labels:
         raise ValueError(
             f"colours say what a label means, but {path.name} is read as an image. Add labels=True."
         )
     numbers = None if colours is None else as_colours(colours)
     if spacing is not None and format_.read is tiff.read:
-        told["sized"] = True
+        given["sized"] = True
     with noticing(notes, path) as noted:
-        volume = _read(format_, path, labels, axes.upper() if axes else None, noted, **told)
+        volume = _read(format_, path, labels, axes.upper() if axes else None, noted, **given)
         if spacing is not None:
             volume = with_spacing(volume, spacing, noted)
         elif not labels:
@@ -208,10 +208,10 @@ def output_suffix(path: str | os.PathLike[str], *, fractions: bool = False) -> s
     return (format_.fractions if fractions else "") or format_.results or suffix_of(path)
 
 
-def _read(format_: _Format, path: Path, labels: bool, axes: str | None, notes: Notes, **told: Any) -> Volume:
+def _read(format_: _Format, path: Path, labels: bool, axes: str | None, notes: Notes, **given: Any) -> Volume:
     """Read, with what the machine says in the user's words."""
     try:
-        return format_.read(path, labels=labels, axes=axes, notes=notes, **told)
+        return format_.read(path, labels=labels, axes=axes, notes=notes, **given)
     except MemoryError as error:
         raise ResourceError(
             f"{path} does not fit into memory. Close other programs or cut the volume."
@@ -228,7 +228,7 @@ def _format_of(path: Path, remedy: str = "convert or rename the file") -> _Forma
         if suffix in format_.suffixes:
             return format_
     raise InputError(
-        f"{path}: the format cannot be told from the name. Known are {', '.join(SUFFIXES)}; {remedy}."
+        f"{path}: the format cannot be known from the name. Known are {', '.join(SUFFIXES)}; {remedy}."
     )
 
 
@@ -256,7 +256,7 @@ def _check_exists(path: Path, labels: bool) -> _Format:
     if path.is_symlink():
         raise InputError(
             f"{path} is a link to {path.readlink()}, which is not there. Mount the disk that it lies on, "
-            "or make the link anew."
+            "or make the link again."
         )
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there, n=1)

@@ -79,7 +79,7 @@ def common_unit(name: str, source: object = None, notes: Notes | None = None) ->
     metres = _metres(name)
     if metres is None and notes is not None:
         notes.warning(
-            "%s: %r is no unit of length that is known; its sizes are taken as plain numbers without a unit.",
+            "%s: %r is not a known unit of length; its sizes are taken as plain numbers without a unit.",
             source, name,
         )  # fmt: skip
     if not metres:
@@ -119,15 +119,15 @@ class Spacing:
     unit: str = ""
 
 
-def as_spacing(told: "str | Sequence[float] | Spacing") -> Spacing:
+def as_spacing(given: "str | Sequence[float] | Spacing") -> Spacing:
     """A voxel size as people write it, or as numbers in the unit of the file.
 
     Raises:
         ValueError: if it is none.
     """
-    if isinstance(told, Spacing):
-        return told
-    text = told if isinstance(told, str) else ",".join(str(float(size)) for size in told)
+    if isinstance(given, Spacing):
+        return given
+    text = given if isinstance(given, str) else ",".join(str(float(size)) for size in given)
     front = re.match(r"[0-9.,eE+\-\s]*", text)
     numbers = front[0].rstrip("eE ,") if front else ""
     name = text[len(numbers) :].strip()
@@ -137,12 +137,12 @@ def as_spacing(told: "str | Sequence[float] | Spacing") -> Spacing:
         sizes = ()
     if not 1 <= len(sizes) <= 3 or not all(map(is_size, sizes)):
         raise ValueError(
-            f"spacing {text!r} is no voxel size: give a positive number for x, y and z, and a unit, such as "
-            "0.004,0.004,0.05um, or one number for all axes."
+            f"spacing {text!r} is not a voxel size: give a positive number for x, y and z, and a unit, such "
+            "as 0.004,0.004,0.05um, or one number for all axes."
         )
     factor, unit = common_unit(name)
     if name and not unit:
-        raise ValueError(f"spacing {text!r}: {name!r} is no unit of length. Use nm, um, mm or another one.")
+        raise ValueError(f"spacing {text!r}: {name!r} is not a unit of length. Use nm, um or mm.")
     return Spacing(tuple(factor * size for size in sizes), unit)
 
 
@@ -172,13 +172,13 @@ def filled_in(sizes: Sequence[float | None], unit: str, path: Path, notes: Notes
 
 
 def with_spacing(
-    volume: Volume, told: "str | Sequence[float] | Spacing", notes: Notes | None = None
+    volume: Volume, given: "str | Sequence[float] | Spacing", notes: Notes | None = None
 ) -> Volume:
     """The same voxels with another size; their directions and the position of the first stay.
 
     What is written like it keeps the size that the file names: a result opens over its image.
     """
-    spacing, dims = as_spacing(told), volume.spatial_dims
+    spacing, dims = as_spacing(given), volume.spatial_dims
     sizes = spacing.sizes * dims if len(spacing.sizes) == 1 else spacing.sizes
     if len(sizes) != dims:
         raise ValueError(
@@ -192,7 +192,7 @@ def with_spacing(
     affine[:-1, -1] *= factor
     with noticing(notes, volume.path) as noted:
         noted.info(
-            "%s: voxels of %s %s, as told (the file says %s %s).", volume.name, _times(sizes),
+            "%s: voxels of %s %s, as given (the file says %s %s).", volume.name, _times(sizes),
             unit or "(no unit)", _times(volume.spacing), volume.unit or "(no unit)",
         )  # fmt: skip
     return replace(volume, affine=affine, unit=unit, notes=(*volume.notes, *noted))

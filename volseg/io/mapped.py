@@ -140,7 +140,7 @@ class MappedVolume:
             yield tuple(place), (*inside[:slow], part, *inside[slow + 1 :])
 
     def _view(self) -> NDArray[Any]:
-        """Mapped anew each time: what was written then no longer counts as this process's memory."""
+        """Mapped again each time: what was written then no longer counts as this process's memory."""
         mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.stored)
         there = [axis for axis in self.order if axis is not None]
         view = mapped.transpose(there)

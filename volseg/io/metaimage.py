@@ -58,7 +58,7 @@ class MetaImageHeader:
 
 def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
-    del labels  # MetaImage stores no scaling that anybody applies
+    del labels  # MetaImage stores no scaling that is ever applied
     stored, header, affine, unit, _ = describe(path, notes, axes, ignore_affine)
     array = load(stored, path, notes)
     kept = header.axes.replace("1", "")

@@ -189,7 +189,7 @@ def _parse(start: bytes, path: Path) -> Any:
     if kind is None:
         raise InputError(
             f"{path}: the header's magic field is {magic!r}, not that of NIfTI. It is an Analyze file, whose "
-            "orientation nobody can know, or damaged. Convert it to NIfTI with the program that wrote it."
+            "orientation cannot be known, or damaged. Convert it to NIfTI with the program that wrote it."
         )
     return kind(start[:size], order, check=False)
 

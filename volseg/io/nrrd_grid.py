@@ -56,7 +56,7 @@ class Segment:
 
 
 def parse(pairs: Mapping[str, str], path: Path) -> tuple[Segment, ...]:
-    """The segments that a header tells of, by their numbers."""
+    """The segments that a header names, by their numbers."""
     found: dict[int, dict[str, str]] = {}
     for key, text in pairs.items():
         matched = _KEY.fullmatch(key)
@@ -75,7 +75,7 @@ def parse(pairs: Mapping[str, str], path: Path) -> tuple[Segment, ...]:
 
 
 def class_names(segments: Sequence[Segment]) -> dict[int, str]:
-    """Names by value; of two segments with one name, the second is told apart by its value."""
+    """Names by value; of two segments with one name, the second is distinguished by its value."""
     names: dict[int, str] = {}
     for segment in segments:
         taken = segment.name in names.values()
@@ -149,7 +149,7 @@ def _one_line(text: str) -> str:
 
 def _integer(text: str, what: str, path: Path) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
-        raise InputError(f"{path}: {what} = '{text[:40]}' of a segment is no number. The header is damaged.")
+        raise InputError(f"{path}: {what} = '{text[:40]}' of a segment is not a number. It is damaged.")
     return int(text)
 
 
@@ -262,7 +262,7 @@ def new_header(like: Volume) -> NrrdHeader:
 def _vector(path: Path, name: str, text: str) -> NDArray[np.float64]:
     words = text[1:-1].split(",")
     if not (text.startswith("(") and text.endswith(")")):
-        raise InputError(f"{path}: '{text[:40]}' in {name} is no vector. The header is damaged.")
+        raise InputError(f"{path}: '{text[:40]}' in {name} is not a vector. The header is damaged.")
     return numbers(path, name, words, len(words))
 
 

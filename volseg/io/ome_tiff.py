@@ -27,7 +27,7 @@ _MOST = 64 << 20  # characters of a description
 
 
 class PlanesError(InputError):
-    """A TIFF file describes other planes than there are; somebody who knows better may say what they are."""
+    """A TIFF file describes other planes than there are; the caller may say what they are."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _file_names(root: ElementTree.Element) -> set[str]:
 
 
 def _is_there(path: Path, name: str) -> bool:
-    """Whether a file is beside another; what is no bare name is left to `beside` to refuse."""
+    """Whether a file is beside another; what is not a bare name is left to `beside` to refuse."""
     bare = name and not any(mark in name for mark in ("/", "\\", "\0"))
     return not bare or (path.parent / name).exists() if name else False
 
@@ -210,8 +210,9 @@ def _image(pixels: ElementTree.Element) -> OmeImage:
     for data in pixels.iterfind("{*}TiffData"):
         uuid = data.find("{*}UUID")
         name = uuid.get("FileName", "") if uuid is not None else ""
-        told = data.get("PlaneCount", data.get("NumPlanes"))
-        blocks.append((name, _number(data.get("IFD")), _number(told) if told else int("IFD" in data.attrib)))
+        said = data.get("PlaneCount", data.get("NumPlanes"))
+        count = _number(said) if said else int("IFD" in data.attrib)
+        blocks.append((name, _number(data.get("IFD")), count))
     lengths = tuple(_length(pixels.get(f"PhysicalSize{a}")) for a in "XYZ")
     units = tuple(pixels.get(f"PhysicalSize{a}Unit", "µm") for a in "XYZ")
     return OmeImage(planes, tuple(blocks), lengths, units, tuple(c.get("Name", "") for c in channels))
@@ -241,7 +242,7 @@ def affine_of(
     An axis without a size gets that of an axis that has one, which is noted.
 
     Args:
-        sized: somebody else says the voxel size, so that the file's need be none.
+        sized: the voxel size is given elsewhere, so that the file's need be none.
     """
     sizes, unit = _sizes(tif, series, path, notes)
     found = sizes[:spatial_dims]

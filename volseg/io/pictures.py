@@ -116,7 +116,7 @@ def read_png(path: Path, *, labels: bool, axes: str | None, notes: Notes) -> Vol
         or not (0 < width < 2**31 and 0 < height < 2**31)
     ):
         raise InputError(
-            f"{path}: {width} x {height} pixels of {depth} bits in colour type {colour} are no PNG image. "
+            f"{path}: {width} x {height} pixels of {depth} bits in colour type {colour} are not a PNG image. "
             "The file is damaged; export it again."
         )
     pixels = b"".join(content for name, content in chunks if name == b"IDAT")

@@ -33,8 +33,8 @@ def slices_in(folder: Path) -> list[Path]:
     if len(kinds) != 1:
         what = "no image" if not kinds else f"images of several formats ({', '.join(kinds)})"
         raise InputError(
-            f"{folder} holds {what}, so it is no stack of slices. Put the slices of one volume, and nothing "
-            "else, into a folder."
+            f"{folder} holds {what}, so it is not a stack of slices. Put the slices of one volume, and "
+            "nothing else, into a folder."
         )
     return sorted(found, key=_by_number)
 
@@ -48,7 +48,7 @@ def stack_slices(paths: Sequence[Path], read: Callable[[Path], Volume], notes: N
         notes: collects what is noticed, which is logged else.
 
     Raises:
-        InputError: if a file is no single slice, or differs from the first in size, channels or pixel size.
+        InputError: if a file is not one slice, or differs from the first in size, channels or pixel size.
     """
     volumes: list[Volume] = []
     for path in paths:
@@ -61,8 +61,8 @@ def stack_slices(paths: Sequence[Path], read: Callable[[Path], Volume], notes: N
         same = volume.array.shape == first.array.shape and volume.unit == first.unit
         if not same or not np.allclose(volume.spacing, first.spacing):
             raise InputError(
-                f"{path} has {_size(volume)}, but {first.name} has {_size(first)}: they are no slices of one "
-                "volume. Take the odd one out of the folder."
+                f"{path} has {_size(volume)}, but {first.name} has {_size(first)}: they are not slices of "
+                "one volume. Take the odd one out of the folder."
             )
         volumes.append(volume)
     missing = _missing(paths)

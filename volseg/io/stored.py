@@ -201,7 +201,7 @@ def load(stored: Stored, header: Path, notes: Notes) -> NDArray[Any]:
 def beside(header: Path, name: str) -> Path:
     """The data file that a header names: a plain file in the same folder, or it is refused.
 
-    A header is text that anybody can write; one that names ``/etc/passwd`` would show it as an image.
+    A header is text that anyone can write; one that names ``/etc/passwd`` would show it as an image.
     """
     if not name or name in (".", "..") or any(mark in name for mark in ("/", "\\", ":", "\0")):
         raise RefusedError(
@@ -260,7 +260,7 @@ def number(path: Path, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InputError(f"{path}: '{text[:40]}' in {name} is no number. The header is damaged.") from error
+        raise InputError(f"{path}: '{text[:40]}' in {name} is not a number. It is damaged.") from error
 
 
 def numbers(path: Path, name: str, texts: list[str], count: int) -> NDArray[np.float64]:

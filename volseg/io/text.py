@@ -193,7 +193,7 @@ def parse_json(
         constant: makes a value from ``NaN``, ``Infinity`` and ``-Infinity`` (default: they are refused).
 
     Raises:
-        InputError: if it is no JSON, or holds a number of more than 300 digits, or is nested deeper than 100.
+        InputError: if it is not JSON, holds a number of more than 300 digits, or is nested deeper than 100.
             Its ``__cause__`` is Python's error, with line and column where there is one.
     """
 
@@ -226,7 +226,7 @@ def parse_json(
     except UnicodeDecodeError as error:
         raise InputError(f"{source} cannot be read as UTF-8 text ({error}). Save it in UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{source} is not valid JSON ({error}). Mend or remove it.") from error
+        raise InputError(f"{source} is not valid JSON ({error}). Repair or remove it.") from error
     except RecursionError as error:
         raise _too_deep(source) from error
     if _depth(content) > _DEEPEST:

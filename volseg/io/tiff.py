@@ -134,7 +134,7 @@ def read(
     series: int | None = None,
     sized: bool = False,
 ) -> Volume:
-    """Read a file; see `volseg.io.read_volume`. ``sized``: somebody else says how large a voxel is."""
+    """Read a file; see `volseg.io.read_volume`. ``sized``: the voxel size is given elsewhere."""
     try:
         return _read(path, labels, axes, notes, series, sized, described=True)
     except PlanesError as error:

@@ -351,10 +351,10 @@ def check_complete(opened: Opened, series: Any, path: Path, *, alone: bool) -> N
         raise fewer_planes(path, max(promised, planes), planes - missing)
     if alone and pages + opened.others > sum(_planes(s, "XYS") for s in tif.series):
         own = count_pages(path, previews=False)
-        told = sum(_planes(s, "XYS") for s in tif.series)
-        if own + opened.others > told:
+        described = sum(_planes(s, "XYS") for s in tif.series)
+        if own + opened.others > described:
             raise PlanesError(
-                f"{path} describes {told} planes, but {own + opened.others} pages are there: the others "
+                f"{path} describes {described} planes, but {own + opened.others} pages are there: the others "
                 "would be left out. Export it again; or say what its pages are, with axes "
                 f"('{command('convert', path.name, axes='ZYX', output='NEW.tif')}')."
             )

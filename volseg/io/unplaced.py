@@ -4,8 +4,8 @@ TIFF, PNG, JPEG and OME-Zarr without a translation say how large a voxel is and 
 ITK-SNAP, SimpleITK and 3D Slicer put such an image at the origin, its axes pointing left, posterior and
 superior, with voxels of size 1 as often as not, and write that into the label. So the label is compared in
 voxels: of the image's size, it lies where its voxels say. A part of the image begins as many voxels from
-the origin as its position says; that is believed where the voxel sizes make sense, and always where somebody
-asked for it (``volseg convert`` with ``like``). Everything that was concluded is said.
+the origin as its position says; that is believed where the voxel sizes make sense, and always where it was
+asked for (``volseg convert`` with ``like``). Everything that was concluded is said.
 
 ITK reads the pages of a TIFF with several channels as slices. A label with a slice for every page is put
 together, all channels of a slice being the same voxels.
@@ -79,7 +79,7 @@ def lay(array: NDArray[Any], to_image: Affine, shape: tuple[int, ...], fill: int
 
     Args:
         to_image: voxel index of the label to voxel index of the image, ``(d+1, d+1)``.
-        fill: for voxels of the image that the label does not cover; what equals it is no paint.
+        fill: for voxels of the image that the label does not cover; what equals it is not paint.
     """
     dims = len(shape)
     steps = signed_steps(to_image)
@@ -184,7 +184,7 @@ def onto_image(
     Args:
         case: before each message.
         fill: what the label holds where it does not cover the image.
-        asked: somebody said that the label belongs there: its voxel sizes are not compared.
+        asked: it was said that the label belongs there: its voxel sizes are not compared.
 
     Raises:
         InputError: if the label covers another grid, or paint lies beyond the image.

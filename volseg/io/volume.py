@@ -62,7 +62,7 @@ _logged: set[_Key] = set()
 
 @contextmanager
 def noticing(notes: Notes | None, *paths: Path | None) -> Iterator[Notes]:
-    """A place for notes, which go to ``notes`` in the end, or to the log where nobody collects them.
+    """A place for notes, which go to ``notes`` in the end, or to the log where they are not collected.
 
     A process logs the same of the same files once, as long as they do not change.
 

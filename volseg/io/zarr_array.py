@@ -75,7 +75,7 @@ def packing_of(codecs: Iterable[Mapping[str, Any]], key: str, folder: Path) -> P
     """What the codecs of a description do to a chunk, in the order of packing; ``key`` holds a codec's name.
 
     Raises:
-        InputError: if chunks are packed twice: what the first unpacks to cannot be told from the second.
+        InputError: if chunks are packed twice: what the first unpacks to cannot be known from the second.
     """
     names: Sequence[str] = [str(codec[key]) for codec in codecs]
     packed = [i for i, name in enumerate(names) if name in _COMPRESSORS]
@@ -111,7 +111,7 @@ def _counted(compressor: str, data: bytes, most: int) -> int:
     if compressor == "zstd":  # it does not say: one that fits is unpacked into a buffer of that size
         try:
             return len(imagecodecs.zstd_decode(data, out=bytearray(most)))
-        except Exception as error:  # the decoder has exceptions of its own; damage is the library's to tell
+        except Exception as error:  # the decoder has exceptions of its own; damage is the library's to report
             return most + 1 if "too small" in str(error) else 0
     if compressor not in ("gzip", "zlib", "bz2", "lzma"):
         return 0  # a blosc or lz4 chunk too short to say anything is the library's to refuse

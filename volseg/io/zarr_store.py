@@ -41,7 +41,7 @@ def attributes_of(folder: Path) -> tuple[int, Mapping[str, Any]]:
     """The version of Zarr, 2 or 3, and the attributes of a group.
 
     Raises:
-        InputError: if the folder is no group.
+        InputError: if the folder is not a group.
     """
     if (folder / "zarr.json").is_file():
         content = _json(folder / "zarr.json")
@@ -50,7 +50,7 @@ def attributes_of(folder: Path) -> tuple[int, Mapping[str, Any]]:
     elif (folder / ".zgroup").is_file():
         return 2, _json(folder / ".zattrs") if (folder / ".zattrs").is_file() else {}
     raise InputError(
-        f"{folder} is no group of arrays with a description (zarr.json or .zgroup). Name the folder of an "
+        f"{folder} is not a group of arrays with a description (zarr.json or .zgroup). Name the folder of an "
         "OME-Zarr image."
     )
 
@@ -64,7 +64,7 @@ def describe(group: Path, name: str) -> ZarrArray:
     """
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/") or any(mark in name for mark in "\\:\0"):
-        raise RefusedError(f"{group} names the array {name!r}, which is no place inside it. Do not trust it.")
+        raise RefusedError(f"{group} names the array {name!r}, which is not inside it. Do not trust it.")
     folder = group.joinpath(*parts)
     if not folder.resolve().is_relative_to(group.resolve()):
         raise RefusedError(f"{folder} is a link that leads elsewhere, so it is not opened.")
