@@ -13,6 +13,7 @@ from ignite.engine import Events
 
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import read_volume, write_volume
+from volseg.runs import folder
 from volseg.runs.checkpoint import load_checkpoint
 from volseg.runs.claim import claim, release
 from volseg.runs.folder import tidy_up
@@ -281,3 +282,15 @@ def test_no_training_begins_beside_figures_of_other_weights(make_run):
         run.engine.run()
     make_run(max_epochs=1, overwrite=True).engine.run()
     assert not any(path.exists() for path in figures)
+
+
+@pytest.mark.parametrize("monais", [True, False])
+def test_settings_that_cannot_be_kept_are_missed_aloud_where_there_is_a_bundle(
+    make_run, caplog, monkeypatch, monais
+):
+    """MONAI's command runs a bundle that calls no ``volseg.begin``; in Python there is none to keep."""
+    monkeypatch.setattr(folder, "is_monais_command", lambda: monais)
+    run = make_run(max_epochs=1)
+    run.engine.run()
+    assert not (run.folder / "config.json").exists()
+    assert ("does not call volseg.begin" in caplog.text) == monais

@@ -23,7 +23,7 @@ from volseg.machine import library_versions
 from volseg.runs import processes
 from volseg.runs.checkpoint import past_checkpoints
 from volseg.runs.claim import claim, release
-from volseg.runs.log import open_log, running_bundle
+from volseg.runs.log import is_monais_command, open_log, running_bundle
 from volseg.runs.replacing import install, is_decided, settle
 
 __all__ = [
@@ -227,6 +227,12 @@ def open_run(
     config = running_bundle()
     if config is not None:
         description["config.json"] = json.loads(json.dumps(config, default=str))
+    elif is_monais_command():
+        logger.warning(
+            "The settings of this run are not kept as config.json, as its bundle does not call volseg.begin. "
+            'Add "initialize": ["$volseg.begin(@seed)"] to it, so that volseg.load and export know the '
+            "network later."
+        )
 
     def describe() -> None:
         for name, content in description.items():

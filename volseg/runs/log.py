@@ -29,6 +29,7 @@ __all__ = [
     "announce_bundles",
     "begin",
     "close_log",
+    "is_monais_command",
     "keep_log",
     "open_log",
     "report_errors_briefly",
@@ -106,7 +107,7 @@ def begin(seed: int) -> None:
     keep_log()
     use_allowed_threads()
     announce_bundles()
-    if _is_monais_command():
+    if is_monais_command():
         report_errors_briefly()
 
 
@@ -123,7 +124,7 @@ def report_errors_briefly() -> None:
     sys.excepthook = _show
 
 
-def _is_monais_command() -> bool:
+def is_monais_command() -> bool:
     """Whether this program is ``python -m monai.bundle``, by torchrun or not."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return spec is not None and spec.name == "monai.bundle.__main__"
