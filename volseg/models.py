@@ -209,6 +209,11 @@ def load(
     source = Path(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     weights = _weights_at(source)
+    if not source.exists() or (weights is None and source.is_dir()):
+        raise InputError(
+            f"{source} {'holds no model' if source.exists() else 'does not exist'}. Name a result of volseg "
+            "densify, the folder of a training, a checkpoint, or exported weights."
+        )
     if weights is None or (bundle is None and "curve" in load_checkpoint(weights)):
         folder = source.parent if source.suffix == ".pt" else source
         return DensifyModel(load_earlier(folder, is_applied=True), device)

@@ -114,11 +114,11 @@ class TestValues:
         np.testing.assert_array_equal(dense, before)
 
     def test_zero_is_not_two_things(self, dense):
-        with pytest.raises(ValueError, match="unlabelled = 3 and painted_only=True say two different things"):
+        with pytest.raises(ValueError, match="unlabelled=3 and painted_only=True both say what"):
             understand_paint(dense, unlabelled=3, painted_only=True)
 
     def test_a_class_is_not_unlabelled(self, dense):
-        with pytest.raises(ValueError, match=r"unlabelled = 2 is also among the classes \(1, 2\)"):
+        with pytest.raises(ValueError, match=r"unlabelled=2 is also among the classes \(1, 2\)"):
             understand_paint(dense, classes=(1, 2), unlabelled=2)
 
     def test_ids_are_no_classes(self, dense):

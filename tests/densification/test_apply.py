@@ -110,6 +110,12 @@ def test_with_paint_of_its_own_it_starts_from_there_and_is_scored_on_what_nothin
     with pytest.raises(InputError, match="was learnt from this very image .*Go on with continue_from="):
         densify(image, paint, apply=tmp_path / "out", **settings)
     densify(image, paint, continue_from=tmp_path / "out", **settings)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "volseg"):
+        alone = densify(image, None, tmp_path / "alone", apply=tmp_path / "out", **settings)
+    assert "was learnt from this very image" in caplog.text
+    assert "give them along with" not in caplog.text
+    assert f"--continue {tmp_path / 'out'}" in alone.suggestion.command
 
 
 @pytest.mark.slow
@@ -249,7 +255,7 @@ def test_perceptrons_that_see_the_prior_are_left_out():
 
 def test_what_cannot_go_together_is_refused(tmp_path):
     array = np.zeros(SIZE, np.uint8)
-    with pytest.raises(ValueError, match="continue_from = a and apply = b: go on from the same image"):
+    with pytest.raises(ValueError, match="continue_from='a' and apply='b': continue what was learnt"):
         densify(array, array, continue_from="a", apply="b")
     with pytest.raises(ValueError, match="there are no labels to learn from"):
         densify(array)

@@ -413,7 +413,7 @@ def test_how_much_of_each_class_there_is_is_told_in_voxels_and_in_units(case, tm
 
 def test_after_more_paint_it_says_what_changed_and_how_to_go_on(case, tmp_path, caplog):
     files, first = case(), tmp_path / "a first"
-    settings = {"names": ["1=shell", "2=core"], **QUICK}
+    settings = {"names": ["1=shell", "2=core"], "spacing": (0.5, 0.5, 2.0), **QUICK}
     densify(files.image, files.labels, first, **settings)
     more = {axis: (*indices, 11) if axis == 2 else indices for axis, indices in SLICES.items()}
     write_volume(files.labels, on_slices(ball(SIZE), more), read_volume(files.image), overwrite=True)
@@ -434,7 +434,7 @@ def test_after_more_paint_it_says_what_changed_and_how_to_go_on(case, tmp_path, 
     command = told["suggestion"]["command"]
     assert shlex.split(command) == [
         "volseg", "densify", str(files.image), str(files.labels), "-o", str(tmp_path / "a first_3"),
-        "--continue", str(tmp_path / "a first_2"), "--names", "1=shell", "2=core",
+        "--continue", str(tmp_path / "a first_2"), "--names", "1=shell", "2=core", "--spacing", "0.5,0.5,2.0",
     ]  # fmt: skip
     assert command in caplog.text
     assert command in html.unescape(said)
@@ -731,18 +731,18 @@ def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path)
     [
         ({"minutes": 0}, "minutes=0: it must be above 0"),
         ({"minutes": float("nan")}, "minutes=nan: it must be above 0"),
-        ({"method": "magic"}, "method = 'magic' is unknown. There are: learner, interpolate, random-walker"),
+        ({"method": "magic"}, "method='magic' is unknown. There are: learner, interpolate, random-walker"),
         ({"learner": "magic"}, "learner = 'magic' is unknown. There are: auto, pixelwise, unet"),
         ({"learner": "unet", "method": "interpolate"}, "this method learns nothing. Leave one of them out"),
-        ({"folds": 1}, "folds = 1: slices are held out in two or more turns"),
-        ({"folds": -3}, "folds = -3: slices are held out"),
-        ({"unlabelled": 3, "painted_only": True}, "two different things about 0"),
-        ({"device": "toaster"}, "device = 'toaster' is none: use cpu, cuda"),
+        ({"folds": 1}, "folds=1: slices are held out in two or more turns"),
+        ({"folds": -3}, "folds=-3: slices are held out"),
+        ({"unlabelled": 3, "painted_only": True}, "both say what is unlabelled"),
+        ({"device": "toaster"}, "device='toaster' is unknown: use cpu, cuda"),
         ({"device": "cuda:77"}, "there is no device cuda:77"),
         ({"names": ["tubule"]}, "names holds 'tubule': give each class once, as VALUE=NAME"),
         ({"names": ["1=a", "1=b"]}, "names holds '1=b': give each class once"),
         ({"names": {1: "a", "2": "a"}}, "names: two classes have the name 'a'"),
-        ({"method": "interpolate", "continue_from": "out"}, "learns nothing, so there is nothing"),
+        ({"method": "interpolate", "continue_from": "out"}, "learns nothing, so no earlier result can"),
         ({"resume": True}, "nothing to resume or to overwrite"),
         ({"overwrite": True}, "nothing to resume or to overwrite"),
     ],
@@ -815,7 +815,7 @@ def test_only_the_same_request_is_resumed(case, tmp_path, learnt):
     learnt.stop_at = 1
     with pytest.raises(KeyboardInterrupt):
         densify(files.image, files.labels, out, **QUICK)
-    with pytest.raises(RefusedError, match="was begun with other choices"):
+    with pytest.raises(RefusedError, match="with other choices: seed=0 then, seed=5 now. Repeat"):
         densify(files.image, files.labels, out, resume=True, seed=5, **QUICK)
     truth = ball(SIZE)
     write_volume(files.labels, on_slices(truth, {2: (3, 8)}), read_volume(files.image), overwrite=True)

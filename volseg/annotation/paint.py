@@ -22,6 +22,7 @@ from volseg.annotation.slices import (
     on_slices,
     project,
 )
+from volseg.arguments import option
 from volseg.errors import InputError
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme, as_integers
@@ -187,16 +188,18 @@ def understand_paint(
         unlabelled, finished = blank, False
     check_spatial(array)
     if finished and (painted_only or unlabelled is not None):
-        other = "painted_only=True" if painted_only else f"unlabelled = {unlabelled}"
-        raise ValueError(f"finished=True and {other} say two different things about 0: choose one of them.")
+        other = option("painted_only", True) if painted_only else option("unlabelled", unlabelled)
+        raise ValueError(
+            f"{option('finished', True)} and {other} say two different things: choose one of them."
+        )
     if unlabelled is not None and painted_only:
         raise ValueError(
-            f"unlabelled = {unlabelled} and painted_only=True say two different things about 0: choose one "
-            "of them."
+            f"{option('unlabelled', unlabelled)} and {option('painted_only', True)} both say what is "
+            "unlabelled: leave one of them out."
         )
     if classes is not None and unlabelled in classes:
         raise ValueError(
-            f"unlabelled = {unlabelled} is also among the classes {tuple(classes)}: it cannot be both."
+            f"{option('unlabelled', unlabelled)} is also among the classes {tuple(classes)}: not both."
         )
     doubts: list[Finding] = []
     if array.dtype.kind == "f" and np.isnan(array).any():

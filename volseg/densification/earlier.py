@@ -115,6 +115,10 @@ class Earlier:
         figure = f"{main['name']} {main['IoU']['value']:.3f}{interval}"
         return f"{self.folder} had {figure} on held-out slices of {on}."
 
+    def knows(self, image: Volume) -> bool:
+        """Whether it was learnt from these very voxels."""
+        return any(seen.pixels == pixels_of(image) for seen in self.images)
+
     def check(self, scheme: LabelScheme, unknown: Sequence[int], image: Volume, *, force: bool) -> None:
         """Whether it fits what there is now.
 

@@ -87,22 +87,22 @@ class Choices:
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise ValueError(f"{option('minutes', self.minutes)}: it must be above 0.")
         if self.method not in METHODS:
-            raise ValueError(f"method = {self.method!r} is unknown. There are: {', '.join(METHODS)}.")
+            raise ValueError(f"{option('method', self.method)} is unknown. There are: {', '.join(METHODS)}.")
         check_learner(self.learner)
         if self.learner != "auto" and not self.learns:
             raise ValueError(
-                f"learner = {self.learner!r} and method = {self.method!r}: this method learns nothing. Leave "
-                "one of them out."
+                f"{option('learner', self.learner)} and {option('method', self.method)}: this method learns "
+                "nothing. Leave one of them out."
             )
         if self.folds is not None and (self.folds < 0 or self.folds == 1):
             raise ValueError(
-                f"folds = {self.folds}: slices are held out in two or more turns, or not at all (0), which "
-                "leaves the result without a score."
+                f"{option('folds', self.folds)}: slices are held out in two or more turns, or not at all "
+                "(0), which leaves the result without a score."
             )
         if self.unlabelled is not None and self.painted_only:
             raise ValueError(
-                f"unlabelled = {self.unlabelled} and painted_only say two different things about 0: choose "
-                "one of them."
+                f"{option('unlabelled', self.unlabelled)} and {option('painted_only', True)} both say what "
+                "is unlabelled: leave one of them out."
             )
         self.torch_device  # noqa: B018 - refuses what this machine does not have
 
@@ -119,7 +119,9 @@ class Choices:
         try:
             device = torch.device(self.device)
         except RuntimeError:
-            raise ValueError(f"device = {self.device!r} is none: use cpu, cuda or cuda:1.") from None
+            raise ValueError(
+                f"{option('device', self.device)} is unknown: use cpu, cuda or cuda:1."
+            ) from None
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ResourceError(
                 f"there is no device {self.device}: torch sees {torch.cuda.device_count()} GPU(s) here. "

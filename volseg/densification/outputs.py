@@ -185,6 +185,11 @@ class Outputs:
             elif part == "learner" and part not in before:
                 then = now and "pixelwise"  # the only one there was
             if then != now:
+                if isinstance(then, dict) and part == "choices":
+                    differ = [name for name in now if then.get(name) != now[name]]
+                    then, now = (
+                        ", ".join(option(name, each.get(name)) for name in differ) for each in (then, now)
+                    )
                 raise RefusedError(
                     f"{self.folder} was begun with other {part}: {then} then, {now} now. Repeat "
                     f"the command as it was, or start again with {option('overwrite', True)}."

@@ -292,8 +292,14 @@ def changes_since(earlier: Earlier, inputs: Inputs, done: Densified) -> list[str
     return found
 
 
-def going_on(suggestion: Suggestion, inputs: Inputs, choices: Choices, outputs: Outputs | None) -> Suggestion:
-    """The suggestion with what to do: where to paint it, and the command to go on with."""
+def going_on(
+    suggestion: Suggestion, inputs: Inputs, choices: Choices, outputs: Outputs | None, *, is_known: bool
+) -> Suggestion:
+    """The suggestion with what to do: where to paint it, and the command for that.
+
+    Args:
+        is_known: whether the earlier result was learnt from this very image.
+    """
     if outputs is None or not inputs.image_files:
         return suggestion
     if inputs.label_files:
@@ -305,9 +311,9 @@ def going_on(suggestion: Suggestion, inputs: Inputs, choices: Choices, outputs: 
     else:
         paint = Path("painted.nii.gz")
         todo = f"Paint it, and two or three more far from it, into a new file such as {paint}."
-        back = "apply"
+        back = "continue_from" if is_known else "apply"
     source = outputs.folder
-    if back == "apply" and inputs.learnt_in is not None:
+    if inputs.learnt_in is not None:
         source = inputs.learnt_in
     line = command(
         "densify",
@@ -320,8 +326,19 @@ def going_on(suggestion: Suggestion, inputs: Inputs, choices: Choices, outputs: 
         unlabelled=choices.unlabelled,
         painted_only=choices.painted_only,
         finished=choices.finished,
+        spacing=_as_option(choices.spacing),
+        colours=_as_option(choices.colours),
     )
     return dataclasses.replace(suggestion, todo=f"{todo} {COUNTED} Then:", command=line)
+
+
+def _as_option(value: Any) -> str | None:
+    """A voxel size or a table of colours as one word; ``None`` where there is none."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={number}" for key, number in value.items())
+    return ",".join(str(float(size)) for size in value)
 
 
 def _next_name(folder: Path) -> Path:

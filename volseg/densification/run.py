@@ -302,9 +302,10 @@ class Run:
         if self.place is not None:
             ends = "Ctrl-C ends it after the step at hand and keeps what was learnt, for "
             ends += f"{option('resume', True)}."
-        half = f"{folds} folds for the score take half of it, " if folds else ""
+        half = f"; {folds} folds for the score take half of it, the result the rest" if folds else ""
         asked = "" if self.choices.minutes is not None else f" ({option('minutes')} changes that)"
-        time = f"{seconds / 60:.3g} minutes in all{asked}; {half}the result the rest."
+        minutes = f"{seconds / 60:.3g} minute{'s' * (seconds != 60)}"
+        time = f"{minutes} in all{asked}{half}."
         plan = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."
         return " ".join(filter(None, [plan, who, learner.ends, ends]))
@@ -312,6 +313,12 @@ class Run:
     def _what_is_known(self, looks: Seen) -> str:
         """Of a result without paint of its own."""
         assert self.earlier is not None
+        if self.earlier.knows(self.inputs.image):
+            return (
+                f"{self.earlier.folder} was learnt from this very image. {self.earlier.in_words()} To go on "
+                f"with more paint, {option('continue_from', self.earlier.folder)} keeps apart the slices "
+                "that were held out."
+            )
         return (
             "No slice of this image is painted, so it cannot be known how good the result is. "
             f"{self.earlier.in_words()} {self.earlier.far(looks.looks)} For a score, paint three slices or "
@@ -380,4 +387,7 @@ class Run:
             missing = 1 - mean
         paint = self.inputs.paint.labels
         found = suggest(calibrator.probabilities(scores), paint, spacing=spacing, missing=missing)
-        return None if found is None else going_on(found, self.inputs, self.choices, self.outputs)
+        if found is None:
+            return None
+        is_known = self.earlier is not None and self.earlier.knows(self.inputs.image)
+        return going_on(found, self.inputs, self.choices, self.outputs, is_known=is_known)

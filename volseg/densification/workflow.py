@@ -107,8 +107,8 @@ def densify(
     applied = None if apply is None else Path(apply)
     if earlier is not None and applied is not None:
         raise ValueError(
-            f"continue_from = {earlier} and apply = {applied}: go on from the same image or from another, "
-            "not from both."
+            f"{option('continue_from', earlier)} and {option('apply', applied)}: continue what was learnt "
+            "from this image, or apply what was learnt from another, not both."
         )
     if labels is None and applied is None:
         raise ValueError(
@@ -116,7 +116,9 @@ def densify(
             f"image ({option('apply')})."
         )
     if (earlier or applied) is not None and not choices.learns:
-        raise ValueError(f"method = {method!r} learns nothing, so there is nothing to continue from.")
+        raise ValueError(
+            f"{option('method', method)} learns nothing, so no earlier result can be continued or applied."
+        )
     if output is None and (resume or overwrite):
         raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
     keep_log()

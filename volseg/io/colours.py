@@ -43,14 +43,14 @@ def as_colours(given: str | Mapping[str, int]) -> dict[str, int]:
             r"-?[0-9]{1,9}", text
         ):
             raise ValueError(
-                f"colours: '{colour}={number}' does not say which number a colour stands for. Write its "
-                "samples in hexadecimal and a whole number, such as 000000=0,ff0000=1; names of classes are "
-                "given by names."
+                f"{option('colours')}: '{colour}={number}' does not say which number a colour stands for. "
+                "Write its samples in hexadecimal and a whole number, such as 000000=0,ff0000=1; names of "
+                f"classes are given by {option('names')}."
             )
         if found.setdefault(name, int(text)) != int(text):
-            raise ValueError(f"colours: {name} has two numbers, {found[name]} and {text}. Give one.")
+            raise ValueError(f"{option('colours')}: {name} has two numbers, {found[name]} and {text}.")
     if not found:
-        raise ValueError("colours names none. Write, for example, 000000=0,ff0000=1.")
+        raise ValueError(f"{option('colours')} names none. Write, for example, 000000=0,ff0000=1.")
     return found
 
 

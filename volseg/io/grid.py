@@ -137,12 +137,12 @@ def as_spacing(given: "str | Sequence[float] | Spacing") -> Spacing:
         sizes = ()
     if not 1 <= len(sizes) <= 3 or not all(map(is_size, sizes)):
         raise ValueError(
-            f"spacing {text!r} is not a voxel size: give a positive number for x, y and z, and a unit, such "
-            "as 0.004,0.004,0.05um, or one number for all axes."
+            f"{option('spacing', text)} is not a voxel size: give a positive number for x, y and z, and a "
+            "unit, such as 0.004,0.004,0.05um, or one number for all axes."
         )
     factor, unit = common_unit(name)
     if name and not unit:
-        raise ValueError(f"spacing {text!r}: {name!r} is not a unit of length. Use nm, um or mm.")
+        raise ValueError(f"{option('spacing', text)}: {name!r} is not a unit of length. Use nm, um or mm.")
     return Spacing(tuple(factor * size for size in sizes), unit)
 
 
@@ -182,8 +182,8 @@ def with_spacing(
     sizes = spacing.sizes * dims if len(spacing.sizes) == 1 else spacing.sizes
     if len(sizes) != dims:
         raise ValueError(
-            f"spacing has {len(sizes)} numbers, but {volume.name} has {dims} axes: give one for each, or one "
-            "for all."
+            f"{option('spacing')} has {len(sizes)} numbers, but {volume.name} has {dims} axes: give one "
+            "for each, or one for all."
         )
     unit = spacing.unit or volume.unit
     factor = METRES[volume.unit] / METRES[unit] if volume.unit and unit else 1.0
