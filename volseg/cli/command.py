@@ -10,7 +10,7 @@ from typing import Any
 from volseg.arguments import Door, as_entry, in_python, values_of
 from volseg.errors import RefusedError
 
-__all__ = ["Command", "add_reading", "door", "refuse_inputs", "with_dashes"]
+__all__ = ["Command", "add_paint", "add_reading", "door", "refuse_inputs", "with_dashes"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,20 @@ def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
         return in_python(name, value)  # this command has no such option
 
     return name_it
+
+
+def add_paint(parser: argparse.ArgumentParser) -> None:
+    """The options that say what paint means."""
+    parser.add_argument(
+        "--unlabelled", type=int, metavar="VALUE", help="the value of what is unlabelled (default: found)"
+    )
+    parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
+    parser.add_argument(
+        "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
+    )
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
+    )
 
 
 def add_reading(parser: argparse.ArgumentParser, *, labels: bool) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from volseg.cli.command import Command, add_reading
+from volseg.cli.command import Command, add_paint, add_reading
 
 __all__ = ["DENSIFY", "default_output"]
 
@@ -41,16 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, help="for everything (default 15, with a GPU 10; with --continue a third)"
     )
-    parser.add_argument(
-        "--unlabelled", type=int, metavar="VALUE", help="the value of what is unlabelled (default: found)"
-    )
-    parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
-    parser.add_argument(
-        "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
-    )
-    parser.add_argument(
-        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
-    )
+    add_paint(parser)
     add_reading(parser, labels=True)
     parser.add_argument(
         "--learner",

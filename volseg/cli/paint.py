@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volseg.cli.command import Command, add_reading, refuse_inputs
+from volseg.cli.command import Command, add_paint, add_reading, refuse_inputs
 from volseg.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -19,13 +19,7 @@ __all__ = ["AUDIT", "SPARSIFY"]
 def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, help="the volume or image that was painted on")
     parser.add_argument("labels", type=Path, help="a file with painted slices")
-    parser.add_argument(
-        "--unlabelled", type=int, metavar="VALUE", help="the value of what is unlabelled (default: found)"
-    )
-    parser.add_argument("--painted-only", action="store_true", help="0 is unlabelled, on painted slices, too")
-    parser.add_argument(
-        "--finished", action="store_true", help="painted slices are finished: 0 on them is background"
-    )
+    add_paint(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -34,9 +28,6 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         help="show it, too: as a page (.html) or a picture (.png)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the page if it exists")
-    parser.add_argument(
-        "--names", nargs="+", default=[], metavar="VALUE=NAME", help="the classes (default: all)"
-    )
     add_reading(parser, labels=True)
 
 
