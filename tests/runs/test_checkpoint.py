@@ -348,7 +348,7 @@ def test_sigterm_to_a_real_run_saves_within_ten_seconds(make_dataset, tmp_path, 
     assert run.returncode == 130, said
     assert took < 10
     iteration = load_checkpoint(folder / "last.pt")["iteration"]
-    assert f"Stopped at iteration {iteration}; saved. Go on with --resume True." in said
+    assert f"Stopped at iteration {iteration}; saved. Go on with --resume." in said
 
 
 # --- checkpoints that ask for more than they hold ------------------------------------------------------
