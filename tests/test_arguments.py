@@ -54,6 +54,10 @@ CASES = [
     (("continue_from", Path("a b")), "continue_from='a b'", "--continue 'a b'", "--continue_from 'a b'"),
     (("compare", False), "compare=False", "--no-compare", "--compare False"),
     (("suggest_next", False), "suggest_next=False", "--no-suggest", "--suggest_next False"),
+    (("compare", True), "compare=True", "without --no-compare", "--compare True"),
+    (("finished", False), "finished=False", "without --finished", "--finished False"),
+    (("minutes", None), "minutes=None", "without --minutes", "--minutes None"),
+    (("names", {}), "names={}", "without --names", None),
     (("names", {0: "NAME", 5: "x"}), "names={0: 'NAME', 5: 'x'}", "--names 0=NAME 5=x", None),
     (("axes", "ZYX"), "axes='ZYX'", "axes='ZYX'", None),  # densify has no such option
 ]

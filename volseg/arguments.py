@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Door", "as_entry", "come_through", "command", "in_python", "option"]
+__all__ = ["Door", "as_entry", "come_through", "command", "in_python", "option", "values_of"]
 
 Door = Callable[[str, Any], str]
 """Names an argument with a value, or without if that is ``...``."""

@@ -47,9 +47,12 @@ def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
 
     def name_it(name: str, value: Any = ...) -> str:
         if name in options:
-            strings = options[name].option_strings
-            is_negative = value is False and isinstance(options[name], argparse.BooleanOptionalAction)
-            word = strings[-1 if is_negative else 0]
+            action = options[name]
+            is_optional = isinstance(action, argparse.BooleanOptionalAction)
+            word = action.option_strings[-1 if is_optional and value is False else 0]
+            is_switch = action.nargs == 0 and not is_optional
+            if value is None or value == {} or (is_switch and value not in (..., action.const)):
+                return f"without {word}"
             rest = [] if value is ... or isinstance(value, bool) else values_of(value)
             return " ".join([word, *map(shlex.quote, rest)])
         if takes_entries:

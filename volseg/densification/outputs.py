@@ -41,6 +41,8 @@ __all__ = ["Outputs", "classes_of", "outputs_for", "values_of", "write_volumes"]
 
 logger = logging.getLogger(__name__)
 
+_ARGUMENTS = {"suggest": "suggest_next"}  # of densify, where choices have another name
+
 _FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
 
 
@@ -187,13 +189,16 @@ class Outputs:
             if then != now:
                 if isinstance(then, dict) and part == "choices":
                     differ = [name for name in now if then.get(name) != now[name]]
-                    then, now = (
-                        ", ".join(option(name, each.get(name)) for name in differ) for each in (then, now)
-                    )
+                    then, now = (_in_words(each, differ) for each in (then, now))
                 raise RefusedError(
                     f"{self.folder} was begun with other {part}: {then} then, {now} now. Repeat "
                     f"the command as it was, or start again with {option('overwrite', True)}."
                 )
+
+
+def _in_words(choices: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Some of the choices, as the user writes them."""
+    return ", ".join(option(_ARGUMENTS.get(name, name), choices.get(name)) for name in names)
 
 
 @contextlib.contextmanager

@@ -127,9 +127,9 @@ def _blaming(entry: str) -> Iterator[None]:
 
 def explained(error: BaseException) -> str:
     """What an error says, without what MONAI put around it."""
-    mendable = cause(error)
-    if mendable is not None:
-        return str(mendable)
+    fixable = cause(error)
+    if fixable is not None:
+        return str(fixable)
     *_, error = _chain(error)
     hint = f". {HINT}" if "no attribute 'context'" in str(error) else ""
     if "'list' object has no attribute" in str(error):
