@@ -3,9 +3,9 @@
 Read and written here rather than through ITK or pynrrd 1.1.3. ITK returned other voxels for 44 of 600 gzip
 files with one bit flipped, because it does not look at the checksum; both open whatever file a header names.
 pynrrd checks the voxels as well as this module does, but drops every byte of a header that is not ASCII: of
-600 headers with one bit flipped it opened 37 such ones (here none), 28 of them with another position or voxel
-size, and segments named in UTF-8 lose letters. It gives numbers where this module keeps a header's words to
-write them back, and unpacked 300 MB for a file of one voxel. See docs/formats.md.
+253 such headers it opened 153 (here none), 120 of them with another position or voxel size
+(benchmarks/readers.py), and segments named in UTF-8 lose letters. It gives numbers where this module keeps a
+header's words to write them back. See docs/formats.md.
 
 The letters of a file's axes, the fastest first, are ``X Y Z``, ``C`` for channels and ``1`` for an axis of
 size 1 that makes a plane of a volume.
