@@ -1,7 +1,6 @@
 """What the libraries that read a format make of damaged files, beside volseg: the figures of docs/formats.md.
 
-    pip install pynrrd==1.1.3
-    python benchmarks/readers.py [--tries 600]
+    python benchmarks/readers.py [--tries 600]  # in the environment of peers.txt
 
 Each try flips one bit of a whole file, seeded, or cuts it at one of 49 places. A line for each format and
 reader says how many of these were opened, and how many with other numbers, or another place in the world.

@@ -1,9 +1,9 @@
-"""Weights to hand on: the safetensors format, which holds tensors and text and cannot hold code.
+"""Weights to share: the safetensors format, which holds tensors and text and cannot hold code.
 
 The library ``safetensors`` reads and writes it: of the headers in tests/io/test_weights.py that lie about
 sizes, places or types it opened none but one with 65 axes, which is refused here. The format has no checksum
-(544 of 600 flipped bits gave other weights; benchmarks/readers.py), so a SHA-256 of the numbers is kept among the notes and shows
-damage; one of the whole file, received by another way, shows who it is from.
+(544 of 600 flipped bits gave other weights; benchmarks/readers.py), so a SHA-256 of the numbers is kept among
+the notes and shows damage; one of the whole file, received by another way, shows who it is from.
 """
 
 import hashlib
