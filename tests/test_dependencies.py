@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = {  # where the name to install is not the name to import
     "pytorch-ignite": "ignite",
+    "pynrrd": "nrrd",
     "scikit-image": "skimage",
     "simpleitk": "SimpleITK",
     "pillow": "PIL",
