@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from volseg.densification import densify, earlier, run, training
@@ -395,6 +396,15 @@ def test_without_a_background_the_headline_is_the_mean_of_all_and_says_so(case, 
         densify(files.image, files.labels, tmp_path / "out", unlabelled=9, names=names, **QUICK)
     assert "mean IoU over all classes (outside, shell, core; none is background): " in caplog.text
     assert "with background" not in caplog.text
+
+
+def test_the_command_to_go_on_reads_colours_as_this_one_did(case, tmp_path):
+    files = case(image=".tif", labels=".tif")
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)[files.paint]
+    tifffile.imwrite(files.labels, colours.transpose(2, 1, 0, 3), photometric="rgb")
+    numbers = {"000000": 0, "ff0000": 1, "00ff00": 2}
+    done = densify(files.image, files.labels, tmp_path / "out", colours=numbers, folds=0, **QUICK)
+    assert "--colours 000000=0,ff0000=1,00ff00=2" in done.suggestion.command
 
 
 def test_how_much_of_each_class_there_is_is_told_in_voxels_and_in_units(case, tmp_path, caplog):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import RefusedError
-from volseg.io import append_text, read_json, read_text, write_json, write_text
+from volseg.io import append_text, read_json, read_text, text, write_json, write_text
 from volseg.io.text import Lines, lines_of, read_arrays, write_arrays
 
 
@@ -29,6 +29,14 @@ def test_what_json_has_not_is_made_of_what_it_has(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"where": tmp_path})
     assert read_json(tmp_path / "a.json")["ö"] == 1
+
+
+def test_a_line_has_reached_the_disk_when_the_call_returns(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(text.os, "fsync", lambda handle: asked.append((handle, lines_of(tmp_path / "a"))))
+    with Lines(tmp_path / "a") as journal:
+        journal.append("one")
+        assert asked == [(journal.handle, [b"one"])]
 
 
 def test_arrays_come_back_by_their_names(tmp_path):

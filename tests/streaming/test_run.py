@@ -15,6 +15,7 @@ from volseg.io.blocks import create_blocks, open_blocks
 from volseg.labels import LabelScheme
 from volseg.networks import UNet
 from volseg.streaming import source as room
+from volseg.streaming.request import check
 from volseg.streaming.run import predict_streamed
 
 SCHEME = LabelScheme(["a", "b", "c"], [0, 3, 700], 9)
@@ -251,3 +252,15 @@ def test_hooks_and_statistics_of_versions_do_not_go_together(tmp_path):
     inferer = RotationAveragingInferer(OverlapTileInferer(8, batch_norm="volume"), "mirror")
     with pytest.raises(InputError, match="the network may have no hooks"):
         predict_streamed(image, tmp_path / "out.nii", network=network, inferer=inferer)
+
+
+def test_what_was_begun_with_another_voxel_size_is_not_resumed(tmp_path):
+    """What is written can hold it: results of a TIFF whose own cannot be used."""
+    image = make_image(tmp_path, ".tif", (23, 19, 14))
+    settings = {"network": network_for(3), "inferer": OverlapTileInferer(8), "labels": None}
+    settings |= {"preprocessing": None, "overwrite": False, "cluster": None}
+    prints = {
+        spacing: check((image,), {"classes": tmp_path / "out.tif"}, spacing=spacing, **settings).fingerprint()
+        for spacing in (None, "1,1,2um", "1,1,3um")
+    }
+    assert len(set(prints.values())) == 3
