@@ -64,7 +64,7 @@ def _forgiving(function: Any) -> Any:
     def load_overload(*arguments: Any) -> Any:
         try:
             return load(*arguments)
-        except Exception:
+        except Exception:  # of a damaged file numba and pickle raise anything
             return None
 
     def save_overload(*arguments: Any) -> None:
