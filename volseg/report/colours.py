@@ -3,8 +3,8 @@
 They are Okabe and Ito's, which the colour-blind can distinguish (https://jfly.uni-koeln.de/color/); those
 that are too pale for thin lines on white, or too dark for black, have a shade of their own there.
 
-A room of its own, small as it is: pictures, both back ends of charts and the templates take colours from here,
-and none of these may import another.
+A module of its own, small as it is: pictures, both back ends of charts and the templates take colours from
+here, and none of these may import another.
 """
 
 from typing import Any
