@@ -15,11 +15,13 @@ each other, and each is solved by itself: the same result in a fraction of the m
 still too large is solved on a coarser grid.
 """
 
+import ctypes
 import functools
 import importlib.util
 import itertools
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -191,9 +193,22 @@ def _itk() -> Callable[[Labels], Labels]:
                 return np.asarray(itk.array_from_image(interpolator.GetOutput()))
 
             fill(np.ones((3, _THINNEST, _THINNEST), np.uint8))
+        _keep_alive()
     except (ImportError, AttributeError) as error:
         raise ResourceError(_lacking()) from error
     return fill
+
+
+def _keep_alive() -> None:
+    """Keep SWIG's table of types for as long as the process lives.
+
+    Python may take the table apart after the types in it are gone; then a process that has used ITK dies of
+    a segmentation fault when everything is already written, and its exit code says that it failed.
+    """
+    for name in [name for name in sys.modules if name.startswith("swig_runtime_data")]:
+        for value in vars(sys.modules[name]).values():
+            if type(value).__name__ == "PyCapsule":
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 _BETA = 100.0  # differences being in standard deviations of the image
