@@ -47,7 +47,7 @@ def pixels(report, plane, index):
 
 def test_each_class_has_its_colour_background_a_weak_one_and_unlabelled_stripes(report):
     colours = class_colours(3)
-    plane = planes_of(report)[-1]  # yz: a slice of it crosses the others
+    plane = planes_of(report.size, report.orientation)[-1]  # yz: a slice of it crosses the others
     found = pixels(report, plane, 20)
     assert IGNORE_INDEX in found
     stripes = np.unique(found[IGNORE_INDEX], axis=0)

@@ -427,7 +427,7 @@ def test_classes_differ_in_colour(count):
     ],
 )
 def test_the_head_is_up_and_the_left_side_on_the_right(orientation, flips, letters):
-    planes = planes_of(report_of(SIZE, orientation=orientation))
+    planes = planes_of(SIZE, orientation)
     assert [plane.flipped for plane in planes] == flips
     assert [plane.letters for plane in planes] == [tuple(group) for group in letters]
 
@@ -435,7 +435,7 @@ def test_the_head_is_up_and_the_left_side_on_the_right(orientation, flips, lette
 @pytest.mark.parametrize("orientation", ["", "RAS"])
 def test_a_still_picture_shows_the_classes_over_the_image(orientation):
     report = report_of(SIZE, orientation=orientation)
-    for plane in planes_of(report):
+    for plane in planes_of(report.size, report.orientation):
         plain = slice_picture(report, plane, 1, layer="image").astype(float)
         shown = slice_picture(report, plane, 1).astype(float)
         sign = -1 if orientation else 1

@@ -73,7 +73,7 @@ def write_figures(folder: str | os.PathLike[str], report: Report, *, overwrite: 
 
 def _overview(report: Report) -> Figure:
     """A slice of each plane, painted if one is: the image, the result over it, and how sure."""
-    planes = planes_of(report)
+    planes = planes_of(report.size, report.orientation)
     layers = ["image", "paint", "result", "confidence", "truth"]
     layers = [name for name in layers if name == "image" or getattr(report, name) is not None]
     spacing = report.spacing or (1.0,) * len(report.size)

@@ -113,7 +113,7 @@ def paint_picture(report: Report, plane: Plane, index: int) -> NDArray[np.uint8]
 
 def _chosen(report: Report) -> Iterator[tuple[Plane, list[int], int]]:
     """For each direction the slices that are shown, and how many are painted."""
-    for plane in planes_of(report):
+    for plane in planes_of(report.size, report.orientation):
         if plane.normal is None:
             yield plane, [0], 1
             continue

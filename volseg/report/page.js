@@ -1,4 +1,4 @@
-/* Last of three parts: what is said beside the views, and what can be done with them. What is shown stands
+/* Last of four parts: what is said beside the views, and what can be done with them. What is shown stands
    in the address (#x=…&y=…&z=…&overlay=result,paint) and in data-state of #viewer. */
 /* --- what is said --- */
 const className = (k) => (k === UNLABELLED ? "none" : meta.classes[k].name);

@@ -48,7 +48,7 @@ def _page(report: Report, max_bytes: int) -> str:
     values = {
         **sections(report),
         "report": report,
-        "style": _resource("page.css"),
+        "style": _resource("base.css") + _resource("page.css"),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         "gallery": gallery(report),
@@ -102,7 +102,7 @@ def _meta(report: Report, embedded: Embedded, painted: list[list[int]]) -> dict[
                 "flip": plane.flipped,
                 "letters": plane.letters or None,
             }
-            for plane in planes_of(report)
+            for plane in planes_of(report.size, report.orientation)
         ],
     }
 
@@ -119,7 +119,7 @@ def _data(embedded: Embedded) -> list[tuple[str, str]]:
 
 def _script() -> str:
     """In a block of its own: what a part declares, the next may use, and nothing else sees it."""
-    parts = map(_resource, ("volumes.js", "drawing.js", "page.js"))
+    parts = map(_resource, ("volumes.js", "shared.js", "drawing.js", "page.js"))
     return '"use strict";\n{\n' + "\n".join(parts) + "}\n"
 
 

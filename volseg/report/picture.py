@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from volseg.io import atomic_write
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.report.colours import class_colours, coloured
-from volseg.report.parts import Report, readable
+from volseg.report.parts import readable
 
 __all__ = ["Plane", "cut", "grey_or_rgb", "panel", "planes_of", "save_picture"]
 
@@ -124,18 +124,22 @@ class Plane:
         return size[self.across] * spacing[self.across], size[self.down] * spacing[self.down]
 
 
-def planes_of(report: Report) -> list[Plane]:
-    """xy, xz and yz; of an image, xy."""
+def planes_of(size: Sequence[int], orientation: str = "") -> list[Plane]:
+    """xy, xz and yz; of an image, xy.
+
+    Args:
+        orientation: where the axes of a patient point to, such as ``"RAS"``; empty if there is none.
+    """
     axes: list[tuple[str, int, int, int | None]] = [("xy", 0, 1, 2), ("xz", 0, 2, 1), ("yz", 1, 2, 0)]
-    if len(report.size) == 2:
+    if len(size) == 2:
         axes = [("xy", 0, 1, None)]
     planes = []
     for name, across, down, normal in axes:
         letters: tuple[str, ...] = ()
         flipped = (False, False)
-        if report.orientation:
+        if orientation:
             # Radiologists: head and face up, the patient's left on the right, the face to the left.
-            right, below = report.orientation[across], report.orientation[down]
+            right, below = orientation[across], orientation[down]
             flipped = (right in "RA", below in "SA")
             right = _OPPOSITE[right] if flipped[0] else right
             below = _OPPOSITE[below] if flipped[1] else below

@@ -22,7 +22,7 @@ _STILL = 384  # pixels of the picture for pages without scripts
 
 def viewer(report: Report, embedded: Embedded, painted: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Views and their controls; ``painted`` are the slices that carry paint, per axis."""
-    planes = planes_of(report)
+    planes = planes_of(report.size, report.orientation)
     spacing = report.spacing or (1.0,) * len(report.size)
     depth = 0.0
     if len(planes) == 3:
@@ -80,7 +80,7 @@ def _thinning(report: Report, embedded: Embedded) -> str:
 
 
 def _still(report: Report) -> str:
-    plane = planes_of(report)[0]
+    plane = planes_of(report.size, report.orientation)[0]
     layer = "paint" if report.result is None else "result"
     picture = slice_picture(report, plane, report.size[-1] // 2, layer=layer)
     step = -(-max(picture.shape[:2]) // _STILL)

@@ -1,4 +1,4 @@
-/* First of three parts of the page's script, which page.py puts into one block: what there is to be shown,
+/* First of four parts of the page's script, which page.py puts into one block: what there is to be shown,
    and the volumes, put together from the pictures that the page carries. */
 const root = document.documentElement;
 const byId = (id) => document.getElementById(id);
