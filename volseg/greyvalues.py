@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["GreyScale", "measure_grey_values", "normalised"]
+__all__ = ["GreyScale", "known_to_torch", "measure_grey_values", "normalised"]
 
 Read = Callable[[tuple[slice, ...]], npt.NDArray[Any]]
 
@@ -83,7 +83,7 @@ def normalised(image: Tensor | npt.NDArray[Any]) -> Tensor:
     """An image ``(C, *spatial)`` of any real type, normalised channel by channel, as float32."""
     channels = []
     for channel in image:
-        array = channel.cpu().numpy() if isinstance(channel, Tensor) else _known_to_torch(channel)
+        array = channel.cpu().numpy() if isinstance(channel, Tensor) else known_to_torch(channel)
         scale = measure_grey_values(lambda spans, array=array: array[spans], array.shape)  # type: ignore[misc]
         channels.append(scale(channel if isinstance(channel, Tensor) else _tensor(array)))
     return torch.stack(channels)
@@ -99,7 +99,7 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _known_to_torch(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def known_to_torch(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Unsigned numbers of two bytes and more as floating point: torch computes with them hardly at all."""
     is_known = array.dtype.kind != "u" or array.dtype.itemsize == 1
     return array if is_known else array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)

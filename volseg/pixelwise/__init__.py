@@ -12,6 +12,8 @@ No network of patches: each voxel is classified by itself, by what is known of i
   which does not see where the voxel is; their log probabilities are averaged.
 * **Auto-context** (:mod:`volseg.pixelwise.model`): where there is time, a second pair sees filter responses
   to the probabilities of the first as well (Tu and Bai 2010).
+* **While a person paints** (:mod:`volseg.pixelwise.live`): rounds of learning, each from the one
+  before, and filter responses brick by brick (:mod:`volseg.pixelwise.bricks`).
 
 :class:`PixelwiseLearner` is what ``volseg densify`` speaks to, :func:`learn` the same as a function. The
 U-Net (:mod:`volseg.learners.unet`) is its peer: it learns its own features, in minutes instead of seconds.
@@ -23,6 +25,7 @@ Example:
 """
 
 from volseg.learning import Task
+from volseg.pixelwise.live import Live, Paint
 from volseg.pixelwise.model import Model, PixelwiseLearner, bank_of, learn
 
-__all__ = ["Model", "PixelwiseLearner", "Task", "bank_of", "learn"]
+__all__ = ["Live", "Model", "Paint", "PixelwiseLearner", "Task", "bank_of", "learn"]

@@ -18,7 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Bank", "filter_bank", "responses_at", "responses_in"]
+__all__ = [
+    "Bank",
+    "Octave",
+    "filter_bank",
+    "inner_sigmas",
+    "interpolated_at",
+    "interpolated_in",
+    "kept_octaves",
+    "pool",
+    "radius_of",
+    "responses",
+    "responses_at",
+    "responses_in",
+    "smooth",
+]
 
 SCALES = (0.7, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
 _INNER = 0.7  # the scale over which a structure tensor is averaged, in scales
@@ -76,20 +90,27 @@ def octaves(size: Sequence[int], spacing: Sequence[float], scales: Sequence[floa
     return found
 
 
+def kept_octaves(
+    channels: int, size: Sequence[int], spacing: Sequence[float], scales: Sequence[float] = SCALES
+) -> list[Octave]:
+    """The octaves of an image ``(C, *size)``: of a very large one, not all scales of the finest grid."""
+    per_scale = channels * (2 + 2 * len(size)) * math.prod(size)
+    most = max(_MOST // per_scale, 1)
+    fine = [scale for scale in scales if scale <= _OCTAVE]
+    kept = fine if len(fine) <= most else fine[1 : 1 + most] or fine
+    return octaves(size, spacing, [*kept, *(scale for scale in scales if scale > _OCTAVE)])
+
+
 def filter_bank(image: Tensor, spacing: Sequence[float], scales: Sequence[float] = SCALES) -> Bank:
     """The responses to an image ``(C, *spatial)``; of a very large one, not at the finest scales."""
     began = time.monotonic()
     size = tuple(image.shape[1:])
     finest = min(spacing)
-    per_scale = len(image) * (2 + 2 * len(size)) * math.prod(size)
-    most = max(_MOST // per_scale, 1)  # scales on the finest grid
-    fine = [scale for scale in scales if scale <= _OCTAVE]
-    kept = fine if len(fine) <= most else fine[1 : 1 + most] or fine
-    grids = octaves(size, spacing, [*kept, *(scale for scale in scales if scale > _OCTAVE)])
+    grids = kept_octaves(len(image), size, spacing, scales)
     current, blur = image, 0.0
     maps = []
     for octave in grids:
-        current = _pool(current, octave.pooling)
+        current = pool(current, octave.pooling)
         grid = [d * s / finest for d, s in zip(spacing, octave.stride, strict=True)]  # in finest voxels
         smoothed = current
         per_scale = 2 + 2 * len(size)
@@ -111,8 +132,8 @@ def filter_bank(image: Tensor, spacing: Sequence[float], scales: Sequence[float]
 def smooth(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Gaussian smoothing of ``(C, *spatial)``, mirrored at the border."""
     for axis, sigma in enumerate(sigmas, start=1):
-        radius = min(math.ceil(_TRUNCATE * sigma), image.shape[axis] - 1)
-        if sigma < 0.25 or radius < 1:
+        radius = radius_of(sigma, image.shape[axis])
+        if radius < 1:
             continue
         weights = [math.exp(-0.5 * (t / sigma) ** 2) for t in range(radius + 1)]
         total = weights[0] + 2 * sum(weights[1:])
@@ -128,6 +149,11 @@ def smooth(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     return image
 
 
+def radius_of(sigma: float, n: int) -> int:
+    """Voxels on either side that smoothing along an axis of ``n`` voxels sums."""
+    return 0 if sigma < 0.25 else min(math.ceil(_TRUNCATE * sigma), n - 1)
+
+
 def _respond(image: Tensor, scale: float, grid: Sequence[float], out: Tensor) -> None:
     """All responses of one channel ``(*spatial)`` at one scale, a few layers at a time: they fit into the
     processor's cache."""
@@ -136,12 +162,17 @@ def _respond(image: Tensor, scale: float, grid: Sequence[float], out: Tensor) ->
     for first in range(0, len(image), layers):
         last = min(first + layers, len(image))
         low, high = max(first - halo, 0), min(last + halo, len(image))
-        for response, target in zip(_responses(image[low:high], scale, grid), out, strict=True):
+        for response, target in zip(responses(image[low:high], scale, grid), out, strict=True):
             target[first:last] = response[first - low : last - low]
 
 
-def _responses(image: Tensor, scale: float, grid: Sequence[float]) -> Iterator[Tensor]:
-    """Of one channel ``(*spatial)``; derivatives times the scale, so that scales compare."""
+def inner_sigmas(scale: float, grid: Sequence[float]) -> list[float]:
+    """Over which a structure tensor is averaged, in voxels of a grid."""
+    return [_INNER * scale / g for g in grid]
+
+
+def responses(image: Tensor, scale: float, grid: Sequence[float]) -> Iterator[Tensor]:
+    """Of one smoothed channel ``(*spatial)``; derivatives times the scale, so that scales compare."""
     first = [_derivative(image, axis, scale / g) for axis, g in enumerate(grid)]
     yield image
     yield sum(d * d for d in first).sqrt()  # type: ignore[union-attr]
@@ -151,7 +182,7 @@ def _responses(image: Tensor, scale: float, grid: Sequence[float]) -> Iterator[T
         for j in range(i, dims):
             second[i, j] = _derivative(first[i], j, scale / grid[j])
     yield from _eigenvalues(second, dims)
-    inner = [_INNER * scale / g for g in grid]
+    inner = inner_sigmas(scale, grid)
     products = {
         (i, j): smooth((first[i] * first[j])[None], inner)[0] for i in range(dims) for j in range(i, dims)
     }
@@ -190,56 +221,81 @@ def _eigenvalues(a: dict[tuple[int, int], Tensor], dims: int) -> list[Tensor]:
     return [largest, 3 * q - largest - smallest, smallest]
 
 
-def _pool(image: Tensor, pooling: tuple[int, ...]) -> Tensor:
+def pool(image: Tensor, pooling: tuple[int, ...]) -> Tensor:
+    """Means of ``(C, *spatial)``; a last voxel that is left over is its own mean."""
     if max(pooling) == 1:
         return image
     for axis, factor in enumerate(pooling, start=1):
         if image.shape[axis] % factor:
             image = torch.cat([image, image.narrow(axis, image.shape[axis] - 1, 1)], axis)
-    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(pooling)]
-    return pool(image[None], pooling)[0]
+    mean = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(pooling)]
+    return mean(image[None], pooling)[0]
 
 
 def responses_at(bank: Bank, voxels: Tensor) -> Tensor:
     """The responses at voxels ``(n, dims)`` of the finest grid, ``(n, features)``; coarse grids are
     interpolated."""
     return torch.cat(
-        [_at(maps, stride, voxels) for maps, stride in zip(bank.maps, bank.strides, strict=True)]
+        [interpolated_at(maps, stride, voxels) for maps, stride in zip(bank.maps, bank.strides, strict=True)]
     ).T
 
 
 def responses_in(bank: Bank, first: int, last: int) -> Tensor:
     """The responses in some layers of the first axis, ``last`` not included: ``(features, *block)``."""
     limits = [(first, last), *((0, n) for n in bank.size[1:])]
-    blocks = []
-    for maps, stride in zip(bank.maps, bank.strides, strict=True):
-        block = maps
-        for axis, (factor, (low, high)) in enumerate(zip(stride, limits, strict=True), start=1):
-            if factor == 1:
-                block = block.narrow(axis, low, high - low)
-                continue
-            index = torch.arange(low, high, device=maps.device)
-            below, above, weight = _neighbours(index, factor, maps.shape[axis])
-            weight = weight.view([-1 if a == axis else 1 for a in range(block.ndim)])
-            lower, upper = (block.index_select(axis, side).float() for side in (below, above))
-            block = lower.lerp_(upper, weight)
-        blocks.append(block.float())
-    return torch.cat(blocks)
+    return torch.cat(
+        [interpolated_in(maps, stride, limits) for maps, stride in zip(bank.maps, bank.strides, strict=True)]
+    )
 
 
-def _at(maps: Tensor, stride: tuple[int, ...], voxels: Tensor) -> Tensor:
-    """Of one grid, ``(features, n)``."""
-    axes = list(zip(voxels.T, stride, maps.shape[1:], strict=True))
-    sides = [_neighbours(index, factor, n) for index, factor, n in axes]
+def interpolated_in(
+    maps: Tensor,
+    stride: Sequence[int],
+    limits: Sequence[tuple[int, int]],
+    first: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
+) -> Tensor:
+    """Responses of one grid in a block of the finest, ``(features, *block)``, float32.
+
+    Args:
+        limits: of the block, per axis.
+        first, size: where on its grid the part that is given begins, and of how many voxels the grid is; by
+            default it is the whole of it.
+    """
+    block = maps
+    size = maps.shape[1:] if size is None else size
+    for axis, (factor, (low, high), n) in enumerate(zip(stride, limits, size, strict=True), start=1):
+        start = 0 if first is None else first[axis - 1]
+        if factor == 1:
+            block = block.narrow(axis, low - start, high - low)
+            continue
+        below, above, weight = _neighbours(torch.arange(low, high, device=maps.device), factor, n)
+        weight = weight.view([-1 if a == axis else 1 for a in range(block.ndim)])
+        lower, upper = (block.index_select(axis, side - start).float() for side in (below, above))
+        block = lower.lerp_(upper, weight)
+    return block.float()
+
+
+def interpolated_at(
+    maps: Tensor,
+    stride: Sequence[int],
+    voxels: Tensor,
+    first: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
+) -> Tensor:
+    """The same at voxels ``(n, dims)``, ``(features, n)``."""
+    size = maps.shape[1:] if size is None else size
+    first = [0] * len(size) if first is None else first
+    sides = [_neighbours(index, factor, n) for index, factor, n in zip(voxels.T, stride, size, strict=True)]
     total = torch.zeros(len(maps), len(voxels), device=maps.device)
     for corner in itertools.product((0, 1), repeat=len(stride)):
         if any(c and factor == 1 for c, factor in zip(corner, stride, strict=True)):
             continue
         weight = torch.ones(len(voxels), device=maps.device)
         flat = torch.zeros(len(voxels), dtype=torch.int64, device=maps.device)
-        for c, (below, above, share), n in zip(corner, sides, maps.shape[1:], strict=True):
+        for c, (below, above, share), start, n in zip(corner, sides, first, maps.shape[1:], strict=True):
             weight = weight * (share if c else 1 - share)
-            flat = flat * n + (above if c else below)
+            flat = flat * n + (above if c else below) - start
         total.addcmul_(maps.flatten(1).index_select(1, flat).float(), weight)
     return total
 

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 from volseg.learning import Curve
 from volseg.machine import has_bf16
 
-__all__ = ["LabelledVoxels", "Members", "train"]
+__all__ = ["Folded", "LabelledVoxels", "Members", "optimizer_of", "take_step", "train"]
 
 _HIDDEN = (128, 128)
 _BATCH = 4096
@@ -68,15 +68,9 @@ class Members:
         """In standard deviations; ``seen`` is overwritten."""
         return seen.sub_(self.mean).div_(self.std).clamp_(-_CLAMP, _CLAMP)
 
-    @torch.no_grad()
     def __call__(self, seen: Tensor) -> Tensor:
-        """Log probabilities ``(n, classes)``, unnormalised; ``seen`` is overwritten."""
-        scaled = self.scaled(seen)
-        total = torch.zeros((), device=seen.device)
-        with _autocast(seen.device):
-            for perceptron, mask in zip(self.perceptrons, self.masks, strict=True):
-                total = total + _folded(perceptron)(scaled * mask).float().log_softmax(1)
-        return total / len(self.perceptrons)
+        """Log probabilities ``(n, classes)``, unnormalised, of what is seen ``(n, features)``."""
+        return Folded(self)(seen.T).T
 
     def without_prior(self) -> "Members":
         """Those that do not see the prior: for an image without paint there is none."""
@@ -85,6 +79,27 @@ class Members:
             perceptron for perceptron, is_blind in zip(self.perceptrons, blind, strict=True) if is_blind
         ]
         return Members(perceptrons, self.mean, self.std, self.masks[torch.tensor(blind)])
+
+    def rescaled(self, mean: Tensor, std: Tensor) -> "Members":
+        """The same, seeing in other standard deviations: what they answer stays, but for what was clamped."""
+        with torch.no_grad():
+            for perceptron, mask in zip(self.perceptrons, self.masks, strict=True):
+                first = perceptron[0]
+                assert isinstance(first, nn.Linear)
+                first.bias.add_((first.weight * mask) @ ((mean - self.mean) / self.std))
+                first.weight.mul_(std / self.std)
+        return Members(self.perceptrons, mean, std, self.masks)
+
+    def with_blind(self, columns: int) -> "Members":
+        """A copy for voxels of which more is seen, at which they do not look."""
+        perceptrons = copy.deepcopy(self.perceptrons)
+        for perceptron in perceptrons:
+            first = perceptron[0]
+            assert isinstance(first, nn.Linear)
+            first.weight = nn.Parameter(F.pad(first.weight.detach(), (0, columns)))
+            first.in_features += columns
+        mean, masks = (F.pad(each, (0, columns)) for each in (self.mean, self.masks))
+        return Members(perceptrons, mean, F.pad(self.std, (0, columns), value=1.0), masks)
 
     def to(self, device: torch.device | str) -> "Members":
         """The same on a device."""
@@ -110,6 +125,40 @@ class Members:
             perceptron.load_state_dict(weights)
             perceptrons.append(perceptron.eval())
         return cls(perceptrons, state["mean"], state["std"], state["masks"])
+
+
+class Folded:
+    """Perceptrons that no longer change, ready to look at many voxels.
+
+    Means, standard deviations, masks and normalisation are part of the linear layers, and all perceptrons
+    look in one go.
+    """
+
+    def __init__(self, members: Members) -> None:
+        device = members.mean.device
+        kind = torch.bfloat16 if has_bf16(device) else torch.float32
+        layers = [[x for x in _folded(p) if isinstance(x, nn.Linear)] for p in members.perceptrons]
+        with torch.no_grad():
+            self._low = (members.mean - _CLAMP * members.std)[:, None]
+            self._high = (members.mean + _CLAMP * members.std)[:, None]
+            self._mean, self._std = members.mean[:, None], members.std[:, None]
+            first = [each[0].weight * mask for each, mask in zip(layers, members.masks, strict=True)]
+            self._weights = [torch.cat(first).to(kind)]
+            self._biases = [torch.cat([each[0].bias for each in layers])[:, None].to(kind)]
+            for depth in range(1, len(layers[0])):
+                self._weights.append(torch.stack([each[depth].weight for each in layers]).to(kind))
+                self._biases.append(torch.stack([each[depth].bias for each in layers])[..., None].to(kind))
+        self._kind = kind
+
+    @torch.no_grad()
+    def __call__(self, seen: Tensor) -> Tensor:
+        """Of voxels ``(features, n)``: ``(classes, n)``, float32."""
+        scaled = seen.clamp(self._low, self._high).sub_(self._mean).div_(self._std).to(self._kind)
+        hidden = torch.addmm(self._biases[0], self._weights[0], scaled).relu_()
+        hidden = hidden.view(self._weights[1].shape[0], -1, seen.shape[1])
+        for weight, bias in zip(self._weights[1:-1], self._biases[1:-1], strict=True):
+            hidden = torch.baddbmm(bias, weight, hidden).relu_()
+        return torch.baddbmm(self._biases[-1], self._weights[-1], hidden).float().log_softmax(1).mean(0)
 
 
 def train(
@@ -139,9 +188,8 @@ def train(
         own = torch.Generator(seen.device).manual_seed(0)  # so that it has no part in what is learnt
         chosen = torch.randperm(len(held_out.classes), generator=own, device=seen.device)[:_VALIDATED]
         held_out = LabelledVoxels(held_out.seen[chosen], held_out.classes[chosen])
-    perceptrons, masks = members.perceptrons, members.masks
-    parameters = [p for perceptron in perceptrons for p in perceptron.parameters()]
-    optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_DECAY)
+    perceptrons = members.perceptrons
+    optimizer = optimizer_of(members)
     # Drawing as many numbers for every step would take longer than the rest of it.
     noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
     first, total, counted = (curve.iterations[-1] if curve.iterations else 0), 0.0, 0
@@ -156,17 +204,8 @@ def train(
             group["lr"] = _RATE * max(0.5 * (1 + math.cos(math.pi * min(share, 1.0))), 0.01)
             group["lr"] *= min(1.0, 0.05 + 20 * share)
         chosen = torch.randint(len(seen), (_BATCH,), generator=random, device=seen.device)
-        batch, target = seen[chosen], sample.classes[chosen]
-        optimizer.zero_grad()
-        for perceptron, mask in zip(perceptrons, masks, strict=True):
-            first_row = int(torch.randint(_BATCH, (), generator=random, device=seen.device))
-            disturbed = (batch + noise[first_row : first_row + _BATCH]) * mask
-            with _autocast(seen.device):
-                found = perceptron(disturbed)
-            loss = F.cross_entropy(found.float(), target)
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
+        batch = LabelledVoxels(seen[chosen], sample.classes[chosen])
+        total += take_step(members, optimizer, batch, noise, random)
         counted += 1
         if counted == _EVERY or step == 1:
             curve.iterations.append(first + step)
@@ -178,6 +217,41 @@ def train(
                 progress(share)
     for perceptron in perceptrons:
         perceptron.eval()
+
+
+def optimizer_of(members: Members) -> torch.optim.Optimizer:
+    """What changes their weights."""
+    parameters = [p for perceptron in members.perceptrons for p in perceptron.parameters()]
+    return torch.optim.AdamW(parameters, _RATE, weight_decay=_DECAY)
+
+
+def take_step(
+    members: Members,
+    optimizer: torch.optim.Optimizer,
+    batch: LabelledVoxels,
+    noise: Tensor,
+    random: torch.Generator,
+    weight: Tensor | None = None,
+) -> float:
+    """One step of all of them; the sum of their losses.
+
+    Args:
+        batch: what is seen, in standard deviations.
+        noise: more rows than the batch has, a run of which is added to what each of them sees.
+        weight: of each class ``(classes,)``.
+    """
+    total, rows = 0.0, len(batch.seen)
+    optimizer.zero_grad()
+    for perceptron, mask in zip(members.perceptrons, members.masks, strict=True):
+        first = int(torch.randint(len(noise) - rows, (), generator=random, device=noise.device))
+        disturbed = (batch.seen + noise[first : first + rows]) * mask
+        with _autocast(disturbed.device):
+            found = perceptron(disturbed)
+        loss = F.cross_entropy(found.float(), batch.classes, weight)
+        loss.backward()
+        total += float(loss.detach())
+    optimizer.step()
+    return total
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -198,7 +272,7 @@ def _folded(perceptron: nn.Sequential) -> nn.Sequential:
 
 
 def _loss(members: Members, sample: LabelledVoxels) -> float:
-    return float(F.cross_entropy(members(sample.seen.clone()), sample.classes))
+    return float(F.cross_entropy(members(sample.seen), sample.classes))
 
 
 def _perceptron(widths: list[int]) -> nn.Sequential:

@@ -1,0 +1,262 @@
+"""The per-voxel learner while a person paints: rounds of half a second, predictions of what is visible.
+
+Each round goes on from the weights of the one before. What is seen of painted voxels is kept, so that a
+round costs the same however large the volume is, and only bricks of the filter bank that are painted on or
+looked at are computed (:mod:`volseg.pixelwise.bricks`). The perceptrons are those of the first stage of
+:mod:`volseg.pixelwise.model` that do not see where paint lies; :meth:`Live.as_model` hands them on.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from volseg.errors import InputError
+from volseg.labels import IGNORE_INDEX
+from volseg.learning import Curve, Labels, Progress, Scores
+from volseg.pixelwise.bricks import Bricks, Span
+from volseg.pixelwise.members import Folded, LabelledVoxels, Members, optimizer_of, take_step
+from volseg.pixelwise.model import Model
+from volseg.pixelwise.place import PlacePrior
+
+__all__ = ["Live", "Paint"]
+
+_COUNT = 2  # perceptrons
+_BATCH = 1024
+_RATE = 3e-3
+_NOISE = 0.2  # standard deviations
+_STEPS = 40  # of a round
+_POOL = 4096  # voxels without paint that are looked at, about
+_UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
+
+
+class Paint(NamedTuple):
+    """Painted voxels alone, for volumes too large for an array of labels.
+
+    Args:
+        voxels: flat indices in C order, ascending, ``(n,)``.
+        classes: their class indices ``(n,)``.
+    """
+
+    voxels: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, labels: Labels) -> "Paint":
+        """Of an array of class indices with 255 where nothing is painted."""
+        flat = labels.reshape(-1)
+        voxels = np.flatnonzero(flat != IGNORE_INDEX)
+        return cls(voxels, flat[voxels])
+
+
+class Live:
+    """Learns from paint in rounds, and predicts blocks of a volume in between.
+
+    Args:
+        image: raw values ``(C, *spatial)``; whatever gives a block for a tuple of slices.
+        spacing: voxel size per axis.
+        classes: how many there are; :meth:`add_class` adds one.
+        seed: with the same one and the same rounds, weights are the same to the last bit.
+        most_bytes: that filter responses may take, see :class:`volseg.pixelwise.bricks.Bricks`.
+    """
+
+    def __init__(
+        self,
+        image: Any,
+        spacing: Sequence[float],
+        classes: int,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        most_bytes: int | None = None,
+    ) -> None:
+        self.bricks = Bricks(image, spacing, most_bytes=most_bytes, device=device)
+        self.spacing = tuple(float(s) for s in spacing)
+        self.classes = classes
+        self.seed = seed
+        self.rounds = 0
+        self.curve = Curve()
+        self._members: Members | None = None
+        self._folded: Folded | None = None
+        self._paint = Paint(np.empty(0, np.int64), np.empty(0, np.uint8))
+        self._rows = torch.empty(0, self.bricks.features)
+        self._pool: dict[tuple[int, ...], Tensor] = {}
+
+    def add_class(self) -> None:
+        """One more; what was learnt of the others is kept."""
+        self.classes += 1
+        if self._members is None:
+            return
+        for perceptron in self._members.perceptrons:
+            last = perceptron[-1]
+            assert isinstance(last, nn.Linear)
+            grown = nn.Linear(last.in_features, self.classes, device=last.weight.device)
+            with torch.no_grad():
+                grown.weight[:-1], grown.weight[-1] = last.weight, last.weight.mean(0)
+                grown.bias[:-1], grown.bias[-1] = last.bias, last.bias.mean() - _UNLIKELY
+            perceptron[-1] = grown
+        self._folded = Folded(self._members)
+
+    def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
+        """Compute the filter responses that a block lacks; whether they are all there."""
+        return self.bricks.build(block, should_stop)
+
+    def ready(self, block: Span) -> float:
+        """The share of a block whose filter responses are there."""
+        return self.bricks.ready(block)
+
+    def next_bricks(self, near: Sequence[float]) -> Iterator[Span]:
+        """Blocks whose filter responses are not there yet, those nearest to a voxel first."""
+        return (block for block in self.bricks.nearest(near) if self.bricks.ready(block) < 1)
+
+    def learn(
+        self,
+        labels: Labels | Paint,
+        *,
+        seconds: float,
+        steps: int | None = None,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """One round.
+
+        Args:
+            labels: class indices ``(*spatial)`` with 255 where nothing is painted, or the painted voxels.
+            seconds: after which it ends.
+            steps: that are taken, however long they take.
+            progress: called with the share that is done, and what is being done.
+            should_stop: asked after every step.
+
+        Raises:
+            InputError: if nothing is painted.
+        """
+        began = time.monotonic()
+        paint = labels if isinstance(labels, Paint) else Paint.of(labels)
+        if not len(paint.voxels):
+            raise InputError("No voxel is painted, so there is nothing to learn from. Paint some strokes.")
+        self._gather(paint)
+        around = torch.cat(list(self._pool.values()))
+        members = self._scaled_to(torch.cat([self._rows, around]))
+        random = torch.Generator(self.bricks.device).manual_seed(self.seed + 1009 * self.rounds)
+        self.rounds += 1
+        seen = members.scaled(self._rows.clone())
+        classes = torch.from_numpy(paint.classes.astype(np.int64)).to(seen.device)
+        noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
+        optimizer = optimizer_of(members)
+        for perceptron in members.perceptrons:
+            perceptron.train()
+        planned = _STEPS if steps is None else steps
+        first, total, step = (self.curve.iterations[-1] if self.curve.iterations else 0), 0.0, 0
+        for step in range(1, planned + 1):
+            share = (step - 1) / planned
+            if steps is None and step > 1 and time.monotonic() - began > seconds:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = (
+                    _RATE * max(0.5 * (1 + math.cos(math.pi * share)), 0.01) * min(1.0, 0.2 + 5 * share)
+                )
+            chosen = torch.randint(len(seen), (_BATCH,), generator=random, device=seen.device)
+            batch = LabelledVoxels(seen[chosen], classes[chosen])
+            total += take_step(members, optimizer, batch, noise, random)
+            if progress is not None:
+                progress(step / planned, "learning")
+            if should_stop is not None and should_stop():
+                break
+        for perceptron in members.perceptrons:
+            perceptron.eval()
+        if step:
+            self.curve.iterations.append(first + step)
+            self.curve.loss.append(total / step / len(members.perceptrons))
+        self._folded = Folded(members)
+
+    def predict(self, block: Span) -> Scores:
+        """Log probabilities ``(classes, *block)``; filter responses that are lacking are computed.
+
+        Raises:
+            InputError: if nothing has been learnt.
+        """
+        if self._folded is None:
+            raise InputError("Nothing has been learnt yet, so nothing can be predicted. Paint some strokes.")
+        limits = [part.indices(n)[:2] for part, n in zip(block, self.bricks.size, strict=True)]
+        out = np.empty((self.classes, *(high - low for low, high in limits)), np.float32)
+        for part in self.bricks.blocks(block):
+            seen = self.bricks.responses_in(part)
+            found = self._folded(seen.flatten(1)).unflatten(1, seen.shape[1:])
+            where = (slice(p.start - low, p.stop - low) for p, (low, _) in zip(part, limits, strict=True))
+            out[(slice(None), *where)] = found.cpu().numpy()
+        return out
+
+    def as_model(self) -> Model:
+        """What was learnt, for :func:`volseg.pixelwise.learn` to continue and for whole volumes.
+
+        Raises:
+            InputError: if nothing has been learnt.
+        """
+        if self._members is None:
+            raise InputError("Nothing has been learnt yet. Paint some strokes.")
+        steps = tuple(s / min(self.spacing) for s in self.spacing)
+        prior = PlacePrior((), steps, self.classes)
+        members = self._members.with_blind(prior.features)
+        return Model([members], prior, copy.deepcopy(self.curve))
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, for :func:`volseg.runs.checkpoint.save_checkpoint`."""
+        weights = {} if self._members is None else self._members.state()
+        curve = {"iterations": [*self.curve.iterations], "loss": [*self.curve.loss]}
+        facts = {"classes": self.classes, "seed": self.seed, "rounds": self.rounds, "curve": curve}
+        return {"learner": "live", "model": weights, **facts}
+
+    @classmethod
+    def from_state(cls, image: Any, spacing: Sequence[float], state: Mapping[str, Any], **how: Any) -> "Live":
+        """What :meth:`state` gave, for the same image."""
+        live = cls(image, spacing, state["classes"], seed=state["seed"], **how)
+        live.rounds = state["rounds"]
+        live.curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
+        if state["model"]:
+            live._members = Members.from_state(state["model"]).to(live.bricks.device)
+            live._folded = Folded(live._members)
+        return live
+
+    def _gather(self, paint: Paint) -> None:
+        """What is seen of the painted voxels, computed for those that are new, and of some around."""
+        old = self._paint.voxels
+        place = np.searchsorted(old, paint.voxels)
+        is_old = np.zeros(len(paint.voxels), bool)
+        if len(old):
+            is_old = old[np.minimum(place, len(old) - 1)] == paint.voxels
+        rows = torch.empty(len(paint.voxels), self.bricks.features)
+        rows[torch.from_numpy(is_old)] = self._rows[torch.from_numpy(place[is_old])]
+        new = np.stack(np.unravel_index(paint.voxels[~is_old], self.bricks.size), 1)
+        rows[torch.from_numpy(~is_old)] = self.bricks.responses_at(torch.from_numpy(new)).cpu()
+        self._paint, self._rows = paint, rows
+        voxels = np.stack(np.unravel_index(paint.voxels, self.bricks.size), 1)
+        touched = np.unique(self.bricks.brick_of(voxels), axis=0)
+        if len(touched) > _POOL // 64:
+            touched = np.random.default_rng(self.seed).permutation(touched)[: _POOL // 64]
+        count = max(64, 1024 // len(touched))
+        keys = [(count, *(int(i) for i in index)) for index in touched]
+        self._pool = {key: self._pool.get(key, self._around(key)) for key in keys}
+
+    def _around(self, key: tuple[int, ...]) -> Tensor:
+        """What is seen of random voxels of a brick."""
+        count, *index = key
+        block = self.bricks.span_of(index)
+        rng = np.random.default_rng([self.seed, *index])
+        voxels = rng.integers([p.start for p in block], [p.stop for p in block], (count, len(block)))
+        return self.bricks.responses_at(torch.from_numpy(voxels)).cpu()
+
+    def _scaled_to(self, seen: Tensor) -> Members:
+        """The perceptrons, which from now on see in standard deviations of these voxels."""
+        if self._members is None:
+            self._members = Members.new(
+                seen, slice(0), self.classes, blind=(True,) * _COUNT, seed=self.seed
+            ).to(self.bricks.device)
+        else:
+            self._members = self._members.rescaled(seen.mean(0), seen.std(0).clamp(min=1e-3))
+        return self._members
