@@ -12,6 +12,7 @@ make_do()  # before anything imports MONAI
 
 if TYPE_CHECKING:
     from volseg.bspline import bspline_displacement as bspline_displacement
+    from volseg.data import Cases as Cases
     from volseg.data import TrainingPatches as TrainingPatches
     from volseg.data import WholeVolumes as WholeVolumes
     from volseg.data import find_cases as find_cases
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 # Imported on first use: "volseg --help" need not wait for torch and MONAI.
 _ROOMS = {
     "bspline": ("bspline_displacement",),
-    "data": ("TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
+    "data": ("Cases", "TrainingPatches", "WholeVolumes", "find_cases", "find_images"),
     "densification": ("densify",),
     "engines": (
         "InstanceScores",

@@ -32,7 +32,7 @@ from volseg.data.loading import image_tensor, preprocess
 from volseg.densification.calibration import Calibrator
 from volseg.densification.earlier import Earlier, load_earlier, pixels_of
 from volseg.engines.evaluator import segment
-from volseg.engines.scale import to_device
+from volseg.engines.scale import scale_names, to_device
 from volseg.errors import InputError
 from volseg.installation import find
 from volseg.io import Volume, read_channels, read_volume, with_spacing
@@ -264,7 +264,9 @@ def _built(source: Path, weights: Path, *, trust: bool, device: str) -> tuple[nn
     config = _closure(raw | {"device": device}, [*_NEEDED, "preprocessing", "imports"])
     judge(config, source, trust=trust)
     # Where the scale was chosen by the machine, the training may have run on another kind of machine.
-    scales = [config.get("scale"), *config.get("scales", {})]
+    plan, known = config.get("plan"), config.get("scales", {})
+    is_table = isinstance(plan, Mapping) and "table" in plan
+    scales = [config.get("scale"), *(scale_names(known) if is_table else known)]
     first: InputError | None = None
     for scale in scales:
         parser = ConfigParser(copy.deepcopy(config | ({} if scale is None else {"scale": scale})))

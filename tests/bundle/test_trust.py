@@ -130,6 +130,7 @@ TRICKS = {
         "d": {"_target_": "volseg.densify", "image": "a", "labels": "b", "output": "/elsewhere"},
     },
     "phantom": {"x": {"_target_": "volseg.find_images", "source": "/e", "phantom_dir": "/e"}},
+    "phantom of cases": {"x": {"_target_": "volseg.Cases", "dataset_dir": "/e", "phantom_dir": "/e"}},
     "old results": {"overwrite": True},
     "old results by expression": {"overwrite": "$1 == 1"},
     "scheduler": {"scorer": {"_target_": "volseg.predictor", "cluster": "tcp://10.0.0.1:8786"}},

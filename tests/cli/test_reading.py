@@ -88,12 +88,15 @@ def test_cases_and_images(folder, told):
     ("command", "entry"),
     [("predict", "dataset#data#spacing"), ("train", "cases#spacing"), ("evaluate", "cases#spacing")],
 )
-def test_commands_that_run_a_bundle(command, entry, monkeypatch):
+def test_commands_that_run_a_bundle(command, entry, monkeypatch, root):
     seen = {}
     monkeypatch.setattr("monai.bundle.run", lambda **settings: seen.update(settings))
-    assert main([command, "hippocampus", "--spacing", "0.5,0.25,3"]) == 0
-    assert seen[entry] == "0.5,0.25,3"
-    assert "spacing" not in seen
+    earlier = str(root / "tests" / "stored" / "bundle.json")
+    for bundle, place in (("hippocampus", "cases#spacing"), (earlier, entry)):
+        seen.clear()
+        assert main([command, bundle, "--spacing", "0.5,0.25,3"]) == 0
+        assert seen[place] == "0.5,0.25,3"
+        assert "spacing" not in seen
 
 
 def test_a_bundle_with_an_entry_of_that_name_keeps_it():

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from volseg.data import (
     KINDS,
+    Cases,
     LoadedCase,
     TrainingPatches,
     WholeVolumes,
@@ -286,6 +287,34 @@ def test_evaluation_and_training_hold_out_the_same_slices(make_dataset):
     assert trained["held_out"] == whole["held_out"]
     assert trained["hash"] == whole["hash"]
     torch.testing.assert_close(trained["held"], whole["held"])
+
+
+def test_what_is_said_of_the_cases_once_holds_for_both_datasets(make_dataset):
+    folder = make_dataset()
+    (folder / "images" / "b.tif").write_bytes((folder / "images" / "a.tif").read_bytes())
+    said = {"labels": SCHEME, "in_channels": 3, "held_out": 0.3}
+    cases = Cases(folder, **said)
+    assert list(cases) == find_cases(folder)
+    assert (cases.labels, cases[-1].name, len(cases.images)) == (SCHEME, "a", 2)
+    transform = [as_they_are((8, 8, 8))]  # a list, as in a bundle
+    for given in ({}, {"held_out": 0.0}):
+        trained = TrainingPatches(cases, transform=transform, **given)
+        alone = TrainingPatches(find_cases(folder), transform=Compose(transform), **said | given)
+        assert trained.cases[0]["held_out"] == alone.cases[0]["held_out"]
+        torch.testing.assert_close(trained[5]["image"], alone[5]["image"])
+    (whole,) = WholeVolumes(cases)
+    torch.testing.assert_close(whole["held"], WholeVolumes(find_cases(folder), **said)[0]["held"])
+    assert "label" not in WholeVolumes(cases.images)[1]
+
+
+def test_cases_are_looked_for_when_they_are_asked_for(make_dataset, tmp_path):
+    image = make_dataset() / "images" / "a.tif"
+    cases = Cases(tmp_path / "nowhere", labels=SCHEME, in_channels=3, images=image)
+    assert [case.name for case in cases.images] == ["a"]
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        len(cases)
+    with pytest.raises(ValueError, match="labels and in_channels are needed, or data that say them"):
+        WholeVolumes(list(cases.images), labels=SCHEME)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (24, 24, 24)], ids=["2d", "3d"])

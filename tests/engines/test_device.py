@@ -194,6 +194,17 @@ def test_patches_of_volumes_on_the_device_are_drawn_by_the_program_itself(make_r
     assert make_run(num_workers=2).engine.data_loader.num_workers == 2
 
 
+def test_device_and_workers_that_are_not_named_follow_the_network_and_the_processors(make_run, monkeypatch):
+    engine = make_run(device=None).engine
+    assert (engine.state.device.type, engine.data_loader.num_workers) == ("cpu", 0)
+    for processors, workers in ((3, 3), (64, 8)):
+        monkeypatch.setattr(training, "allowed_processors", lambda count=processors: count)
+        assert training._workers(torch.device("cuda")) == workers
+    assert scale.device_of(torch.nn.Linear(1, 1, device="meta")).type == "meta"
+    assert scale.device_of(torch.nn.Identity(), "meta").type == "meta"
+    assert scale.device_of(torch.nn.Identity()).type == "cpu"
+
+
 # --- faster, and how fast -----------------------------------------------------------------------------------
 
 

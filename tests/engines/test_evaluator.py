@@ -263,6 +263,20 @@ def test_the_scale_follows_the_machine_unless_one_is_asked_for():
         choose_scale(SCALES, scale="papr", device="cpu")
 
 
+def test_a_table_with_a_row_for_each_setting_gives_the_same_scales():
+    scales = {"paper": {"width": 32, "norm": None}, "quick": {"width": 8, "norm": "batch"}}
+    table = {"width": {"paper": 32, "quick": 8}, "norm": {"paper": None, "quick": "batch"}}
+    for name in ("auto", "paper", "quick"):
+        found = choose_scale(table=table, scale=name, device="cpu")
+        assert found == choose_scale(scales, scale=name, device="cpu")
+    assert scale.scale_names(table) == ["paper", "quick"]
+    with pytest.raises(ValueError, match="norm has values for the scales paper, other settings for"):
+        choose_scale(table=table | {"norm": {"paper": None}}, device="cpu")
+    for given in ({}, {"scales": scales, "table": table}):
+        with pytest.raises(ValueError, match="either scales or a table of them"):
+            choose_scale(**given, device="cpu")
+
+
 def test_the_number_format_follows_the_machine_unless_one_is_asked_for(monkeypatch):
     network = UNet(2, 1, 2, channels=[(2, 2)])
     flat = UNet(3, 1, 2, channels=[(2, 2)], kernel_size=[[3, 3, 1]])

@@ -20,7 +20,7 @@ UNET = {
     "_target_": "monai.networks.nets.UNet", "spatial_dims": 2, "in_channels": "@in_channels",
     "out_channels": "$len(@labels)", "channels": [4, 8, 8], "strides": [2, 2], "norm": "batch",
 }  # fmt: skip
-CROP = "train__preprocessing__transforms__0__"
+CROP = "train__preprocessing__0__"
 
 pytestmark = pytest.mark.usefixtures("clean_process")
 
@@ -61,13 +61,13 @@ SLIPS = {
     "a patch": ({"patch_size": [30, 32]}, "patch_size: UNet does not take", r"\[28, 32\] or \[32, 32\]"),
     "an old context": (
         {CROP + "context": "$@network_def.context"},
-        "train#preprocessing#transforms#0#context: AttributeError",
+        "train#preprocessing#0#context: AttributeError",
         r'Write "\$volseg.context_of\(@network_def\)" there',
     ),
     "a wrong context": ({CROP + "context": 2}, "train#preprocessing: gives labels", r"has to be \[0, 0\]"),
     "classes": ({"network_def__out_channels": 3}, "network_def: returns 3 classes, but labels names 2", ""),
     "channels": ({"network_def__in_channels": 2}, "network_def: takes 2 channel", "in_channels is 1"),
-    "axes": ({"network_def__spatial_dims": 3}, "train#preprocessing#transforms#0: ", "holds 3 numbers"),
+    "axes": ({"network_def__spatial_dims": 3}, "train#preprocessing#0: ", "holds 3 numbers"),
     "softmax": ({"loss__softmax": False}, "loss: DiceCELoss", 'set "softmax": true'),
     "neighbours": (
         {"loss": {"_target_": "monai.losses.HausdorffDTLoss", "softmax": True}},
@@ -92,7 +92,7 @@ SLIPS = {
         "train#dataset: preprocessing turns", "may change grey values only",
     ),
     "labels between classes": (
-        {"train__preprocessing__transforms__1": {"_target_": "monai.transforms.RandZoomd", "prob": 1.0,
+        {"train__preprocessing__1": {"_target_": "monai.transforms.RandZoomd", "prob": 1.0,
                                                  "keys": ["image", "label"], "min_zoom": 1.3,
                                                  "max_zoom": 1.4}},
         "train#preprocessing: makes", "interpolate labels by 'nearest'",

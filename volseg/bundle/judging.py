@@ -66,7 +66,7 @@ _MONAI = "monai.", (
     *(f"transforms.{name}" for name in _TRANSFORMS),
 )  # fmt: skip
 _VOLSEG = "volseg.", (
-    "BorderWeightMapd", "InstanceScheme", "InstanceScores", "LabelScheme", "MembraneScores",
+    "BorderWeightMapd", "Cases", "InstanceScheme", "InstanceScores", "LabelScheme", "MembraneScores",
     "NormalizeGreyValuesd", "OverlapTileInferer", "RandBSplineDeformd", "RandDeformedPatchd",
     "RandGreyValuesd", "RotationAveragingInferer", "SparseCrossEntropy", "SparseDice", "SparseDiceCE",
     "TrainingPatches", "UNet", "Volume", "WholeVolumes", "begin", "border_weight_map",
@@ -83,8 +83,9 @@ TARGETS: frozenset[str] = frozenset(
 )
 # The arguments by which components learn where to write: below the current folder only.
 WRITES: dict[str, str] = {
-    "volseg.densify": "output", "volseg.evaluator": "output_dir", "volseg.find_cases": "phantom_dir",
-    "volseg.find_images": "phantom_dir", "volseg.predictor": "output_dir", "volseg.trainer": "output_dir",
+    "volseg.Cases": "phantom_dir", "volseg.densify": "output", "volseg.evaluator": "output_dir",
+    "volseg.find_cases": "phantom_dir", "volseg.find_images": "phantom_dir", "volseg.predictor": "output_dir",
+    "volseg.trainer": "output_dir",
 }  # fmt: skip
 # What may stand with "_mode_": "callable", to be called without arguments when everything is built.
 CALLABLE = frozenset({"volseg.densify"})

@@ -59,9 +59,9 @@ def _reading(overrides: dict[str, str], bundle: Mapping[str, Any], command: str)
     from volseg.bundle.files import SEP, walk
 
     reads_labels = command != "predict"
-    finder = "volseg.find_cases" if reads_labels else "volseg.find_images"
+    finders = ("volseg.Cases", "volseg.find_cases" if reads_labels else "volseg.find_images")
     places = [
-        key for key, value in walk(bundle) if isinstance(value, dict) and value.get("_target_") == finder
+        key for key, value in walk(bundle) if isinstance(value, dict) and value.get("_target_") in finders
     ]
     found = {}
     for key, text in overrides.items():

@@ -7,7 +7,7 @@ of the annotated part of cases, `WholeVolumes` cases as they are, for scoring an
 
 from volseg.annotation.record import Record, annotation_of, is_record, learnt_of
 from volseg.data.cases import Case, find_cases, find_images, join_channels, listed, output_of, stem
-from volseg.data.datasets import TrainingPatches, WholeVolumes
+from volseg.data.datasets import Cases, TrainingPatches, WholeVolumes
 from volseg.data.loader import PatchLoader
 from volseg.data.loading import LoadedCase, load_case
 from volseg.data.phantoms import KINDS, write_phantom
@@ -15,6 +15,7 @@ from volseg.data.phantoms import KINDS, write_phantom
 __all__ = [
     "KINDS",
     "Case",
+    "Cases",
     "LoadedCase",
     "PatchLoader",
     "Record",

@@ -3,10 +3,14 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from copy import copy
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -19,20 +23,94 @@ from volseg.annotation.record import (
     spared_entry,
     voxels_hash,
 )
-from volseg.data.cases import Case, join_channels
+from volseg.data.cases import Case, find_cases, find_images, join_channels
 from volseg.data.loading import LoadedCase, Preprocessing, load_case, read_image
+from volseg.data.phantoms import Kind
 from volseg.data.verification import Expectations, default_cache, require_sound
 from volseg.errors import InputError, VolsegError, cause, theirs
 from volseg.io import Notes
 from volseg.labels import LabelScheme
 from volseg.transforms import annotated_voxels
 
-__all__ = ["TrainingPatches", "WholeVolumes"]
+__all__ = ["Cases", "TrainingPatches", "WholeVolumes"]
 
 logger = logging.getLogger(__name__)
 
 _PATCH_OUTPUTS = ("image", "label", "weight")
 _PATCH_INPUTS = (*_PATCH_OUTPUTS, "instances", "spacing", "label_voxels")
+
+
+class Cases(Sequence[Case]):
+    """The annotated cases of a dataset folder, found when they are asked for, and how all of them are read.
+
+    What a bundle says of its data stands here once; both datasets take it from here.
+
+    Args:
+        dataset_dir, phantom_dir, phantom, held_out_cases, spacing, colours: as in :func:`find_cases`.
+        labels: what the numbers in the label files mean.
+        in_channels: channels that every image must have.
+        preprocessing: a MONAI transform applied to each case once.
+        images: what is to be segmented, as in :func:`find_images`; ``None`` for those of ``dataset_dir``.
+        held_out: fraction of the annotated slices kept for evaluation in cases that list none.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        *,
+        labels: LabelScheme,
+        in_channels: int,
+        preprocessing: Preprocessing | None = None,
+        images: str | Path | None = None,
+        phantom_dir: str | Path | None = None,
+        phantom: Kind = "kidney",
+        held_out: float = 0.0,
+        held_out_cases: float = 0.0,
+        spacing: str | None = None,
+        colours: str | None = None,
+    ) -> None:
+        self.labels, self.in_channels = labels, in_channels
+        self.preprocessing, self.held_out = preprocessing, held_out
+        given: dict[str, Any] = {"phantom_dir": phantom_dir, "phantom": phantom, "spacing": spacing}
+        self._find = partial(find_cases, dataset_dir, held_out_cases=held_out_cases, colours=colours, **given)
+        self._find_images = partial(find_images, dataset_dir if images is None else images, **given)
+
+    @cached_property
+    def found(self) -> list[Case]:
+        """The cases themselves; the folder is read the first time."""
+        return self._find()
+
+    @property
+    def images(self) -> "Cases":
+        """What is to be segmented, annotated or not, read in the same way."""
+        other = copy(self)
+        other.__dict__.pop("found", None)
+        other._find = self._find_images
+        return other
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.found[index]
+
+
+class _Reading(NamedTuple):
+    """How cases are read: what is given, else what the cases say of themselves."""
+
+    labels: LabelScheme
+    in_channels: int
+    preprocessing: Preprocessing | None
+    held_out: float
+
+    @classmethod
+    def of(cls, data: Sequence[Case], *given: Any) -> "_Reading":
+        known = [getattr(data, name, None) if one is None else one
+                 for name, one in zip(cls._fields, given, strict=True)]  # fmt: skip
+        labels, in_channels, preprocessing, held_out = known
+        if labels is None or in_channels is None:
+            raise ValueError("labels and in_channels are needed, or data that say them: volseg.Cases.")
+        return cls(labels, in_channels, preprocessing, held_out or 0.0)
 
 
 class TrainingPatches(Dataset[dict[str, Any]]):
@@ -45,13 +123,10 @@ class TrainingPatches(Dataset[dict[str, Any]]):
 
     Args:
         data: the cases, each with an annotation.
-        labels: what the numbers in the label files mean.
-        in_channels: channels that every image must have.
+        labels, in_channels, preprocessing, held_out: as in :class:`Cases`, and from there if ``None``.
         transform: draws one patch from a case: a MONAI transform on the dictionary, with a
-            ``set_random_state``.
+            ``set_random_state``, or a list of transforms.
         length: number of patches; ``None`` for as many as anyone asks for (2**31).
-        preprocessing: a MONAI transform applied to each case once.
-        held_out: fraction of the annotated slices kept for evaluation in cases that list none.
         weight_map: a MONAI transform such as :class:`volseg.transforms.BorderWeightMapd` that makes a
             ``weight`` for each case once. To weigh each deformed patch instead, have ``transform`` do it;
             a patch of the instances is there if it draws one (``weight_key="instances"``).
@@ -64,21 +139,22 @@ class TrainingPatches(Dataset[dict[str, Any]]):
         self,
         data: Sequence[Case],
         *,
-        labels: LabelScheme,
-        in_channels: int,
+        labels: LabelScheme | None = None,
+        in_channels: int | None = None,
         transform: Any,
         length: int | None = None,
         preprocessing: Preprocessing | None = None,
-        held_out: float = 0.0,
+        held_out: float | None = None,
         weight_map: Preprocessing | None = None,
         seed: int = 0,
     ) -> None:
+        reading = _Reading.of(data, labels, in_channels, preprocessing, held_out)
         self.data = list(data)
-        self.labels = labels
-        self.transform = transform
+        self.labels = reading.labels
+        self.transform = Compose(transform) if isinstance(transform, list | tuple) else transform
         self.seed = seed
         self.length = 2**31 if length is None else length
-        self.held_out = held_out
+        self.held_out = reading.held_out
         self.weight_map = weight_map
         self.cases: list[LoadedCase] = []
         self._spared: list[tuple[str, str]] = []  # cases held out as a whole: their hash and name
@@ -87,22 +163,15 @@ class TrainingPatches(Dataset[dict[str, Any]]):
             if case.label is None:
                 raise InputError(f"{case.image} has no annotation: it cannot be trained on.")
         if self.data:
-            expected = Expectations(labels, in_channels, _spatial_dims(transform))
+            expected = Expectations(self.labels, reading.in_channels, _spatial_dims(self.transform))
             require_sound(self.data, expected, cache=default_cache())
         for case in self.data:
             with _about(case):
                 if case.held_out == "all":
-                    voxels = read_image(case, in_channels, Notes()).array.astype(np.float32)
+                    voxels = read_image(case, reading.in_channels, Notes()).array.astype(np.float32)
                     self._spared.append((voxels_hash(voxels), case.name))
                     continue
-                item = load_case(
-                    case,
-                    labels=labels,
-                    in_channels=in_channels,
-                    preprocessing=preprocessing,
-                    held_out=held_out,
-                    notes=Notes(),  # the verification has reported them
-                )
+                item = load_case(case, notes=Notes(), **reading._asdict())  # notes: verified, so reported
                 if not self._take(item):
                     logger.warning("%s has no annotated voxel to train on; it is left out.", case.label)
         self._require_cases()
@@ -208,23 +277,21 @@ class WholeVolumes(Dataset[LoadedCase]):
     Args:
         data: cases, with or without annotation; files ``a_0000``, ``a_0001``, as many as there are
             channels, are one case ``a``.
-        held_out: as in :class:`TrainingPatches`, so that both agree on what is held out.
+        labels, in_channels, preprocessing, held_out: as in :class:`Cases`, and from there if ``None``.
     """
 
     def __init__(
         self,
         data: Sequence[Case],
         *,
-        labels: LabelScheme,
-        in_channels: int,
+        labels: LabelScheme | None = None,
+        in_channels: int | None = None,
         preprocessing: Preprocessing | None = None,
-        held_out: float = 0.0,
+        held_out: float | None = None,
     ) -> None:
-        self.data = join_channels(data, in_channels)
-        self.labels = labels
-        self.in_channels = in_channels
-        self.preprocessing = preprocessing
-        self.held_out = held_out
+        reading = _Reading.of(data, labels, in_channels, preprocessing, held_out)
+        self.data = join_channels(data, reading.in_channels)
+        self.labels, self.in_channels, self.preprocessing, self.held_out = reading
 
     def __len__(self) -> int:
         return len(self.data)

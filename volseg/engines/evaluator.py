@@ -24,6 +24,7 @@ from volseg.annotation.record import Record, learnt_of
 from volseg.data import LoadedCase, WholeVolumes
 from volseg.engines.handlers import quiet, reraise
 from volseg.engines.pages import page_of, write_pages
+from volseg.engines.scale import device_of
 from volseg.engines.scores import Measure, Scores
 from volseg.errors import InputError
 from volseg.inferers import OverlapTileInferer, RotationAveragingInferer
@@ -48,7 +49,7 @@ _LOCK = ".evaluate.lock"  # a training may go on in the same folder meanwhile
 
 def evaluator(
     *,
-    device: torch.device | str,
+    device: torch.device | str | None = None,
     dataset: WholeVolumes,
     network: nn.Module,
     inferer: Inferer,
@@ -67,6 +68,7 @@ def evaluator(
     separately.
 
     Args:
+        device: ``None`` for the one that the network is on.
         checkpoint: weights to load; ``None`` for the network as it is, with the split of the dataset, or of
             the trainer that asks for a validation.
         output_dir: where ``metrics.json``, ``metrics.csv``, ``picture.png`` and ``report.html`` go. The
@@ -247,7 +249,7 @@ def _compared(
 
 
 def engine_for(
-    device: torch.device | str,
+    device: torch.device | str | None,
     dataset: Dataset[Any],
     network: nn.Module,
     inferer: Inferer,
@@ -262,7 +264,7 @@ def engine_for(
         leave: called when an error ends it.
     """
     engine = SupervisedEvaluator(
-        device=torch.device(device),
+        device=device_of(network, device),
         val_data_loader=DataLoader(dataset, batch_size=1, sampler=part, collate_fn=list),
         network=network,
         inferer=inferer,

@@ -37,7 +37,7 @@ _LARGE = 2**24  # voxels; from here on an image is not read as a whole
 
 def predictor(
     *,
-    device: torch.device | str,
+    device: torch.device | str | None = None,
     dataset: WholeVolumes,
     network: nn.Module,
     inferer: Inferer,
@@ -57,6 +57,7 @@ def predictor(
     Several processes (``torchrun``) share the images, and the tiles of those that are read block by block.
 
     Args:
+        device: ``None`` for the one that the network is on.
         output_dir: ``NAME.nii.gz`` or ``NAME.tif`` go there, as the image was; values as in the label files.
         probabilities: write ``NAME_probabilities`` too: one channel per class, float32. Likewise
             ``NAME_spread``, if the inferer gives how far turned versions disagree.

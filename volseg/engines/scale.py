@@ -13,7 +13,7 @@ from volseg.arguments import option
 from volseg.data import TrainingPatches
 from volseg.machine import free_memory, has_bf16
 
-__all__ = ["Cache", "choose_scale", "keep_on_device", "to_device", "use_bf16"]
+__all__ = ["Cache", "choose_scale", "device_of", "keep_on_device", "scale_names", "to_device", "use_bf16"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +23,26 @@ _TRIALS = 5
 
 
 def choose_scale(
-    scales: Mapping[str, Mapping[str, Any]], *, scale: str = "auto", device: torch.device | str
+    scales: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    table: Mapping[str, Mapping[str, Any]] | None = None,
+    scale: str = "auto",
+    device: torch.device | str,
 ) -> dict[str, Any]:
     """The settings of one scale of a bundle, with its ``name`` and a ``note`` for the log.
 
-    ``"auto"`` takes the first of ``scales`` where there is a GPU and the last where there is none.
+    ``"auto"`` takes the first scale where there is a GPU and the last where there is none.
+
+    Args:
+        scales: the settings of each scale, by its name.
+        table: the same with a row for each setting, instead: its value at each scale.
 
     Raises:
-        ValueError: if there is no such scale.
+        ValueError: if there is no such scale, or a row of the table lacks one.
     """
+    if (scales is None) == (table is None):
+        raise ValueError("choose_scale takes either scales or a table of them: give one of both.")
+    scales = _columns(table) if scales is None else scales
     names = list(scales)
     if scale != "auto" and scale not in scales:
         raise ValueError(f"scale = {scale!r} is not one of: auto, {', '.join(names)}.")
@@ -42,6 +53,24 @@ def choose_scale(
         note = f"No GPU was found: training at the {name!r} scale, a narrower network for fewer iterations"
         note += f" ({option('scale', names[0])} forces the full recipe)"
     return {**scales[name], "name": name, "note": note}
+
+
+def _columns(table: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """The settings of each scale, of a table with a row for each setting."""
+    rows = dict(table or {})
+    names = scale_names(rows)
+    for setting, row in rows.items():
+        if set(row) != set(names):
+            raise ValueError(
+                f"{setting} has values for the scales {', '.join(row)}, other settings for "
+                f"{', '.join(names)}: give each setting a value at each scale."
+            )
+    return {name: {setting: row[name] for setting, row in rows.items()} for name in names}
+
+
+def scale_names(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The scales that a table of settings has a column for, in their order."""
+    return list(next(iter(table.values()), {}))
 
 
 def to_device(network: nn.Module, device: torch.device | str) -> nn.Module:
@@ -59,7 +88,16 @@ def to_device(network: nn.Module, device: torch.device | str) -> nn.Module:
     return network.to(device).to(memory_format=_CHANNELS_LAST[dims])  # type: ignore[call-overload]
 
 
-def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str = "auto") -> bool:
+def device_of(network: nn.Module, device: torch.device | str | None = None) -> torch.device:
+    """The device that is asked for, or the one that the network is on."""
+    if device is not None:
+        return torch.device(device)
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def use_bf16(
+    network: nn.Module, device: torch.device | str | None = None, *, precision: str = "auto"
+) -> bool:
     """Whether to compute in bfloat16: where that is clearly faster, unless set otherwise.
 
     On a CPU that multiplies it natively a convolution of the network is timed in both formats.
@@ -72,7 +110,8 @@ def use_bf16(network: nn.Module, device: torch.device | str, *, precision: str =
         raise ValueError(f"precision = {precision!r} is not one of: auto, bfloat16, float32.")
     if precision != "auto":
         return precision == "bfloat16"
-    if torch.device(device).type == "cuda":
+    device = device_of(network, device)
+    if device.type == "cuda":
         return has_bf16(device)
     convolutions = _convolutions(network)
     if not has_bf16(device) or not convolutions or _has_flat_kernels(network):

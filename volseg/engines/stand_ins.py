@@ -11,7 +11,7 @@ import numpy as np
 from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser
 
 from volseg.arguments import option
-from volseg.data import find_cases
+from volseg.data import Cases, find_cases
 from volseg.data import find_images as images_of
 from volseg.errors import brief, cause
 from volseg.io import Volume, write_volume
@@ -37,6 +37,18 @@ class MadeUp:
         self._look(source, kwargs.get("phantom_dir"), lambda: images_of(source, **kwargs))
         return images_of(self._made_up())
 
+    def described(self, dataset_dir: str = "", **kwargs: Any) -> Cases:
+        """Instead of :class:`volseg.Cases`: the same description, of the case made up."""
+        real = Cases(dataset_dir, **kwargs)
+        phantom = kwargs.get("phantom_dir")
+        self._look(dataset_dir, phantom, lambda: real.found)
+        self._look(kwargs.get("images") or dataset_dir, phantom, lambda: real.images.found)
+        made = self._made_up(real.labels, real.in_channels)
+        return Cases(
+            made, images=made, labels=real.labels, in_channels=real.in_channels,
+            preprocessing=real.preprocessing, held_out=real.held_out,
+        )  # fmt: skip
+
     def _look(self, path: str, phantom: Any, find: Any) -> None:
         if phantom is not None and Path(path) == Path(phantom):
             return
@@ -48,14 +60,16 @@ class MadeUp:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _made_up(self) -> Path:
+    def _made_up(self, labels: Any = None, channels: int | None = None) -> Path:
         """A folder with one image and its labels, of as many axes as the patches have."""
         if (self.folder / "images").is_dir():
             return self.folder
-        labels = self.parser.get_parsed_content("train::dataset::labels")
-        channels = self.parser.get_parsed_content("train::dataset::in_channels")
+        if labels is None or channels is None:
+            labels = self.parser.get_parsed_content("train::dataset::labels")
+            channels = self.parser.get_parsed_content("train::dataset::in_channels")
         transform = self.parser.get_parsed_content("train::dataset::transform")
-        parts = [transform, *getattr(transform, "transforms", ())]
+        among = transform if isinstance(transform, list) else getattr(transform, "transforms", ())
+        parts = [transform, *among]
         sizes = [part.patch_size for part in parts if hasattr(part, "patch_size")]
         dims = len(sizes[0]) if sizes else 3
         size = [max(16, min(_LARGEST, n)) for n in (sizes[0] if sizes else (_LARGEST,) * dims)]

@@ -14,22 +14,24 @@ from volseg.data import PatchLoader, TrainingPatches
 from volseg.engines.course import Course, Validation
 from volseg.engines.handlers import Announcement, ProgressBar, quiet, reraise
 from volseg.engines.profiling import Stopwatch
-from volseg.engines.scale import Cache, keep_on_device, use_bf16
+from volseg.engines.scale import Cache, device_of, keep_on_device, use_bf16
 from volseg.engines.state import RunState
 from volseg.engines.step import Step, can_wait, moving_average
 from volseg.losses import over_annotated
+from volseg.machine import allowed_processors
 from volseg.runs import processes
 from volseg.runs.folder import RunFolder
 from volseg.runs.stopping import Budget, Improvement
 
 __all__ = ["trainer"]
 
+_WORKERS = 8  # draw patches for a GPU, at most
 _EVERY = 10  # on a GPU, so many steps go by between two looks at what became of them
 
 
 def trainer(
     *,
-    device: torch.device | str,
+    device: torch.device | str | None = None,
     max_epochs: int,
     epoch_length: int,
     dataset: TrainingPatches,
@@ -39,7 +41,7 @@ def trainer(
     lr_scheduler: Any = None,
     output_dir: str | Path,
     batch_size: int = 1,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     amp: bool | None = None,
     weight_average: float = 0.0,
     evaluator: SupervisedEvaluator | None = None,
@@ -66,6 +68,7 @@ def trainer(
     trainer writes nothing; the folder is checked and opened when it runs.
 
     Args:
+        device: ``None`` for the one that the network is on.
         max_epochs: an epoch is what lies between two checkpoints: ``epoch_length`` iterations.
         network: any that returns logits ``(B, classes, *spatial)``, first if it returns several.
         loss: called as ``(logits, target, weight)`` if it takes a ``weight``, as volseg's own; one of MONAI
@@ -75,6 +78,8 @@ def trainer(
             comes to its end when they do.
         output_dir: folder of the run; if it holds a checkpoint, say ``resume`` or ``overwrite``. What is
             overwritten stays until the new training is complete, which takes place in ``unfinished`` inside.
+        num_workers: processes that draw patches ahead of the step; ``None`` for one per processor beside a
+            GPU, 8 at most, and for none where the step itself needs the processors.
         precision: see :func:`volseg.engines.use_bf16`; with ``"auto"`` a resumed run goes on in the
             format that it was begun in, whatever is faster now.
         amp: bfloat16 autocast or not, whatever ``precision`` says; ``None`` to leave it to that.
@@ -97,7 +102,8 @@ def trainer(
         train_handlers: further MONAI handlers, such as those that MONAI adds for ``tracking``.
         note: what the log says at the start, before the expected time.
     """
-    folder, device = RunFolder.at(output_dir, resume=resume, overwrite=overwrite), torch.device(device)
+    folder, device = RunFolder.at(output_dir, resume=resume, overwrite=overwrite), device_of(network, device)
+    num_workers = _workers(device) if num_workers is None else num_workers
     _require_least(max_epochs, epoch_length, batch_size, num_workers, keep_last, statistics)
     iterations = max_epochs * epoch_length
     validation = None if evaluator is None or val_interval == 0 else Validation(evaluator, val_interval)
@@ -207,6 +213,11 @@ def _attach(
         stopwatch.attach(engine, network, course.state.step.amp)
     course.attach(engine)
     engine.add_event_handler(Events.EXCEPTION_RAISED, reraise)
+
+
+def _workers(device: torch.device) -> int:
+    """Processes that draw patches, where no number is asked for: on a CPU the step itself needs them all."""
+    return 0 if device.type == "cpu" else min(_WORKERS, allowed_processors())
 
 
 def _no_lap(_: str) -> None:

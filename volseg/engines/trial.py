@@ -94,6 +94,7 @@ class _Trial:
         self.data = MadeUp(folder, notes)
         replace_function(self.config, "find_cases", self.data.cases)
         replace_function(self.config, "find_images", self.data.images)
+        replace_function(self.config, "Cases", self.data.described)
         trainer = self.config["train"]["trainer"]
         self.resumes: Any = False
         if isinstance(trainer, dict):
