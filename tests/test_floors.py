@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("learners",),
     ("densification", "experiments"),
-    ("models",),
+    ("models", "session"),
     ("cli", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -66,6 +66,7 @@ EXTRA = {
     "metrics": {"skimage"},
     "instances": {"skimage"},
     "experiments": {"optuna"},
+    "session": {"skimage"},
     "io": {"zarr", "numcodecs"},
     "streaming": {"distributed"},
 }

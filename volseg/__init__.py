@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from volseg.runs.processes import join_processes as join_processes
     from volseg.runs.processes import leave_processes as leave_processes
     from volseg.runs.processes import local_device as local_device
+    from volseg.session import Session as Session
     from volseg.transforms import BorderWeightMapd as BorderWeightMapd
     from volseg.transforms import NormalizeGreyValuesd as NormalizeGreyValuesd
     from volseg.transforms import RandBSplineDeformd as RandBSplineDeformd
@@ -81,6 +82,7 @@ _ROOMS = {
     "losses": ("SparseCrossEntropy", "SparseDice", "SparseDiceCE"),
     "models": ("load",),
     "networks": ("UNet", "context_of", "unet3d_2016", "unet_2015"),
+    "session": ("Session",),
     "transforms": (
         "BorderWeightMapd",
         "NormalizeGreyValuesd",

@@ -10,6 +10,7 @@ order mark that editors on Windows put first. Here all of that is an `InputError
 read as it is meant. A text without such a trick means what ``json.loads`` says.
 """
 
+import errno
 import json
 import math
 import os
@@ -115,7 +116,9 @@ class Lines:
 
     def append(self, line: str) -> None:
         """Add a line, in one call of the system; it has reached the disk afterwards."""
-        os.write(self.handle, f"\n{line}\n".encode())
+        content = f"\n{line}\n".encode()
+        if os.write(self.handle, content) < len(content):  # what the disk still had room for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self.handle)
 
     def clear(self) -> None:

@@ -1,0 +1,375 @@
+"""The paint of a session: what acts do to it, in 2D and 3D, and that a journal gives it again bit for bit."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from volseg.errors import InputError, RefusedError
+from volseg.session import Session
+from volseg.session.bricks import BrickLabels
+from volseg.session.journal import Journal, read_journal
+from volseg.session.painting import Painting
+from volseg.session.shapes import brush, flooded, outline
+
+SIZES = ((70, 40, 12), (30, 25))
+CLASSES = {1: "tubule", 2: "lumen"}
+
+
+@pytest.fixture(params=SIZES, ids=["3D", "2D"])
+def size(request):
+    return request.param
+
+
+@pytest.fixture
+def session(size):
+    return Session(np.zeros((1, *size), np.uint8), classes=CLASSES)
+
+
+def planes(size):
+    return [(axis, n // 2) for axis, n in enumerate(size)] if len(size) == 3 else [(2, 0)]
+
+
+def cut(labels, axis, index):
+    return labels.take(index, axis) if labels.ndim == 3 else labels
+
+
+def shape_of(size, axis):
+    return tuple(n for a, n in enumerate(size) if len(size) == 2 or a != axis)
+
+
+def test_a_mask_is_painted_where_it_is_true_and_nowhere_else(session, size):
+    expected = np.full(size, 255, np.uint8)
+    random = np.random.default_rng(0)
+    for axis, index in planes(size):
+        for value in (1, 2, 0):
+            mask = random.random(shape_of(size, axis)) < 0.2
+            assert session.paint(axis, index, mask, value)
+            cut(expected, axis, index)[mask] = value
+            if expected.ndim == 3:
+                expected[(slice(None),) * axis + (index,)][mask] = value
+    np.testing.assert_array_equal(session.labels, expected)
+    for axis, index in planes(size):
+        np.testing.assert_array_equal(session.paint_slice(axis, index), cut(expected, axis, index))
+    assert session.counts() == {v: int((expected == v).sum()) for v in (0, 1, 2)}
+    counted = [np.flatnonzero((expected != 255).sum(tuple(b for b in range(len(size)) if b != a))).tolist()
+               for a in range(len(size))]  # fmt: skip
+    assert session.painted() == counted
+
+
+def test_undo_goes_back_step_by_step_and_redo_forth(session, size):
+    states = [session.labels]
+    random = np.random.default_rng(1)
+    for number in range(200):
+        axis, index = planes(size)[number % len(planes(size))]
+        value = (0, 1, 2, 255)[number % 4]
+        if session.paint(axis, index, random.random(shape_of(size, axis)) < 0.1, value):
+            states.append(session.labels)
+    for state in states[-2::-1]:
+        assert session.undo()
+        np.testing.assert_array_equal(session.labels, state)
+    assert not session.undo()
+    for state in states[1:]:
+        assert session.redo()
+        np.testing.assert_array_equal(session.labels, state)
+    assert not session.redo()
+    session.undo()
+    session.paint(*planes(size)[0], np.ones(shape_of(size, planes(size)[0][0]), bool), 2)
+    assert not session.can_redo
+
+
+def test_a_finished_slice_has_background_where_it_was_blank_until_it_is_opened_again(session, size):
+    axis, index = planes(size)[-1]
+    mask = np.zeros(shape_of(size, axis), bool)
+    mask[3:9, 4:8] = True
+    session.paint(axis, index, mask, 1)
+    session.finish_slice(axis, index)
+    assert session.finished == {(axis, index)}
+    np.testing.assert_array_equal(cut(session.labels, axis, index), np.where(mask, 1, 0))
+    assert np.count_nonzero(session.labels != 255) == mask.size
+    session.erase(axis, index, mask)
+    assert not session.finished
+    session.undo()
+    assert session.finished == {(axis, index)}
+    session.undo()
+    assert not session.finished
+    np.testing.assert_array_equal(cut(session.labels, axis, index), np.where(mask, 1, 255))
+
+
+def test_a_locked_class_is_neither_painted_over_nor_with(session, size):
+    axis, index = planes(size)[0]
+    mask = np.zeros(shape_of(size, axis), bool)
+    mask[2:6] = True
+    session.paint(axis, index, mask, 1)
+    session.set_class(1, locked=True)
+    session.paint(axis, index, np.ones_like(mask), 2)
+    session.erase(axis, index, np.ones_like(mask))
+    session.paint(axis, index, np.ones_like(mask), 2)
+    np.testing.assert_array_equal(cut(session.labels, axis, index), np.where(mask, 1, 2))
+    with pytest.raises(RefusedError, match=r"tubule is locked\. Unlock it"):
+        session.paint(axis, index, mask, 1)
+    session.set_class(1, locked=False)
+    session.paint(axis, index, mask, 2)
+    assert not (session.labels == 1).any()
+
+
+def test_classes_are_added_renamed_and_recoloured(session):
+    session.set_class(7, name="wall", colour=(1, 2, 3))
+    session.set_class(1, name="epithelium")
+    assert {v: c.name for v, c in session.classes.items()} == {
+        0: "background", 1: "epithelium", 2: "lumen", 7: "wall",
+    }  # fmt: skip
+    assert session.classes[7].colour == (1, 2, 3)
+    assert len({c.colour for c in session.classes.values()}) == 4
+    with pytest.raises(ValueError, match="the name 'wall' is empty or that of another class"):
+        session.set_class(2, name="wall")
+    with pytest.raises(ValueError, match="value = 255 must be a whole number from 0 to 254"):
+        session.set_class(255, name="x")
+
+
+def test_what_cannot_be_painted_is_refused_and_changes_nothing(session, size):
+    axis, index = planes(size)[0]
+    mask = np.ones(shape_of(size, axis), bool)
+    for arguments, match in (
+        ((axis, index, mask, 9), r"value = 9 is not a class; there are \[0, 1, 2\]"),
+        ((axis, index, mask[:-1], 1), "mask has the shape"),
+        ((axis, 10**6, mask, 1), "outside|one plane"),
+        ((axis, -1, mask, 1), "outside|one plane"),
+        ((5, 0, mask, 1), "must be 0 \\(x\\)|one plane|index 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            session.paint(*arguments)
+    for points in ([[0, float("nan")]], [1, 2, 3], [[1, 2, 3]]):
+        with pytest.raises(ValueError, match="two finite numbers per point"):
+            session.stroke(axis, index, points, 1, 1)
+    with pytest.raises(ValueError, match="radius = -1 must be a length"):
+        session.stroke(axis, index, [[1, 1]], -1, 1)
+    with pytest.raises(ValueError, match="is outside of the slice"):
+        session.fill(axis, index, (10**6, 0), 1, 5)
+    assert session.revision == 0
+    assert (session.labels == 255).all()
+
+
+def test_the_same_act_sent_twice_is_done_once(session, size):
+    axis, index = planes(size)[0]
+    mask = np.ones(shape_of(size, axis), bool)
+    assert session.paint(axis, index, mask, 1, id="a")
+    session.undo()
+    assert not session.paint(axis, index, mask, 1, id="a")
+    assert (session.labels == 255).all()
+
+
+class TestShapes:
+    @given(st.integers(0, 2**32 - 1))
+    def test_a_brush_covers_what_lies_within_its_radius_of_the_line(self, seed):
+        random = np.random.default_rng(seed)
+        shape, spacing = (23, 31), random.uniform(0.3, 2, 2)
+        points = random.uniform(-4, 33, (random.integers(1, 5), 2))
+        radius = random.uniform(0, 6)
+        found = brush(shape, points, radius, spacing)
+        grid = np.stack(np.indices(shape), -1) * spacing
+        line = np.concatenate(
+            [np.linspace(a, b, 400) for a, b in zip(points, [*points[1:], points[-1]], strict=True)]
+        )
+        distance = np.sqrt(((grid[:, :, None] - line * spacing) ** 2).sum(-1)).min(-1)
+        assert not np.any(found & (distance > radius + 0.1) & ~brush(shape, points, 0, spacing))
+        assert not np.any(~found & (distance < radius - 0.1))
+
+    def test_a_click_paints_the_voxel_under_it(self):
+        assert brush((5, 5), [[2.2, 3.4]], 0.01).sum() == 1
+        assert brush((5, 5), [[2.2, 3.4]], 0.01)[2, 3]
+        assert not brush((5, 5), [[9.0, 9.0]], 1).any()
+
+    def test_an_outline_is_filled(self):
+        found = outline((20, 20), [[2, 2], [2, 10], [12, 10], [12, 2]])
+        assert found[2:12, 3:10].all()
+        assert not found[14:].any()
+        assert not found[:, 12:].any()
+
+    def test_a_flood_ends_where_the_contrast_is_too_large(self):
+        image = np.zeros((1, 10, 10))
+        image[0, :, 5] = 9
+        image[0, :, 6:] = 1
+        assert flooded(image, (0, 0), 2)[:, :5].all()
+        assert not flooded(image, (0, 0), 2)[:, 5:].any()
+        assert flooded(image, (0, 0), 9).all()
+
+
+@given(st.data())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
+def test_bricks_hold_what_an_array_would(data):
+    size = data.draw(st.lists(st.integers(1, 150), min_size=2, max_size=3))
+    bricks, array = BrickLabels(size), np.full(size, 255, np.uint8)
+    for _ in range(4):
+        block = []
+        for n in size:
+            low = data.draw(st.integers(0, n - 1))
+            block.append(slice(low, data.draw(st.integers(low + 1, n))))
+        values = (
+            np.random.default_rng(0).integers(254, 256, [b.stop - b.start for b in block]).astype(np.uint8)
+        )
+        bricks.write(block, values)
+        array[tuple(block)] = values
+        np.testing.assert_array_equal(bricks.read(block), array[tuple(block)])
+    np.testing.assert_array_equal(bricks.dense(), array)
+    places, values = bricks.voxels()
+    again = np.full(size, 255, np.uint8)
+    again[tuple(places.T)] = values
+    np.testing.assert_array_equal(again, array)
+
+
+class TestJournal:
+    def paint_some(self, session, size, seed):
+        random = np.random.default_rng(seed)
+        for number in range(30):
+            axis, index = planes(size)[number % len(planes(size))]
+            match number % 6:
+                case 0 | 1 | 2:
+                    session.paint(axis, index, random.random(shape_of(size, axis)) < 0.1, number % 3)
+                case 3:
+                    session.stroke(axis, index, random.uniform(0, 20, (5, 2)), 2.5, 2)
+                case 4:
+                    session.undo()
+                case 5:
+                    session.finish_slice(axis, index) if number > 20 else session.polygon(
+                        axis, index, random.uniform(0, 20, (5, 2)), 1
+                    )
+
+    def test_a_session_opened_again_has_the_same_paint_bit_for_bit(self, size, tmp_path):
+        image = np.zeros((1, *size), np.uint8)
+        with Session(image, tmp_path / "s", CLASSES) as session:
+            self.paint_some(session, size, 0)
+            session.set_class(2, name="hole", colour=(9, 9, 9), locked=True)
+            labels, classes, finished = session.labels, session.classes, session.finished
+        with Session(image, tmp_path / "s") as again:
+            np.testing.assert_array_equal(again.labels, labels)
+            assert (again.classes, again.finished) == (classes, finished)
+            while again.undo():
+                pass
+            assert (again.labels == 255).all()
+
+    def test_a_line_that_a_kill_cut_off_costs_no_other(self, size, tmp_path):
+        image = np.zeros((1, *size), np.uint8)
+        with Session(image, tmp_path, CLASSES) as session:
+            self.paint_some(session, size, 1)
+            labels = session.labels
+            session.paint(*planes(size)[0], np.ones(shape_of(size, planes(size)[0][0]), bool), 1)
+        whole = (tmp_path / "paint.jsonl").read_bytes()
+        start = whole.rindex(b"\n", 0, -1) + 1
+        for end in range(start, len(whole), 17):
+            (tmp_path / "paint.jsonl").write_bytes(whole[:end])
+            with Session(image, tmp_path) as session:
+                np.testing.assert_array_equal(session.labels, labels)
+                session.paint(*planes(size)[0], np.ones(shape_of(size, planes(size)[0][0]), bool), 1)
+                after = session.labels
+            with Session(image, tmp_path) as session:
+                np.testing.assert_array_equal(session.labels, after)
+
+    def test_damage_is_reported_and_the_rest_is_read(self, tmp_path, caplog):
+        journal = Journal(tmp_path / "j")
+        for number in range(5):
+            journal.append({"do": "learn", "steps": number})
+        journal.close()
+        lines = [line for line in (tmp_path / "j").read_bytes().split(b"\n") if line]
+        lines[2] = lines[2].replace(b"steps", b"stepz")
+        (tmp_path / "j").write_bytes(b"\n".join(lines))
+        assert [record["steps"] for record in read_journal(tmp_path / "j")] == [0, 1, 3, 4]
+        assert "record 2 cannot be read" in caplog.text
+
+    def test_another_file_is_not_taken_for_a_journal(self, tmp_path):
+        (tmp_path / "j").write_text("a\nb\n")
+        with pytest.raises(InputError, match="holds no record of painting"):
+            list(read_journal(tmp_path / "j"))
+
+    def test_records_that_make_no_sense_are_refused(self):
+        painting = Painting((5, 5))
+        bomb = base64.b64encode(zlib.compress(bytes(10**6))).decode()
+        one = base64.b64encode(zlib.compress(b"\x80")).decode()
+        whole = {"do": "paint", "axis": 2, "index": 0, "box": [[0, 5], [0, 5]], "bits": bomb, "value": 1}
+        for record, match in (
+            ({"do": "dance"}, "does not know"),
+            ({"do": "paint"}, "cannot be used"),
+            (whole | {"box": [[0, 9], [0, 5]]}, "outside"),
+            (whole, "other than 4 bytes"),
+            (whole | {"bits": "!"}, "cannot be used"),
+            (whole | {"box": [[0, 1], [0, 1]], "bits": one, "value": 1.5}, "whole number"),
+            ({"do": "finish", "axis": 7, "index": 0}, "one plane"),
+        ):
+            with pytest.raises(InputError, match=match):
+                painting.apply(record)
+        assert (painting.labels.dense() == 255).all()
+
+    def test_on_a_full_disk_painting_goes_on_in_memory_and_is_written_when_there_is_room(
+        self, tmp_path, monkeypatch
+    ):
+        image = np.zeros((1, 20, 20), np.uint8)
+        session = Session(image, tmp_path, CLASSES)
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda handle, content: write(handle, content[: len(content) // 2]))
+        for number in range(3):
+            session.paint(2, 0, np.eye(20, k=number, dtype=bool), 1)
+            assert "No space left" in session.trouble
+        labels = session.labels
+        monkeypatch.undo()
+        session.paint(2, 0, np.eye(20, k=-4, dtype=bool), 2)
+        assert not session.trouble
+        after = session.labels
+        session.close()
+        assert np.count_nonzero(labels == 1) == 57
+        with Session(image, tmp_path) as again:
+            np.testing.assert_array_equal(again.labels, after)
+
+    def test_a_second_process_on_the_same_folder_is_refused(self, tmp_path):
+        code = (
+            "import sys, numpy as np; from volseg.session import Session; "
+            f"Session(np.zeros((1, 9, 9)), {str(tmp_path)!r})"
+        )
+        with Session(np.zeros((1, 9, 9)), tmp_path):
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            assert "is in use by another run" in done.stderr
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_a_folder_of_another_image_is_refused(self, tmp_path):
+        Session(np.zeros((1, 9, 9)), tmp_path).close()
+        with pytest.raises(InputError, match="holds paint for an image of 9 x 9 voxels, and image has 9 x 8"):
+            Session(np.zeros((1, 9, 8)), tmp_path)
+
+    @pytest.mark.slow
+    def test_a_kill_costs_at_most_the_stroke_in_progress(self, tmp_path):
+        code = (
+            "import numpy as np\n"
+            "from volseg.session import Session\n"
+            f"session = Session(np.zeros((1, 40, 40, 9)), {str(tmp_path)!r}, {{1: 'a'}})\n"
+            "done = int(session.counts()[1])\n"
+            "print('ready', done, flush=True)\n"
+            "for n in range(done, 40 * 40 * 9):\n"
+            "    mask = np.zeros((40, 40), bool)\n"
+            "    mask[n % 1600 // 40, n % 40] = True\n"
+            "    session.paint(2, n // 1600, mask, 1)\n"
+            "    print(n + 1, flush=True)\n"
+        )
+        random = np.random.default_rng(0)
+        drawn = 0
+        for _ in range(6):
+            child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            assert child.stdout is not None
+            _, found = child.stdout.readline().split()
+            assert drawn <= int(found) <= drawn + 1
+            for _ in range(random.integers(1, 60)):
+                drawn = int(child.stdout.readline())
+            child.send_signal(signal.SIGKILL)
+            rest, _ = child.communicate()
+            drawn = max([drawn, *(int(word) for word in rest.split())])
+        records = [
+            json.loads(line[9:]) for line in (tmp_path / "paint.jsonl").read_bytes().split(b"\n") if line[9:]
+        ]
+        assert len(records) > 6

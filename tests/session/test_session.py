@@ -1,0 +1,265 @@
+"""The loop without a window: what is painted is learnt, seen, corrected, kept, and handed to densify."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from volseg.errors import InputError, RefusedError
+from volseg.io import Volume, read_volume, segments_of, write_volume
+from volseg.session import Session
+from volseg.session.worker import Worker
+
+SIZES = ((40, 36, 16), (64, 60))
+CLASSES = {1: "spot"}
+
+
+@pytest.fixture(params=SIZES, ids=["3D", "2D"])
+def scene(request):
+    """An image ``(C, *spatial)`` with bright spots, and where they are."""
+    random = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(random.standard_normal(request.param), 3)
+    truth = (noise > np.quantile(noise, 0.8)).astype(np.uint8)
+    image = 100 + 60 * truth + 10 * random.standard_normal(truth.shape)
+    return image[None].astype(np.float32), truth
+
+
+def strokes(session, truth, planes, seed=0):
+    """A few of each class on each plane, as a person would draw them."""
+    random = np.random.default_rng(seed)
+    for axis, index in planes:
+        here = truth.take(index, axis) if truth.ndim == 3 else truth
+        for value in (0, 1):
+            inside = ndimage.binary_erosion(here == value) if (here == value).sum() > 40 else here == value
+            places = np.argwhere(inside)
+            for _ in range(4):
+                centre = places[random.integers(len(places))]
+                near = places[np.abs(places - centre).sum(1) < 6]
+                mask = np.zeros(here.shape, bool)
+                mask[tuple(near.T)] = True
+                session.paint(axis, index, mask, value)
+
+
+def planes(truth):
+    return [(2, 8), (0, 20)] if truth.ndim == 3 else [(2, 0)]
+
+
+def taught(scene, folder=None):
+    image, truth = scene
+    session = Session(image, folder, CLASSES)
+    strokes(session, truth, planes(truth))
+    for _ in range(4):
+        session.learn(steps=40)
+    return session
+
+
+def iou(found, truth):
+    return np.sum(found & truth) / np.sum(found | truth)
+
+
+def test_strokes_are_learnt_and_painted_voxels_come_back_as_painted(scene):
+    session, truth = taught(scene), scene[1]
+    for axis, index in planes(truth):
+        values, confidence, revision = session.slice(axis, index)
+        here = truth.take(index, axis) if truth.ndim == 3 else truth
+        assert iou(values == 1, here == 1) > 0.8
+        paint = session.paint_slice(axis, index)
+        np.testing.assert_array_equal(values[paint != 255], paint[paint != 255])
+        assert (confidence[paint != 255] == 1).all()
+        assert confidence.min() >= 0.5 - 1e-6
+        assert revision == session.model == 4
+    assert iou(values == 1, here == 1) > 0.8
+
+
+def test_before_anything_is_learnt_a_slice_says_that_nothing_is_known(scene):
+    image, truth = scene
+    session = Session(image, classes=CLASSES)
+    axis, index = planes(truth)[0]
+    mask = np.zeros(session.paint_slice(axis, index).shape, bool)
+    mask[3:5] = True
+    session.paint(axis, index, mask, 1)
+    values, confidence, _ = session.slice(axis, index)
+    np.testing.assert_array_equal(values, np.where(mask, 1, 255))
+    np.testing.assert_array_equal(confidence, mask)
+    assert not session.can_learn
+    with pytest.raises(InputError, match=r"Only one class is painted.*Paint a second one, or background"):
+        session.learn(0.1)
+    with pytest.raises(RefusedError, match="no result to adopt yet"):
+        session.adopt(axis, index)
+    with pytest.raises(RefusedError, match="no result to export yet"):
+        session.export("x.nii.gz")
+
+
+def test_the_result_follows_undo(scene):
+    session, truth = taught(scene), scene[1]
+    axis, index = planes(truth)[0]
+    session.paint(axis, index, np.ones(session.paint_slice(axis, index).shape, bool), 1)
+    assert not session.is_learnt
+    assert (session.slice(axis, index).values == 1).all()
+    session.undo()
+    assert not (session.slice(axis, index).values == 1).all()
+
+
+def test_what_is_adopted_is_the_result_and_can_be_corrected_and_undone(scene):
+    session, truth = taught(scene), scene[1]
+    axis, index = planes(truth)[0]
+    before = session.labels
+    found = session.slice(axis, index).values
+    assert session.adopt(axis, index)
+    np.testing.assert_array_equal(session.paint_slice(axis, index), found)
+    mask = (found == 0) & (np.indices(found.shape).sum(0) < 20)
+    assert session.paint(axis, index, mask, 1)
+    np.testing.assert_array_equal(session.paint_slice(axis, index), np.where(mask, 1, found))
+    session.undo()
+    session.undo()
+    np.testing.assert_array_equal(session.labels, before)
+
+
+def test_the_same_acts_and_steps_give_the_same_model_bit_for_bit(scene):
+    first, second = taught(scene), taught(scene)
+    for axis, index in planes(scene[1]):
+        for one, other in zip(first.slice(axis, index), second.slice(axis, index), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_class_that_comes_later_is_learnt_too(scene):
+    session, truth = taught(scene), scene[1]
+    session.set_class(5, name="corner")
+    axis, index = planes(truth)[0]
+    mask = np.zeros(session.paint_slice(axis, index).shape, bool)
+    mask[:4, :4] = True
+    session.paint(axis, index, mask, 5)
+    session.learn(steps=20)
+    assert set(np.unique(session.slice(axis, index).values)) <= {0, 1, 5}
+    assert (session.slice(axis, index).values[mask] == 5).all()
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".tif", ".nrrd", ".mha"])
+def test_paint_and_result_are_written_in_every_format(scene, tmp_path, suffix):
+    session = taught(scene)
+    paint = read_volume(session.export(tmp_path / f"p{suffix}", "paint"), labels=True)
+    np.testing.assert_array_equal(paint.array[0], session.labels)
+    written = read_volume(session.export(tmp_path / f"r{suffix}"), labels=True).array[0]
+    for axis, index in planes(scene[1]):
+        plane = written.take(index, axis) if written.ndim == 3 else written
+        np.testing.assert_array_equal(plane, session.slice(axis, index).values)
+    with pytest.raises(RefusedError, match="exists"):
+        session.export(tmp_path / f"r{suffix}")
+
+
+def test_a_segmentation_of_slicer_has_names_and_colours_and_can_be_painted_on(tmp_path):
+    image = np.zeros((1, 12, 10, 8), np.uint8)
+    session = Session(image, classes=CLASSES)
+    mask = np.zeros((12, 10), bool)
+    mask[2:4] = True
+    session.paint(2, 3, mask, 1)
+    session.paint(2, 3, ~mask, 0)
+    session.set_class(1, colour=(255, 0, 51))
+    path = session.export(tmp_path / "p.seg.nrrd", "paint")
+    segments = {s.name: s for s in segments_of(read_volume(path, labels=True))}
+    assert segments["spot"].colour == pytest.approx((1, 0, 0.2))
+    assert set(segments) == {"spot", "background"}
+    write_volume(tmp_path / "i.nii.gz", image[0], Volume(image, np.eye(4)))
+    again = Session(tmp_path / "i.nii.gz", paint=path)
+    names = {value: info.name for value, info in again.classes.items()}
+    background = next(value for value, name in names.items() if name == "background" and value)
+    expected = np.where(session.labels == 0, background, session.labels)
+    np.testing.assert_array_equal(np.where(again.labels == 0, background, again.labels), expected)
+
+
+def test_paint_of_another_program_is_where_a_session_starts(tmp_path):
+    image = np.random.default_rng(0).random((1, 20, 18, 9)).astype(np.float32)
+    paint = np.zeros((20, 18, 9), np.uint8)
+    paint[3:9, 4:8, 4] = 2
+    write_volume(tmp_path / "i.nii.gz", image[0], Volume(image, np.eye(4)))
+    write_volume(tmp_path / "p.nii.gz", paint, Volume(paint[None], np.eye(4)))
+    session = Session(
+        tmp_path / "i.nii.gz", tmp_path / "out", paint=tmp_path / "p.nii.gz", read={"names": {2: "x"}}
+    )
+    expected = np.full(paint.shape, 255, np.uint8)
+    expected[..., 4] = paint[..., 4]
+    np.testing.assert_array_equal(session.labels, expected)
+    assert session.finished == {(2, 4)}
+    assert {v: c.name for v, c in session.classes.items()} == {0: "background", 2: "x"}
+    assert not session.undo()
+    session.close()
+    with Session.open(tmp_path / "out") as again:
+        np.testing.assert_array_equal(again.labels, expected)
+    with pytest.raises(RefusedError, match="holds a session already, which has its own paint"):
+        Session(tmp_path / "i.nii.gz", tmp_path / "out", paint=tmp_path / "p.nii.gz")
+
+
+@pytest.mark.slow
+def test_densify_takes_the_paint_and_a_session_opens_what_it_made(scene, tmp_path):
+    image, truth = scene
+    name = tmp_path / "spots.nii.gz"
+    write_volume(name, image[0], Volume(image, np.eye(image.ndim)))
+    with Session(name, tmp_path / "out", CLASSES) as session:
+        strokes(session, truth, planes(truth))
+        labels = session.labels
+        done = session.densify(0.05, folds=0, compare=False)
+        found = [session.slice(*plane) for plane in planes(truth)]
+        assert all(one.revision == 0 for one in found)
+    on = labels != 255
+    np.testing.assert_array_equal(done.values[on], labels[on])
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["choices"]["unlabelled"] == 255
+    with Session.open(tmp_path / "out") as again:
+        np.testing.assert_array_equal(again.labels, labels)
+        for plane, before in zip(planes(truth), found, strict=True):
+            np.testing.assert_array_equal(again.slice(*plane).values, before.values)
+
+
+class TestWorker:
+    @pytest.fixture
+    def working(self, scene):
+        import threading
+
+        news, heard = [], threading.Condition()
+
+        def on_news(item):
+            with heard:
+                news.append(dict(item))
+                heard.notify_all()
+
+        def wait_for(kind, **facts):
+            def there():
+                return any(n["kind"] == kind and facts.items() <= n.items() for n in news)
+
+            with heard:
+                assert heard.wait_for(there, timeout=60), (kind, facts, news[-5:])
+
+        session = Session(scene[0], classes=CLASSES)
+        worker = Worker(session, on_news)
+        worker.start()
+        yield session, worker, wait_for, news
+        worker.stop()
+
+    def test_after_a_stroke_what_is_visible_is_learnt_and_segmented(self, scene, working):
+        session, worker, wait_for, news = working
+        position = [20, 18, 8][: len(session.size)]
+        worker.look(position)
+        strokes(session, scene[1], planes(scene[1]))
+        worker.painted()
+        wait_for("model")
+        visible = [(a, p) for a, p in enumerate(position)] if len(position) == 3 else [(2, 0)]
+        for axis, index in visible:
+            wait_for("plane", axis=axis, index=index)
+            assert session.known_slice(axis, index) is not None
+        assert not any(item["kind"] == "trouble" for item in news)
+
+    def test_what_goes_wrong_is_reported_and_painting_goes_on(self, scene, working, monkeypatch):
+        session, worker, wait_for, _ = working
+
+        def fail(*_, **__):
+            raise MemoryError("no memory left")
+
+        monkeypatch.setattr(session, "learn", fail)
+        strokes(session, scene[1], planes(scene[1]))
+        worker.painted()
+        wait_for("trouble", what="Learning has failed: MemoryError('no memory left'). Painting goes on.")
+        monkeypatch.undo()
+        strokes(session, scene[1], planes(scene[1]), seed=1)
+        worker.painted()
+        wait_for("model")

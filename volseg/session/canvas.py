@@ -1,0 +1,400 @@
+"""Paint on one volume, and the folder that it is kept in: every act is on the disk when it is done."""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.arguments import option
+from volseg.errors import RefusedError, ResourceError
+from volseg.geometry import AXES
+from volseg.labels import IGNORE_INDEX
+from volseg.report import class_colours
+from volseg.runs.claim import claim, release
+from volseg.session.folder import Folder, Image, Start, open_image, read_start
+from volseg.session.journal import Journal, Record, read_journal
+from volseg.session.painting import BACKGROUND, ClassInfo, Painting, packed_mask, packed_values
+from volseg.session.shapes import brush, flooded, outline
+
+__all__ = ["Canvas"]
+
+_LOCK = ".paint.lock"
+_DENSE = 2**28  # voxels up to which a whole array of labels is given
+
+Plane = npt.NDArray[np.uint8]
+
+
+class Canvas:
+    """The painting half of :class:`volseg.Session`, which says what its arguments are."""
+
+    def __init__(
+        self,
+        image: Any,
+        folder: str | os.PathLike[str] | None = None,
+        classes: Mapping[int, str] | None = None,
+        *,
+        paint: str | os.PathLike[str] | None = None,
+        read: Mapping[str, Any] | None = None,
+        spacing: str | Sequence[float] | None = None,
+    ) -> None:
+        self.image: Image = open_image(image, spacing)
+        self._painting = Painting(self.image.size)
+        self._lock = threading.RLock()
+        self._journal: Journal | None = None
+        self.is_result = True  # what densify has written in the folder, if it has, is of the paint at hand
+        self.folder = None if folder is None else Folder(Path(folder))
+        begun = self._open(spacing) if self.folder is not None else False
+        if not begun:
+            self._begin(self._start(paint, read or {}), classes or {})
+        elif paint is not None:
+            self.close()
+            raise RefusedError(
+                f"{folder} holds a session already, which has its own paint. Choose another folder "
+                f"({option('output')}) to start from {paint}, or leave {paint} out."
+            )
+        for value, name in (classes or {}).items() if begun else ():
+            self.set_class(value, name=name)
+
+    def _open(self, spacing: str | Sequence[float] | None) -> bool:
+        """Take the folder, and replay its journal; whether there was one."""
+        assert self.folder is not None
+        self.folder.make()
+        claim(self.folder.path, "output", lock=_LOCK)
+        try:
+            self.folder.check(self.image)
+            number = 0
+            for record in read_journal(self.folder.journal):
+                number = record["n"] + 1
+                self._replay(record)
+            if not self.folder.about.is_file():
+                given = (
+                    spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+                )
+                self.folder.write_about(self.image, given)
+            self._journal = Journal(self.folder.journal, number)
+        except BaseException:
+            release(self.folder.path, lock=_LOCK)
+            raise
+        return number > 0
+
+    def _replay(self, record: Record) -> None:
+        match record.get("do"):
+            case "begin":
+                self._painting.forget()
+            case "densified":
+                self.is_result = True
+            case "learn":
+                pass  # what was learnt is learnt again from the paint
+            case _:
+                if self._painting.apply(record):
+                    self.is_result = False
+
+    def _start(self, paint: str | os.PathLike[str] | None, read: Mapping[str, Any]) -> Start | None:
+        if paint is None and self.folder is not None:
+            found = self.folder.labels_of_result()
+            if found is not None:
+                path, choices = found
+                return read_start(path, self.image, **choices)
+        return None if paint is None else read_start(paint, self.image, **read)
+
+    def _begin(self, start: Start | None, classes: Mapping[int, str]) -> None:
+        """The first records: classes, and the paint that there was before."""
+        names = dict(start.names if start else {}) | {
+            int(value): str(name) for value, name in classes.items()
+        }
+        others = [name for value, name in names.items() if value != BACKGROUND]
+        names = {BACKGROUND: "rest" if "background" in others else "background"} | names
+        for value, name in names.items():
+            colour = start.colours.get(value) if start else None
+            self.set_class(value, name=name, colour=colour)
+        if start is not None:
+            stack = start.labels.reshape(*self.size[:2], -1)
+            for index in range(stack.shape[2]):
+                packed = packed_values(stack[..., index])
+                if packed is not None:
+                    self._do({"do": "adopt", "axis": 2, "index": index, **packed})
+            for axis, index in start.finished:
+                self._do({"do": "finish", "axis": axis, "index": index})
+        self._do({"do": "begin"})
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return self.image.size
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size per axis, in ``unit``."""
+        return self.image.like.spacing
+
+    @property
+    def labels(self) -> Plane:
+        """The paint ``(*spatial)``: values, 255 where unlabelled. A copy.
+
+        Raises:
+            ResourceError: for a volume too large for an array; :meth:`paint_slice` gives a slice of it.
+        """
+        if np.prod(self.size, dtype=float) > _DENSE:
+            raise ResourceError(
+                f"the paint of {' x '.join(map(str, self.size))} voxels is not held as an array. Ask for "
+                "slices "
+                "(paint_slice), or export it to a file."
+            )
+        with self._lock:
+            return self._painting.labels.dense()
+
+    @property
+    def classes(self) -> dict[int, ClassInfo]:
+        """Classes by value, in the order in which they were added."""
+        with self._lock:
+            return dict(self._painting.classes)
+
+    @property
+    def revision(self) -> int:
+        """How often the paint has changed."""
+        return self._painting.revision
+
+    @property
+    def finished(self) -> frozenset[tuple[int, int]]:
+        """Slices that were declared finished, as ``(axis, index)``."""
+        return self._painting.finished
+
+    @property
+    def can_undo(self) -> bool:
+        return self._painting.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        return self._painting.can_redo
+
+    @property
+    def trouble(self) -> str:
+        """Why records wait in memory, if they do."""
+        return "" if self._journal is None else self._journal.trouble
+
+    def painted(self) -> list[list[int]]:
+        """Per axis, the indices of slices that carry paint."""
+        with self._lock:
+            return [np.flatnonzero(counts).tolist() for counts in self._painting.counts]
+
+    def counts(self) -> dict[int, int]:
+        """Painted voxels by value."""
+        with self._lock:
+            return {value: int(self._painting.of_class[value]) for value in self._painting.classes}
+
+    def paint(
+        self, axis: int | None, index: int, mask: npt.ArrayLike, value: int, *, id: str | None = None
+    ) -> bool:
+        """Give the voxels of a slice where ``mask`` is true a value; 255 erases.
+
+        Args:
+            mask: boolean, of the slice's shape.
+            id: what the caller calls this act; the same act sent twice is done once.
+
+        Returns:
+            whether the paint has changed.
+
+        Raises:
+            ValueError: if there is no such slice, the mask has another shape, or the value is not a class.
+            RefusedError: if the class is locked.
+        """
+        axis = self._axis(axis)
+        self._check_value(value)
+        self._painting.plane(axis, index)
+        shape = self._painting.shape(axis)
+        where = np.asarray(mask)
+        if where.shape != shape or where.dtype.kind not in "bui":
+            raise ValueError(
+                f"mask has the shape {where.shape} and the type {where.dtype}: slices across "
+                f"{AXES[axis]} are {shape}, and a boolean mask is needed."
+            )
+        packed = packed_mask(where.astype(bool))
+        if packed is None:
+            return False
+        return self._do({"do": "paint", "axis": axis, "index": int(index), **packed, "value": int(value)}, id)
+
+    def stroke(
+        self,
+        axis: int | None,
+        index: int,
+        points: npt.ArrayLike,
+        radius: float,
+        value: int,
+        *,
+        id: str | None = None,
+    ) -> bool:
+        """Draw with a round brush along a line; see :func:`volseg.session.shapes.brush`.
+
+        Args:
+            points: ``(n, 2)`` in voxels of the slice.
+            radius: in the unit of the spacing.
+        """
+        axis = self._axis(axis)
+        line = _points(points)
+        if not (np.isfinite(radius) and radius >= 0):
+            raise ValueError(f"radius = {radius} must be a length of at least 0.")
+        mask = brush(self._painting.shape(axis), line, radius, self._across(axis))
+        return self.paint(axis, index, mask, value, id=id)
+
+    def polygon(
+        self, axis: int | None, index: int, points: npt.ArrayLike, value: int, *, id: str | None = None
+    ) -> bool:
+        """Fill a closed outline ``(n, 2)``, in voxels of the slice."""
+        axis = self._axis(axis)
+        return self.paint(axis, index, outline(self._painting.shape(axis), _points(points)), value, id=id)
+
+    def fill(
+        self,
+        axis: int | None,
+        index: int,
+        point: Sequence[int],
+        value: int,
+        tolerance: float,
+        *,
+        id: str | None = None,
+    ) -> bool:
+        """Fill what is connected with a voxel of the slice and differs from it by at most ``tolerance`` in
+        every channel of the image."""
+        axis = self._axis(axis)
+        shape = self._painting.shape(axis)
+        if len(point) != 2 or not all(0 <= int(p) < n for p, n in zip(point, shape, strict=True)):
+            raise ValueError(f"point = {tuple(point)} is outside of the slice, which has {shape} voxels.")
+        place = [int(p) for p in point]
+        return self.paint(
+            axis, index, flooded(self.image_slice(axis, index), place, float(tolerance)), value, id=id
+        )
+
+    def erase(self, axis: int | None, index: int, mask: npt.ArrayLike, *, id: str | None = None) -> bool:
+        """Take the paint away where ``mask`` is true; of locked classes it stays."""
+        return self.paint(axis, index, mask, IGNORE_INDEX, id=id)
+
+    def finish_slice(self, axis: int | None, index: int, *, id: str | None = None) -> bool:
+        """Declare a slice finished: what is blank on it is background from now on."""
+        return self._do({"do": "finish", "axis": self._axis(axis), "index": int(index)}, id)
+
+    def undo(self, *, id: str | None = None) -> bool:
+        """Take the last act back; whether there was one."""
+        return self._painting.can_undo and self._do({"do": "undo"}, id)
+
+    def redo(self, *, id: str | None = None) -> bool:
+        """Do again what was taken back last."""
+        return self._painting.can_redo and self._do({"do": "redo"}, id)
+
+    def set_class(
+        self,
+        value: int,
+        *,
+        name: str | None = None,
+        colour: Sequence[int] | None = None,
+        locked: bool | None = None,
+    ) -> None:
+        """Add a class, or change its name, colour, or whether it is locked."""
+        with self._lock:
+            known = self._painting.classes.get(value)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < IGNORE_INDEX:
+                raise ValueError(f"value = {value!r} must be a whole number from 0 to {IGNORE_INDEX - 1}.")
+            taken = {info.name for other, info in self._painting.classes.items() if other != value}
+            chosen = name if name is not None else known.name if known else f"class {value}"
+            if not chosen.strip() or chosen in taken:
+                raise ValueError(
+                    f"the name {chosen!r} is empty or that of another class. Every class needs a name of its "
+                    "own."
+                )
+            red, green, blue = colour or (known.colour if known else self._colour(value))
+            record = {
+                "do": "class",
+                "value": value,
+                "name": chosen,
+                "colour": [int(red), int(green), int(blue)],
+            }
+            self._do(record | {"locked": bool(known.locked if locked is None and known else locked)})
+
+    def image_slice(self, axis: int | None, index: int) -> npt.NDArray[Any]:
+        """Grey values of a slice, ``(C, *plane)``."""
+        axis = self._axis(axis)
+        block = self._painting.plane(axis, index)
+        found = np.asarray(self.image.voxels[(slice(0, self.image.channels), *block)])
+        return found.reshape(self.image.channels, *self._painting.shape(axis))
+
+    def paint_slice(self, axis: int | None, index: int) -> Plane:
+        """Paint of a slice: values, 255 where unlabelled."""
+        with self._lock:
+            return self._painting.read(self._axis(axis), index)
+
+    def close(self) -> None:
+        """Everything is on the disk; another process may have the folder."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self.folder is not None:
+            release(self.folder.path, lock=_LOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def flush(self) -> bool:
+        """Try again to write what waits in memory; whether all is on the disk."""
+        with self._lock:
+            if self._journal is not None:
+                self._journal.flush()
+            return not self.trouble
+
+    def _do(self, record: Record, id: str | None = None) -> bool:
+        """Apply a record and note it."""
+        with self._lock:
+            if id is not None:
+                if id in self._painting.known:
+                    return False
+                record = {**record, "id": id}
+            changed = self._painting.apply(record) if record["do"] != "begin" else self._painting.forget()
+            self._note(record)
+            return changed
+
+    def _note(self, record: Record) -> None:
+        with self._lock:
+            if self._journal is not None:
+                self._journal.append(record)
+
+    def _axis(self, axis: int | None) -> int:
+        if axis is None:
+            if len(self.size) == 3:
+                raise ValueError("axis = None is for images in 2D; a volume needs 0 (x), 1 (y) or 2 (z).")
+            return 2
+        return int(axis)
+
+    def _across(self, axis: int) -> tuple[float, ...]:
+        """Voxel size along the axes of a slice."""
+        return tuple(s for a, s in enumerate(self.spacing) if len(self.size) == 2 or a != axis)
+
+    def _check_value(self, value: int) -> None:
+        if value == IGNORE_INDEX:
+            return
+        known = self.classes.get(value)
+        if known is None:
+            raise ValueError(
+                f"value = {value} is not a class; there are {sorted(self.classes)}. Add it with set_class."
+            )
+        if known.locked:
+            raise RefusedError(f"{known.name} is locked. Unlock it to paint with it.")
+
+    def _colour(self, value: int) -> tuple[int, int, int]:
+        if value == BACKGROUND:
+            return 150, 150, 150
+        red, green, blue = (int(c) for c in class_colours(value)[-1])
+        return red, green, blue
+
+
+def _points(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    line = np.asarray(points, np.float64)
+    if line.ndim != 2 or line.shape[1] != 2 or not np.isfinite(line).all():
+        raise ValueError(
+            f"points have the shape {line.shape}: one row of two finite numbers per point is needed."
+        )
+    return line

@@ -1,0 +1,311 @@
+"""Where a session lives: an ordinary result folder of ``volseg densify``, with a journal in it.
+
+``session.json`` names the image; ``paint.jsonl`` is the journal. What else lies there is what densify writes
+and reads: so a session continues from its results, and they from a session.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volseg.annotation import understand_paint
+from volseg.arguments import option
+from volseg.errors import InputError, ResourceError
+from volseg.io import (
+    Segment,
+    Volume,
+    check_alignment,
+    class_names,
+    is_volume,
+    output_suffix,
+    read_channels,
+    read_json,
+    read_volume,
+    segments_of,
+    suffix_of,
+    with_segments,
+    with_spacing,
+    write_json,
+    write_volume,
+)
+from volseg.io.blocks import BlockVolume, open_blocks, voxels_of
+from volseg.labels import IGNORE_INDEX
+from volseg.session.painting import BACKGROUND, ClassInfo
+
+__all__ = ["Folder", "Image", "Start", "open_image", "read_start", "write_labels"]
+
+_WHOLE = 2**28  # voxels up to which an image is read into memory
+_MOST = IGNORE_INDEX - 1
+
+_Path = str | os.PathLike[str]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """The image of a session.
+
+    Attributes:
+        voxels: indexed by slices as an array ``(C, *spatial)``; it may lie in its file.
+        like: where it lies in the world, and what is needed to write files like it.
+        files: that it was read from.
+    """
+
+    voxels: Any
+    like: Volume
+    files: tuple[Path, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return tuple(self.voxels.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        return int(self.voxels.shape[0])
+
+    @property
+    def name(self) -> str:
+        return self.files[0].name if self.files else "image"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Paint that a session starts from: values, 255 where unlabelled; names by value; finished slices."""
+
+    labels: npt.NDArray[np.uint8]
+    names: Mapping[int, str]
+    colours: Mapping[int, Colour]
+    finished: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a session."""
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "paint.jsonl"
+
+    @property
+    def about(self) -> Path:
+        return self.path / "session.json"
+
+    def make(self) -> None:
+        """Make the folder if there is none.
+
+        Raises:
+            ResourceError: if that is not allowed.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot write to {self.path}: {error.strerror}. Choose another folder ({option('output')})."
+            ) from error
+
+    def images(self) -> tuple[tuple[Path, ...], str | None]:
+        """The image of the session or the result that lies here, and the voxel size that was given for it.
+
+        Raises:
+            InputError: if there is neither, or the image is gone.
+        """
+        for path in (self.about, self.path / "settings.json"):
+            if not path.is_file():
+                continue
+            content = read_json(path)
+            entries = content.get("image") if isinstance(content, dict) else None
+            files = [one["path"] for one in entries or [] if isinstance(one, dict) and "path" in one]
+            if not files:
+                raise InputError(
+                    f"{self.path} was made from an image in memory, so it is not known which file to paint "
+                    "on. "
+                    f"Name the image, and the folder with {option('output')}."
+                )
+            found = tuple(self._found(str(file)) for file in files)
+            given = content.get("spacing") or (content.get("choices") or {}).get("spacing")
+            return found, None if given is None else str(given)
+        raise InputError(
+            f"{self.path} holds neither a session nor a result of volseg densify. Name an image, or such a "
+            "folder."
+        )
+
+    def _found(self, name: str) -> Path:
+        path = Path(name)
+        for place in (path, self.path / path, self.path.parent / path.name):
+            if is_volume(place):
+                return place
+        raise InputError(
+            f"{self.path} was painted on {name}, which is not there. Bring the image back, or name it and "
+            "give "
+            f"the folder with {option('output')}."
+        )
+
+    def labels_of_result(self) -> tuple[Path, Mapping[str, Any]] | None:
+        """The paint that a result of densify here was learnt from, and how it was read."""
+        settings = self.path / "settings.json"
+        if not settings.is_file():
+            return None
+        content = read_json(settings)
+        entries = content.get("labels") or [] if isinstance(content, dict) else []
+        files = [one["path"] for one in entries if isinstance(one, dict) and "path" in one]
+        choices = content.get("choices") or {} if isinstance(content, dict) else {}
+        return (self._found(files[0]), choices) if files else None
+
+    def result(self, name: str) -> tuple[Path, Path] | None:
+        """Segmentation and confidence that densify has written here for an image of this name."""
+        stem = name[: len(name) - len(suffix_of(name))]
+        for kind in ("segmentation", "confidence"):
+            if not sorted(self.path.glob(f"{stem}_{kind}.*")):
+                return None
+        first, second = (sorted(self.path.glob(f"{stem}_{k}.*"))[0] for k in ("segmentation", "confidence"))
+        return first, second
+
+    def write_about(self, image: Image, spacing: str | None) -> None:
+        """Note which image it is, by its files."""
+        entries = [{"path": str(path.resolve())} for path in image.files]
+        about = {"image": entries, "size": list(image.size), "channels": image.channels, "spacing": spacing}
+        write_json(self.about, about)
+
+    def check(self, image: Image) -> None:
+        """Whether a session here is one on this image.
+
+        Raises:
+            InputError: if it is on one of another size.
+        """
+        if not self.about.is_file():
+            return
+        content = read_json(self.about)
+        size = content.get("size") if isinstance(content, dict) else None
+        if size is not None and list(size) != list(image.size):
+            raise InputError(
+                f"{self.path} holds paint for an image of {' x '.join(map(str, size))} voxels, and "
+                f"{image.name} "
+                f"has {' x '.join(map(str, image.size))}. Choose another folder ({option('output')})."
+            )
+
+
+def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Image:
+    """An image from a path, several paths with a channel each, a Volume, or an array ``(C, *spatial)``.
+
+    Raises:
+        InputError: if a file cannot be read.
+        ValueError: if an array has no axis of channels.
+    """
+    given = spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+    if isinstance(image, Volume):
+        return Image(image.array, image, () if image.path is None else (image.path,))
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (3, 4):
+            raise ValueError(
+                f"an image as an array is (channels, *spatial), not {image.shape}: add the axis of channels "
+                "with image[None]."
+            )
+        plain = Volume(image, np.eye(image.ndim))
+        return Image(image, plain if given is None else with_spacing(plain, given))
+    if isinstance(image, str | os.PathLike | list | tuple):
+        paths = [Path(one) for one in (image if isinstance(image, list | tuple) else [image])]
+        if sum(map(voxels_of, paths)) > _WHOLE:
+            blocks = open_blocks(*paths, spacing=given)
+            return Image(blocks, blocks.like, tuple(paths))
+        if len(paths) > 1:
+            volume = read_channels(paths, spacing=given)
+        else:
+            volume = read_volume(paths[0], spacing=given)
+        return Image(volume.array, volume, tuple(paths))
+    opened: BlockVolume = image
+    return Image(opened, opened.like, (opened.path,))
+
+
+def read_start(path: _Path, image: Image, **read: Any) -> Start:
+    """Paint in a file, as a session holds it.
+
+    Args:
+        read: how to read it: ``unlabelled``, ``painted_only``, ``finished``, ``names``, ``colours``.
+
+    Raises:
+        InputError: if it cannot be read, does not lie on the image's grid, or holds values that a session
+            cannot hold.
+    """
+    label = read_volume(Path(path), labels=True, colours=read.pop("colours", None))
+    segments = segments_of(label)
+    names = {int(value): str(name) for value, name in (read.pop("names", None) or {}).items()}
+    names = names or dict(class_names(segments))
+    label = check_alignment(image.like, label, fill=read.get("unlabelled") or 0)
+    known = {key: read[key] for key in ("unlabelled", "painted_only", "finished") if read.get(key)}
+    if read.get("unlabelled") == 0:
+        known["unlabelled"] = 0
+    paint = understand_paint(
+        label.array[0],
+        classes=list(names) or None,
+        names=names,
+        blank=label.blank,
+        source=label.name,
+        **known,
+    )
+    beyond = [value for value in paint.values if not 0 <= value <= _MOST]
+    if beyond:
+        raise InputError(
+            f"{path} holds the value {beyond[0]}; while painting, classes have values from 0 to {_MOST}. "
+            "Give the "
+            "classes small numbers and save it again."
+        )
+    table = np.full(256, IGNORE_INDEX, np.uint8)
+    table[: len(paint.values)] = paint.values
+    finished: list[tuple[int, int]] = []
+    if paint.rule == "slices" and image.like.spatial_dims == 3:
+        finished = [(axis, int(i)) for axis, indices in enumerate(paint.slices) for i in indices]
+    colours = {
+        s.value: (round(255 * s.colour[0]), round(255 * s.colour[1]), round(255 * s.colour[2]))
+        for s in segments
+        if s.colour is not None
+    }
+    scheme = paint.scheme(names)
+    return Start(
+        table[paint.labels], dict(zip(scheme.values, scheme.names, strict=True)), colours, tuple(finished)
+    )
+
+
+def write_labels(
+    path: _Path,
+    values: npt.NDArray[np.uint8],
+    like: Volume,
+    classes: Mapping[int, ClassInfo],
+    *,
+    overwrite: bool = True,
+) -> Path:
+    """Write labels in any format that volseg writes; a ``.seg.nrrd`` with names and colours.
+
+    In a ``.seg.nrrd`` 0 is no segment. So where 255 stands for unlabelled voxels, they are 0 there, and
+    background gets the first free value and its name.
+    """
+    path = Path(path)
+    if output_suffix(path) != suffix_of(path):
+        raise InputError(
+            f"{path} cannot be written: choose a name that ends in .nii.gz, .tif, .nrrd, .seg.nrrd, .mha or "
+            ".zarr."
+        )
+    if path.name.lower().endswith(".seg.nrrd"):
+        shown = dict(classes)
+        if (values == IGNORE_INDEX).any():
+            free = max([*shown, BACKGROUND]) + 1
+            table = np.arange(256, dtype=np.uint8)
+            table[IGNORE_INDEX], table[BACKGROUND] = 0, free
+            values = table[values]
+            if BACKGROUND in shown:
+                shown[free] = shown[BACKGROUND]
+        segments = [
+            Segment(value, info.name, (info.colour[0] / 255, info.colour[1] / 255, info.colour[2] / 255))
+            for value, info in sorted(shown.items())
+            if value != BACKGROUND
+        ]
+        like = with_segments(like, segments)
+    write_volume(path, values, like, overwrite=overwrite)
+    return path

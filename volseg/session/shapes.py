@@ -1,0 +1,76 @@
+"""What a brush, an outline or a flood covers of a plane: masks, in voxels, from physical sizes.
+
+Points are ``(n, 2)`` in voxels of the plane, whose axes are x, y, z without the one that it is perpendicular
+to; a voxel's centre lies at whole numbers. Anything may reach beyond the border; what lies there is cut off.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from skimage.draw import polygon2mask
+from skimage.segmentation import flood
+
+__all__ = ["brush", "flooded", "outline"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+def brush(
+    shape: Sequence[int], points: npt.ArrayLike, radius: float, spacing: Sequence[float] = (1.0, 1.0)
+) -> Mask:
+    """Every voxel whose centre lies within ``radius`` of the line through the points; at least the voxels
+    that the points lie in.
+
+    Args:
+        shape: of the plane.
+        radius: in the unit of ``spacing``.
+        spacing: voxel size along the plane's axes.
+    """
+    line = np.asarray(points, float).reshape(-1, 2)
+    step = np.asarray(spacing, float)
+    mask = np.zeros(tuple(shape), bool)
+    reach = np.ceil(radius / step).astype(int) + 1
+    ends = np.concatenate([line, line[-1:]]) if len(line) else line
+    for first, last in itertools.pairwise(ends):
+        low = np.maximum(np.floor(np.minimum(first, last)).astype(int) - reach, 0)
+        high = np.minimum(np.ceil(np.maximum(first, last)).astype(int) + reach + 1, shape)
+        if (low >= high).any():
+            continue
+        grid = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1)
+        offset, along = (grid - first) * step, (last - first) * step
+        length = float(along @ along)
+        share = np.clip(offset @ along / length, 0, 1) if length else np.zeros(offset.shape[:-1])
+        nearest = offset - share[..., None] * along
+        part = tuple(map(slice, low, high))
+        mask[part] |= (nearest**2).sum(-1) <= radius**2 * (1 + 1e-9)
+    inside = np.rint(line).astype(int)
+    inside = inside[((inside >= 0) & (inside < shape)).all(1)]
+    mask[tuple(inside.T)] = True
+    return mask
+
+
+def outline(shape: Sequence[int], points: npt.ArrayLike) -> Mask:
+    """What lies within a closed outline, and the voxels that its corners lie in."""
+    corners = np.asarray(points, float).reshape(-1, 2)
+    mask = np.zeros(tuple(shape), bool)
+    if len(corners) > 2:
+        mask |= polygon2mask(tuple(shape), corners)
+    inside = np.rint(corners).astype(int)
+    inside = inside[((inside >= 0) & (inside < shape)).all(1)]
+    mask[tuple(inside.T)] = True
+    return mask
+
+
+def flooded(image: npt.NDArray[np.floating], point: Sequence[int], tolerance: float) -> Mask:
+    """What is connected with a voxel and differs from it by no more than ``tolerance`` in every channel.
+
+    Args:
+        image: ``(C, *plane)``.
+    """
+    within = np.ones(image.shape[1:], bool)
+    for channel in image:
+        within &= np.abs(channel.astype(np.float64) - float(channel[tuple(point)])) <= tolerance
+    found: Mask = flood(within, tuple(point), connectivity=1)
+    return found
