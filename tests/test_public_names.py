@@ -17,6 +17,7 @@ CONTRACT = {
     "OverlapTileInferer",
     "RandBSplineDeformd",
     "RandDeformedPatchd",
+    "Session",
     "SparseCrossEntropy",
     "SparseDice",
     "SparseDiceCE",

@@ -16,8 +16,7 @@ from volseg.densification.reporting import Densified
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise import Live
-from volseg.pixelwise.live import Paint
+from volseg.pixelwise import Live, Paint
 from volseg.session.canvas import Canvas
 from volseg.session.folder import Folder, write_labels
 from volseg.session.painting import packed_values
