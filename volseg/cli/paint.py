@@ -50,7 +50,7 @@ def _audit(given: argparse.Namespace, _: Sequence[str]) -> int:
         spacing=given.spacing,
         colours=given.colours,
     )
-    for line in auditing.lines(found.paint, found.findings, found.names):
+    for line in auditing.lines(found.paint, found.findings, found.names, found.image.spacing):
         print(line)
     if given.output is not None:
         _show(found, given)
@@ -74,7 +74,7 @@ def _show(found: "Audited", given: argparse.Namespace) -> None:
         paint=paint.labels,
         background=paint.background,
         painted=paint.slices,
-        understood=auditing.understood(paint, found.names),
+        understood=auditing.understood(paint, found.names, image.spacing),
         findings=found.findings,
         command=shlex.join(["volseg", *sys.argv[1:]]),
     )

@@ -9,6 +9,7 @@ import nibabel as nib
 
 from volseg.annotation import Paint, understand_paint
 from volseg.annotation.audit import audit
+from volseg.annotation.strokes import are_strokes, strokes_of
 from volseg.arguments import option
 from volseg.data.verification import odd_values
 from volseg.findings import Finding, Severity
@@ -92,14 +93,28 @@ def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Fin
     return findings + [replace(finding, severity=severity) for finding in odd]
 
 
-def understood(paint: Paint, names: Mapping[int, str] | None = None) -> list[str]:
-    """What paint was understood to say, in sentences."""
-    return [text for text in (paint.describe(names), paint.explain(), paint.counted()) if text]
+def understood(
+    paint: Paint, names: Mapping[int, str] | None = None, spacing: Sequence[float] | None = None
+) -> list[str]:
+    """What paint was understood to say, in sentences.
+
+    Args:
+        spacing: voxel size per axis, which says how far strokes are from each other.
+    """
+    found = [paint.describe(names)]
+    if are_strokes(paint.labels):
+        found.append(f"{strokes_of(paint.labels, spacing).in_words(paint.scheme(names or {}).names)}.")
+    return [text for text in (*found, paint.explain(), paint.counted()) if text]
 
 
-def lines(paint: Paint, findings: Sequence[Finding], names: Mapping[int, str] | None = None) -> Iterator[str]:
+def lines(
+    paint: Paint,
+    findings: Sequence[Finding],
+    names: Mapping[int, str] | None = None,
+    spacing: Sequence[float] | None = None,
+) -> Iterator[str]:
     """What ``volseg audit`` prints."""
-    yield from understood(paint, names)
+    yield from understood(paint, names, spacing)
     for finding in findings:
         yield f"{finding.severity} ({finding.kind}): {finding.message}"
     if not findings:

@@ -16,7 +16,7 @@ import torch
 
 from volseg.annotation import Paint, understand_paint
 from volseg.arguments import option
-from volseg.data.auditing import audit_all, names_from
+from volseg.data.auditing import audit_all, names_from, understood
 from volseg.densification.earlier import Earlier
 from volseg.errors import InputError, ResourceError
 from volseg.findings import Finding
@@ -259,7 +259,8 @@ def read_inputs(
         blank=label.blank,
         source=label.name,
     )
-    logger.info("Understood: %s. %s %s", paint.describe(names), paint.explain(), paint.counted())
+    first, *rest = understood(paint, names, picture.spacing)
+    logger.info("Understood: %s. %s", first, " ".join(rest))
     findings = audit_all(picture, paint, names)
     for finding in findings:
         level = logging.INFO if finding.severity == "note" else logging.WARNING

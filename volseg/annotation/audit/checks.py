@@ -12,8 +12,9 @@ from volseg.annotation.audit.classes import check_classes
 from volseg.annotation.audit.misfit import check_overlay
 from volseg.annotation.audit.placement import check_padding, check_placement
 from volseg.annotation.audit.planes import Names, planes
-from volseg.annotation.audit.strokes import check_scribbles, check_strokes
+from volseg.annotation.audit.strokes import check_coverage, check_scribbles, check_strokes
 from volseg.annotation.paint import Paint
+from volseg.annotation.strokes import are_strokes, strokes_of
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
@@ -73,6 +74,8 @@ def _findings(
     yield from in_classes
     if any(finding.kind in ("empty", "interpolated", "one_class") for finding in in_classes):
         return
+    if are_strokes(paint.labels):
+        yield from check_coverage(paint, strokes_of(paint.labels, spacing), names, image)
     yield from check_placement(paint, spacing)
     if image is not None:
         yield from check_padding(paint, image)

@@ -8,6 +8,7 @@ from scipy import ndimage
 from volseg.annotation.audit.planes import AnnotatedSlice, Names, class_name
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
+from volseg.annotation.strokes import are_strokes
 from volseg.findings import Finding
 
 __all__ = ["check_classes"]
@@ -95,7 +96,7 @@ def check_classes(paint: Paint, planes: Sequence[AnnotatedSlice], names: Names) 
 def _on_one_slice(
     paint: Paint, planes: Sequence[AnnotatedSlice], index: int, names: Names
 ) -> Iterator[Finding]:
-    if len(planes) < _SLICES:
+    if len(planes) < _SLICES or are_strokes(paint.labels):
         return
     carrying = [plane for plane in planes if np.any((plane.labels == index) & ~plane.is_crossed())]
     if len(carrying) == 1:

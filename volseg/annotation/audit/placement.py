@@ -9,6 +9,7 @@ import numpy.typing as npt
 from volseg.annotation.numbering import PLANES, numbered, summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import on_slices, project
+from volseg.annotation.strokes import are_strokes
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
@@ -30,6 +31,8 @@ def check_placement(paint: Paint, spacing: Sequence[float]) -> Iterator[Finding]
     yield from _axis_order(shape, spacing)
     if not any(paint.slices) or all(len(found) == n for found, n in zip(paint.slices, shape, strict=True)):
         return
+    if are_strokes(paint.labels):
+        return  # slices are not what was painted
     yield from _few(paint)
     yield from _stray(paint)
     unclear = list(_unclear(paint))

@@ -23,12 +23,13 @@ from volseg.annotation.audit.planes import AnnotatedSlice, Labels, Mask, Names, 
 from volseg.annotation.numbering import summarise
 from volseg.annotation.paint import Paint
 from volseg.annotation.slices import project
+from volseg.annotation.strokes import FEWEST_PLACES, Strokes, counted
 from volseg.annotation.surroundings import Surroundings, surroundings_of
 from volseg.arguments import option
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["check_scribbles", "check_strokes"]
+__all__ = ["check_coverage", "check_scribbles", "check_strokes"]
 
 _SPECK = 3  # voxels of a speck at most
 _SMALL = 12  # voxels of a small section at most
@@ -287,3 +288,52 @@ def _are_strokes(seen: Surroundings, covered: float, several: bool) -> bool:
         return True
     like_all = min(seen.alike_near, elsewhere) > _EVERYWHERE
     return several and like_all and seen.beside < _FAINT and covered < _THINLY
+
+
+_UNSHOWN = 0.25  # of the image, that strokes have to leave unshown to be warned of
+_TAILS = (1.0, 99.0)  # percentiles of the painted grey values between which they lie
+
+
+def check_coverage(
+    paint: Paint, strokes: Strokes, names: Names, image: npt.NDArray[Any] | None
+) -> Iterator[Finding]:
+    """What strokes do not show: a class elsewhere, other slices, what lies between the objects."""
+    for index, (count, places) in strokes.per_class().items():
+        if places < FEWEST_PLACES:
+            voxel = tuple(int(i) for i in strokes.voxels[strokes.classes == index][0])
+            more = FEWEST_PLACES - places
+            yield Finding(
+                "few_places",
+                "warning",
+                f"The class {class_name(paint, index, names)} is {counted(count, 'stroke')} at "
+                f"{counted(places, 'place')}, the first at voxel {voxel}",
+                "How it looks elsewhere is not learnt, and no place of it can be held out for a score",
+                f"Paint it at {counted(more, 'more place')}, some way from there",
+                voxel=voxel,
+            )
+    axis, carrying = strokes.planes()
+    if len(strokes.shape) == 3 and len(carrying) == 1 and strokes.shape[axis] > 1:
+        yield Finding(
+            "one_plane",
+            "warning",
+            f"All strokes lie on {summarise([(axis, carrying[0])])}",
+            "Nothing shows what the other slices look like, and nothing tests the result there",
+            "Paint on a second slice, too, far from this one",
+            slices=(("xyz"[axis], carrying[0]),),
+        )
+    if image is None:
+        return
+    for channel in image:
+        low, high = np.percentile(channel[tuple(strokes.voxels.T)], _TAILS)
+        outside = float(np.mean((channel < low) | (channel > high)))
+        if outside > _UNSHOWN:
+            voxel = tuple(int(i) for i in np.argwhere((channel < low) | (channel > high))[0])
+            yield Finding(
+                "no_background",
+                "warning",
+                f"{outside:.0%} of the image is darker or brighter than all paint, as at voxel {voxel}",
+                "It will be given one of the painted classes, whatever it is",
+                "Paint strokes there, too: the background is a class like the others",
+                voxel=voxel,
+            )
+            return
