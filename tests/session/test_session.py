@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import volseg
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, segments_of, write_volume
 from volseg.session import Session
+from volseg.session.advice import suggest
 from volseg.session.worker import Worker
 
 SIZES = ((40, 36, 16), (64, 60))
@@ -202,13 +204,51 @@ def test_densify_takes_the_paint_and_a_session_opens_what_it_made(scene, tmp_pat
         found = [session.slice(*plane) for plane in planes(truth)]
         assert all(one.revision == 0 for one in found)
     on = labels != 255
-    np.testing.assert_array_equal(done.values[on], labels[on])
+    np.testing.assert_array_equal(done.labels[on], labels[on])
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["choices"]["unlabelled"] == 255
     with Session.open(tmp_path / "out") as again:
         np.testing.assert_array_equal(again.labels, labels)
         for plane, before in zip(planes(truth), found, strict=True):
             np.testing.assert_array_equal(again.slice(*plane).values, before.values)
+
+
+@pytest.mark.slow
+def test_densify_continues_a_session(scene, tmp_path):
+    image, truth = scene
+    name = tmp_path / "spots.nii.gz"
+    write_volume(name, image[0], Volume(image, np.eye(image.ndim)))
+    with Session(name, tmp_path / "out", {3: "never painted", 1: "spot"}) as session:
+        strokes(session, truth, planes(truth))
+        for _ in range(4):
+            session.learn(steps=40)
+        found = session.slice(*planes(truth)[0]).values
+        session.save()
+    done = volseg.densify(
+        name, tmp_path / "out" / "spots_paint.nii.gz", tmp_path / "more", continue_from=tmp_path / "out",
+        minutes=0.01, folds=0, compare=False,
+    )  # fmt: skip
+    axis, index = planes(truth)[0]
+    plane = done.labels.take(index, axis) if done.labels.ndim == 3 else done.labels
+    assert np.mean(plane == found) > 0.85
+    applied = volseg.densify(image=image, output=tmp_path / "alone", apply=tmp_path / "out")
+    assert np.mean(applied.labels == truth) > 0.9
+
+
+def test_a_place_is_suggested_where_the_result_is_least_sure(scene):
+    session, truth = taught(scene), scene[1]
+    place = suggest(session)
+    assert set(place.classes) == {"background", "spot"}
+    assert "background or spot?" in place.text or "spot or background?" in place.text
+    doubt = 1 - session.slice(place.axis, place.index).confidence
+    assert doubt[place.point] > np.median(doubt)
+    assert session.paint_slice(place.axis, place.index)[place.point] == 255
+    assert suggest(Session(scene[0], classes=CLASSES)) is None
+    if truth.ndim == 3:
+        tall = Session(Volume(scene[0], np.diag([1.0, 1.0, 5.0, 1.0])), classes=CLASSES)
+        strokes(tall, truth, planes(truth))
+        tall.learn(steps=40)
+        assert suggest(tall).axis == 2
 
 
 class TestWorker:

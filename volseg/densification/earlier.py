@@ -93,9 +93,10 @@ class Earlier:
 
     @property
     def by_value(self) -> dict[int, str]:
-        """Names of the classes by value, if they were named; 0 as background is left to the paint."""
+        """Names of the classes by value, if they were named; 0 as background is left to the paint, unless
+        another value marks what is unlabelled: then it is a class as any other."""
         named = dict(zip(self.values, self.names, strict=True))
-        if named.get(0, "").casefold() == "background":
+        if named.get(0, "").casefold() == "background" and not self.choices.get("unlabelled"):
             del named[0]
         return {} if all(name == f"class {value}" for value, name in named.items()) else named
 

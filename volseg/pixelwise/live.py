@@ -192,17 +192,28 @@ class Live:
             out[(slice(None), *where)] = found.cpu().numpy()
         return out
 
-    def as_model(self) -> Model:
+    def predict_at(self, voxels: npt.NDArray[np.int64]) -> Scores:
+        """The same of single voxels ``(n, dims)``: ``(classes, n)``."""
+        if self._folded is None:
+            raise InputError("Nothing has been learnt yet, so nothing can be predicted. Paint some strokes.")
+        found: Scores = self._folded(self.bricks.responses_at(torch.from_numpy(voxels)).T).cpu().numpy()
+        return found
+
+    def as_model(self, classes: Sequence[int] | None = None) -> Model:
         """What was learnt, for :func:`volseg.pixelwise.learn` to continue and for whole volumes.
+
+        Args:
+            classes: those that it is to know, in this order; all of them if None.
 
         Raises:
             InputError: if nothing has been learnt.
         """
         if self._members is None:
             raise InputError("Nothing has been learnt yet. Paint some strokes.")
+        chosen = range(self.classes) if classes is None else classes
         steps = tuple(s / min(self.spacing) for s in self.spacing)
-        prior = PlacePrior((), steps, self.classes)
-        members = self._members.with_blind(prior.features)
+        prior = PlacePrior((), steps, len(chosen))
+        members = self._members.with_classes(chosen).with_blind(prior.features)
         return Model([members], prior, copy.deepcopy(self.curve))
 
     def state(self) -> dict[str, Any]:

@@ -101,6 +101,17 @@ class Members:
         mean, masks = (F.pad(each, (0, columns)) for each in (self.mean, self.masks))
         return Members(perceptrons, mean, F.pad(self.std, (0, columns), value=1.0), masks)
 
+    def with_classes(self, indices: Sequence[int]) -> "Members":
+        """A copy that knows these classes only, in this order."""
+        perceptrons = copy.deepcopy(self.perceptrons)
+        for perceptron in perceptrons:
+            last = perceptron[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight = nn.Parameter(last.weight.detach()[list(indices)])
+            last.bias = nn.Parameter(last.bias.detach()[list(indices)])
+            last.out_features = len(indices)
+        return Members(perceptrons, self.mean, self.std, self.masks)
+
     def to(self, device: torch.device | str) -> "Members":
         """The same on a device."""
         perceptrons = [perceptron.to(device) for perceptron in self.perceptrons]

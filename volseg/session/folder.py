@@ -174,6 +174,13 @@ class Folder:
         about = {"image": entries, "size": list(image.size), "channels": image.channels, "spacing": spacing}
         write_json(self.about, about)
 
+    def write_settings(self, image: Image, paint: Path, names: Mapping[int, str]) -> None:
+        """What ``densify --continue`` has to know of the paint: how it is read, and its classes' names."""
+        choices = {"unlabelled": IGNORE_INDEX, "names": {str(value): name for value, name in names.items()}}
+        files = {"image": image.files, "labels": [paint]}
+        entries = {what: [{"path": str(path.resolve())} for path in paths] for what, paths in files.items()}
+        write_json(self.path / "settings.json", entries | {"choices": choices})
+
     def check(self, image: Image) -> None:
         """Whether a session here is one on this image.
 

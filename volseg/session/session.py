@@ -14,9 +14,10 @@ import numpy.typing as npt
 from volseg.densification import densify
 from volseg.densification.reporting import Densified
 from volseg.errors import InputError, RefusedError
-from volseg.io import Volume, read_volume
+from volseg.io import Volume, output_suffix, read_volume, suffix_of
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Live, Paint
+from volseg.runs.checkpoint import save_checkpoint
 from volseg.session.canvas import Canvas
 from volseg.session.folder import Folder, write_labels
 from volseg.session.painting import packed_values
@@ -219,6 +220,20 @@ class Session(Canvas):
                     self._planes.popitem(last=False)
         return self._as_painted(axis, index, found)
 
+    def scores(self, axis: int | None, index: int) -> npt.NDArray[np.float32]:
+        """Log probabilities of a slice by the model, ``(classes, *plane)``, in the order of ``classes``.
+
+        Raises:
+            InputError: if nothing has been learnt.
+        """
+        axis = self._axis(axis)
+        block = self._painting.plane(axis, index)
+        with self._learning:
+            if self._live is None or not self._model:
+                raise InputError("Nothing has been learnt yet. Paint two classes first.")
+            found = self._live.predict(block)
+        return found.reshape(len(found), *self._painting.shape(axis))
+
     def known_slice(self, axis: int | None, index: int) -> Result | None:
         """The same if it is at hand, without waiting."""
         axis = self._axis(axis)
@@ -234,7 +249,7 @@ class Session(Canvas):
             return Result(whole[0][block].reshape(shape), whole[1][block].reshape(shape), 0)
         if self._live is None or not self._model:
             return Result(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), 0)
-        scores = self._live.predict(block)
+        scores: npt.NDArray[np.float32] = self._live.predict(block)
         values = np.array(list(self._painting.classes), np.uint8)[: len(scores)]
         scores = np.exp(scores - scores.max(0))
         confidence = (scores.max(0) / scores.sum(0)).reshape(shape).astype(np.float32)
@@ -282,6 +297,30 @@ class Session(Canvas):
         }
         paint = Volume(labels[None], like.affine, like.unit)
         return densify(like, paint, target, minutes=minutes, overwrite=True, **given | dict(choices))
+
+    def save(self) -> None:
+        """Write the paint as a file beside the journal, and what was learnt for ``densify --continue``.
+
+        Where a whole result of densify lies in the folder, its model stays: it knows more.
+        """
+        if self.folder is None:
+            return
+        name = self.image.name
+        stem = name[: len(name) - len(suffix_of(name))]
+        suffix = output_suffix(name) if self.image.files else ".nii.gz"
+        paint = self.folder.path / f"{stem}_paint{suffix}"
+        write_labels(paint, self.labels, self.image.like, self.classes)
+        if self._live is None or not self._model or (self.folder.path / "report.html").exists():
+            return
+        with self._learning:
+            known = list(self.classes.items())
+            painted = sorted((value, i) for i, (value, _) in enumerate(known) if self.counts()[value])
+            model = self._live.as_model([i for _, i in painted])
+        names = dict(known)
+        about = {"values": [value for value, _ in painted], "names": [names[v].name for v, _ in painted]}
+        about |= {"channels": self.image.channels, "images": []}
+        save_checkpoint(self.folder.path / "model.pt", model.state() | about)
+        self.folder.write_settings(self.image, paint, {value: names[value].name for value, _ in painted})
 
     def export(self, path: str | os.PathLike[str], what: str = "result", *, overwrite: bool = False) -> Path:
         """Write the paint or the result of the whole volume, in any format that volseg writes.
