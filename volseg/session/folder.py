@@ -175,7 +175,7 @@ class Folder:
         write_json(self.about, about)
 
     def write_settings(self, image: Image, paint: Path, names: Mapping[int, str]) -> None:
-        """What ``densify --continue`` has to know of the paint: how it is read, and its classes' names."""
+        """What densify has to know of the paint to continue: how it is read, and its classes' names."""
         choices = {"unlabelled": IGNORE_INDEX, "names": {str(value): name for value, name in names.items()}}
         files = {"image": image.files, "labels": [paint]}
         entries = {what: [{"path": str(path.resolve())} for path in paths] for what, paths in files.items()}

@@ -299,7 +299,7 @@ class Session(Canvas):
         return densify(like, paint, target, minutes=minutes, overwrite=True, **given | dict(choices))
 
     def save(self) -> None:
-        """Write the paint as a file beside the journal, and what was learnt for ``densify --continue``.
+        """Write the paint as a file beside the journal, and what was learnt for densify to continue.
 
         Where a whole result of densify lies in the folder, its model stays: it knows more.
         """
