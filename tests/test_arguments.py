@@ -119,7 +119,7 @@ def test_every_argument_that_is_named_exists():
     entries = {as_entry(name)[2:].partition("#")[0]: name for bundle in bundles for name in bundle}
     functions = [getattr(volseg, name) for name in volseg.__all__]
     functions += [protocols.semi, protocols.budget, protocols.auto, sweep, torch.optim.SGD]
-    functions += [volseg.bundle.runnable]
+    functions += [volseg.bundle.runnable, volseg.page.serve]
     arguments = {name for f in functions if callable(f) for name in inspect.signature(f).parameters}
     problems = []
     for where, call in calls("option"):

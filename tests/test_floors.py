@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learners",),
     ("densification", "experiments"),
     ("models", "session"),
-    ("cli", "__init__", "__main__"),
+    ("cli", "page", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -69,6 +69,7 @@ EXTRA = {
     "session": {"skimage"},
     "io": {"zarr", "numcodecs"},
     "streaming": {"distributed"},
+    "page": {"starlette", "uvicorn"},
 }
 ENGINES = ("ignite", "monai.engines", "monai.handlers")
 WITH_ENGINES = ("bundle", "data", "report", "runs", "streaming", "engines")

@@ -1,21 +1,12 @@
-"""The page about a result in a real browser: what is drawn, and what keys, clicks and sliders do.
-
-Chromium is spoken to over its debugging pipe, so nothing but the browser is needed. Without one, the
-tests are skipped; Debian and Ubuntu have it as ``apt-get install chromium``.
-"""
+"""The page about a result in a real browser: what is drawn, and what keys, clicks and sliders do."""
 
 import base64
 import dataclasses
-import itertools
 import json
-import os
-import select
-import shutil
-import subprocess
-import time
 
 import numpy as np
 import pytest
+from browser import started
 
 from volseg.annotation import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -23,102 +14,21 @@ from volseg.report import Report, Suggestion, class_colours, write_report
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--force-device-scale-factor=1",
-    "--window-size=1280,900",
-    "--remote-debugging-pipe",
-)
-PATIENCE = 90  # seconds
 SIZE = (12, 10, 8)
 CLASSES = LabelScheme(["lumen", "wall", "background"], [0, 1, 2])
-KEYS = {"ArrowRight": 39, "ArrowDown": 40, "PageUp": 33, "n": 78, "c": 67, "2": 50}
 
 
-class Browser:
-    """One page of a headless Chromium."""
+class Viewer:
+    """What the page about a result shows in a browser."""
 
-    def __init__(self, program, home):
-        to_browser, ours = os.pipe()
-        theirs, from_browser = os.pipe()
-        shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        self.process = subprocess.Popen(
-            ["bash", "-c", shell, "bash", program, *FLAGS, f"--user-data-dir={home}", "about:blank"],
-            pass_fds=(to_browser, from_browser),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self.out, self.into = ours, theirs
-        self.buffer = b""
-        self.numbers = itertools.count(1)
-        self.session = None
-        self.events = []
+    def __init__(self, browser):
+        self.browser = browser
 
-    def start(self):
-        """Begin to talk to a page."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-        # Or the page would still be scrolling, on a busy machine, when the next click comes.
-        calm = [{"name": "prefers-reduced-motion", "value": "reduce"}]
-        self.call("Emulation.setEmulatedMedia", features=calm)
-
-    def call(self, method, **parameters):
-        number = next(self.numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        if self.session is not None:
-            message["sessionId"] = self.session
-        os.write(self.out, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
-
-    def _read(self):
-        while b"\0" not in self.buffer:
-            assert select.select([self.into], [], [], PATIENCE)[0], "the browser does not answer"
-            part = os.read(self.into, 1 << 20)
-            assert part, "the browser has ended"
-            self.buffer += part
-        answer, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(answer)
-
-    def run(self, code):
-        """The value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+    def __getattr__(self, name):
+        return getattr(self.browser, name)
 
     def open(self, path, fragment=""):
-        """Load a page and wait until its views are drawn."""
-        self.call("Page.navigate", url="about:blank")
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri() + fragment)
-        end = time.monotonic() + PATIENCE
-        found = "document.documentElement?.dataset"
-        while not self.run(f"{found}?.ready ?? {found}?.errors ?? ''"):
-            assert time.monotonic() < end, "the page does not become ready"
-            time.sleep(0.05)
-        self.settle()
-
-    def settle(self):
-        """Wait until what was asked for is drawn."""
-        self.run("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(() => r(1))))")
+        self.browser.open(path.as_uri() + fragment)
 
     def state(self):
         self.settle()
@@ -129,24 +39,12 @@ class Browser:
         return self.state()
 
     def press(self, view, key, modifiers=0):
-        self.run(f"document.querySelector('[data-view={view}] canvas').focus({{preventScroll: true}})")
-        common = {"key": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": modifiers}
-        text = {"text": key} if len(key) == 1 else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+        self.browser.press(f"[data-view={view}] canvas", key, modifiers)
         return self.state()
 
     def click(self, x, y):
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.browser.click(x, y)
         return self.state()
-
-    def box(self, selector):
-        """Left, top, width and height of an element, brought into sight."""
-        code = "e.scrollIntoView({behavior: 'instant', block: 'center'})"
-        code = f"(() => {{ const e = document.querySelector({json.dumps(selector)}); {code}; "
-        code += "const b = e.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()"
-        return self.run(code)
 
     def pixels(self, view, size):
         """The colours drawn at the middle of each voxel of a view, ``(height, width, 3)``."""
@@ -160,37 +58,11 @@ class Browser:
             return found; }})()"""
         return np.array(self.run(code)).reshape(height, width, 3)
 
-    def complaints(self):
-        """Exceptions, messages on the console, and addresses asked for beside the page itself."""
-        self.settle()
-        bad = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        found = [event for event in self.events if event.get("method") in bad]
-        asked = [
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
-        ]
-        outside = [url for url in asked if not url.startswith("data:")]
-        return found + outside[1:] + ([self.run("document.documentElement.dataset.errors")])
-
-    def close(self):
-        os.close(self.out)
-        os.close(self.into)
-        self.process.terminate()
-        self.process.wait(PATIENCE)
-
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    try:
-        browser.start()
-        yield browser
-    finally:
-        browser.close()
+    with started(tmp_path_factory.mktemp("browser")) as found:
+        yield Viewer(found)
 
 
 @pytest.fixture(scope="module")

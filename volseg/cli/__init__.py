@@ -19,6 +19,7 @@ from volseg.cli.command import Command, door, with_dashes
 from volseg.cli.datasets import PHANTOM, VERIFY
 from volseg.cli.densify import DENSIFY
 from volseg.cli.experiment import EXPERIMENT
+from volseg.cli.page import PAINT
 from volseg.cli.paint import AUDIT, SPARSIFY
 from volseg.cli.running import EVALUATE, PLAN, PREDICT, TRAIN
 from volseg.cli.settings import set_apart
@@ -29,6 +30,7 @@ from volseg.installation import folder
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS: tuple[Command, ...] = (
+    PAINT,
     DENSIFY,
     INIT,
     TRAIN,
@@ -92,6 +94,7 @@ Segment a whole image or volume from a few painted slices, with a figure of how 
 For many volumes, train a network once and segment all of them."""
 _START = """\
 start here:
+  paint          volseg paint image.tif
   one volume     volseg densify image.tif painted.tif -o result
   many volumes   volseg init
   each command   volseg COMMAND --help
