@@ -214,6 +214,39 @@ def test_densify_takes_the_paint_and_a_session_opens_what_it_made(scene, tmp_pat
 
 
 @pytest.mark.slow
+def test_densify_can_be_watched_and_stopped_from_another_thread(scene, tmp_path):
+    import threading
+
+    image, truth = scene
+    said, found, began = [], [], threading.Event()
+    over = threading.Event()
+    session = Session(image, tmp_path / "out", CLASSES)
+    strokes(session, truth, planes(truth))
+
+    def on_progress(share, words):
+        said.append((share, words))
+        if "learning" in words:
+            began.set()
+
+    def work():
+        try:
+            session.densify(5, folds=0, compare=False, on_progress=on_progress, should_stop=over.is_set)
+        except KeyboardInterrupt:
+            found.append("stopped")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(60)
+    over.set()
+    thread.join(60)
+    assert found == ["stopped"]
+    assert all(share is None or 0 <= share <= 1 for share, _ in said)
+    assert session.slice(*planes(truth)[0]).revision == 0
+    session.close()
+    assert not list((tmp_path / "out").glob("*_segmentation*"))
+
+
+@pytest.mark.slow
 def test_densify_continues_a_session(scene, tmp_path):
     image, truth = scene
     name = tmp_path / "spots.nii.gz"

@@ -229,15 +229,22 @@ class Progress:
     Args:
         seconds: that everything may take; ``None`` where nothing limits it.
         began: when the time began to count, by ``time.monotonic()``.
+        listener: gets the share of the time that is gone, if that is known, and :meth:`in_words`.
     """
 
-    def __init__(self, seconds: float | None, began: float | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        began: float | None = None,
+        listener: Callable[[float | None, str], object] | None = None,
+    ) -> None:
         self.seconds = seconds
         start = time.monotonic() if began is None else began
         self.clock = Clock(seconds, start)
         self.expected: Callable[[], Forecast] | None = None
         self.stage = "starting"
         self._share: float | None = None
+        self._listener = listener
         self._over = threading.Event()
         self._told = start
 
@@ -300,16 +307,22 @@ class Progress:
     def _go_on(self, bar: "tqdm[None] | None") -> None:
         every = _SOONEST if self.seconds is None else max(_SOONEST, self.seconds / _LINES)
         while not self._over.wait(_BAR if bar is not None else min(every, 1.0)):
+            if self._listener is not None:
+                self._listener(self._gone_of_all(), self.in_words())
             if bar is not None:
                 self._draw(bar)
             elif time.monotonic() - self._told >= every:
                 self._told = time.monotonic()
                 logger.info("%s.", self.in_words())
 
-    def _draw(self, bar: "tqdm[None]") -> None:
+    def _gone_of_all(self) -> float | None:
         left = self.left
-        if left is not None:
-            bar.n = 100 * self.gone / max(self.gone + left.seconds, 1e-9)
+        return None if left is None else self.gone / max(self.gone + left.seconds, 1e-9)
+
+    def _draw(self, bar: "tqdm[None]") -> None:
+        share = self._gone_of_all()
+        if share is not None:
+            bar.n = 100 * share
         times, _, stage = self.in_words().partition(": ")
         bar.set_description_str(stage, refresh=False)
         bar.set_postfix_str(times, refresh=False)

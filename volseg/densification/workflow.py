@@ -1,7 +1,7 @@
 """`volseg densify`: from a few painted slices to the whole volume, how good it is, and what to paint next."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ def densify(
     overwrite: bool = False,
     command: str = "",
     began: float | None = None,
+    on_progress: Callable[[float | None, str], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Densified:
     """Segment a whole volume from a few painted slices of it, and report how good the result is.
 
@@ -79,8 +81,12 @@ def densify(
         resume: go on where the same request was stopped.
         command: to stand in the report.
         began: when the minutes began to count, by ``time.monotonic()``; now if None.
+        on_progress: called about once a second, from another thread, with the share of the time that is gone
+            (``None`` if it is not known) and what is being done.
+        should_stop: asked after every step; then it ends as by Ctrl-C, and keeps what Ctrl-C keeps.
 
     Raises:
+        KeyboardInterrupt: if ``should_stop`` asked for it.
         InputError: if a file or the paint cannot be used.
         RefusedError: if a result stands at ``output`` already; nothing has been learnt then.
     """
@@ -125,7 +131,10 @@ def densify(
     try:
         learns = choices.learns and labels is not None
         seconds = choices.seconds(continued=(earlier or applied) is not None) if learns else None
-        with Stopping() as stopping, Progress(seconds, began).shown() as progress:
+        with (
+            Stopping(should_stop=should_stop or (lambda: False)) as stopping,
+            Progress(seconds, began, on_progress).shown() as progress,
+        ):
             run = Run(choices, image, labels, output, earlier, applied, stopping, progress)
             return run(resume=resume, overwrite=overwrite, command=command)
     finally:

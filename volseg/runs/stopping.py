@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -25,12 +25,19 @@ class Stopping:
 
     Args:
         patient: whether the first signal is only noted, from the beginning; see :meth:`patient`.
+        should_stop: asks for the end as a signal does, where there are no signals: in a thread.
     """
 
-    def __init__(self, *, patient: bool = False) -> None:
-        self.asked = False
+    def __init__(self, *, patient: bool = False, should_stop: Callable[[], bool] = lambda: False) -> None:
+        self._asked = False
+        self._should_stop = should_stop
         self._patient = patient
         self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked or self._should_stop()
 
     def __enter__(self) -> "Stopping":
         self.listen()
@@ -63,9 +70,9 @@ class Stopping:
             self._patient = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._patient or self.asked:
+        if not self._patient or self._asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self._asked = True
         logger.warning(
             "Stopping after this step; once more stops at once, without saving what was learnt in it."
         )

@@ -269,7 +269,7 @@ class Session(Canvas):
 
         Args:
             folder: for the result; the session's own if None.
-            choices: others of :func:`volseg.densify`.
+            choices: others of :func:`volseg.densify`, ``on_progress`` and ``should_stop`` among them.
         """
         target = folder if folder is not None else (self.folder.path if self.folder else None)
         labels, like = self.labels, self.image.like
