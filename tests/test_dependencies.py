@@ -22,6 +22,9 @@ MODULE = {  # where the name to install is not the name to import
 COMES_WITH = {
     "llvmlite": "numba",
     "numcodecs": "zarr",
+    "magicgui": "napari",
+    "npe2": "napari",
+    "qtpy": "napari",
 }  # asked for by the other, and used together with it only
 # Imported by others on our behalf, which pyproject.toml explains.
 UNSEEN = {"fire", "tensorboard"}

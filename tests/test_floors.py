@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learners",),
     ("densification", "experiments"),
     ("models", "session"),
-    ("cli", "page", "__init__", "__main__"),
+    ("cli", "napari", "page", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -67,6 +67,7 @@ EXTRA = {
     "instances": {"skimage"},
     "experiments": {"optuna"},
     "session": {"skimage"},
+    "napari": {"magicgui", "napari", "qtpy"},
     "io": {"zarr", "numcodecs"},
     "streaming": {"distributed"},
     "page": {"starlette", "uvicorn"},
