@@ -134,6 +134,9 @@ SLIPS = {
     "no network": ({"network_def": 3}, "network", ""),
     "epochs": ({"epochs": "many"}, "", "TypeError"),
     "batch": ({"train__trainer__batch_size": -1}, "train#trainer: batch_size = -1 is too small", ""),
+    "a schedule that does not step": (
+        {"train__trainer__lr_scheduler": -1}, "train#trainer: lr_scheduler = -1 has no step()", "or None",
+    ),
     "workers": ({"train__trainer__num_workers": -1}, "train#trainer: num_workers = -1 is too small", ""),
 }  # fmt: skip
 

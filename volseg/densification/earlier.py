@@ -120,6 +120,19 @@ class Earlier:
         """Whether it was learnt from these very voxels."""
         return any(seen.pixels == pixels_of(image) for seen in self.images)
 
+    def without_paint(self, image: Volume, looks: Tensor) -> str:
+        """What is known of a segmentation of an image without paint of its own, and how to know more."""
+        if self.knows(image):
+            return (
+                f"{self.folder} was learnt from this very image. {self.in_words()} To go on with more paint, "
+                f"{option('continue_from', self.folder)} keeps apart the slices that were held out."
+            )
+        return (
+            "No slice of this image is painted, so it cannot be known how good the result is. "
+            f"{self.in_words()} {self.far(looks)} For a score, paint three slices or more and give them "
+            f"along with {option('apply', self.folder)}."
+        )
+
     def check(self, scheme: LabelScheme, unknown: Sequence[int], image: Volume, *, force: bool) -> None:
         """Whether it fits what there is now.
 

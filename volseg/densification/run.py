@@ -16,7 +16,7 @@ from volseg.annotation import numbered_slices
 from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
-from volseg.densification.earlier import Seen, load_earlier
+from volseg.densification.earlier import load_earlier
 from volseg.densification.folds import Fold, Folds, make_folds
 from volseg.densification.inputs import Choices, ImageLike, Images, read_inputs
 from volseg.densification.outputs import (
@@ -136,16 +136,14 @@ class Run:
         return done
 
     def _work(self, settings: Mapping[str, Any], *, resume: bool) -> Densified:
-        inputs, outputs = self.inputs, self.place
+        inputs = self.inputs
         parts = self._folds()
         folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
-        headline = Headline(inputs.scheme.names, inputs.paint.background)
-        scorer = Scorer(inputs.paint.labels, inputs.image.spacing, headline)
+        names = inputs.scheme.names
+        scorer = Scorer(inputs.paint.labels, inputs.image.spacing, Headline(names, inputs.paint.background))
         with self._comparing([fold for _, fold in folds]) as others:
             measured, scores, curves = self._segment(folds, scorer, resume)
-            calibrator = measured[0].calibrator if measured else Calibrator()
-            if not measured and self.earlier is not None:
-                calibrator = Calibrator(self.earlier.temperature)
+            calibrator = self._calibrator(measured)
             keep = self.choices.keep_painted
             self.progress.now("writing")
             if self.timetable is not None:
@@ -160,29 +158,45 @@ class Run:
                 found, reasons = others.collect(scorer, self._patience())
                 measured += found
         inputs.check_unchanged()  # the methods read the files, too
-        written = [] if outputs is None else write_volumes(outputs, inputs, values, confidence)
+        written = [] if self.place is None else write_volumes(self.place, inputs, values, confidence)
         note = self.note or parts.reason
         if measured:
             note = note_of(measured[0], learns=self.choices.learns, continued=self.earlier is not None)
-        note = " ".join([note, *reasons])
-        names = inputs.scheme.names
         done = Densified(
             values,
             confidence,
             dict(zip(inputs.scheme.values, names, strict=True)),
             as_json(measured, names),
-            note,
+            " ".join([note, *reasons]),
             inputs.findings,
             suggestion,
             None if self.outputs is None else self.outputs.folder,
             written,
             self.learner,
         )
+        return self._reported(done, classes, measured, curves, settings)
+
+    def _calibrator(self, measured: Sequence[Measured]) -> Calibrator:
+        """By the held-out slices, else by those of the earlier result."""
+        if measured:
+            return measured[0].calibrator
+        return Calibrator() if self.earlier is None else Calibrator(self.earlier.temperature)
+
+    def _reported(
+        self,
+        done: Densified,
+        classes: Labels,
+        measured: Sequence[Measured],
+        curves: Sequence[LearningCurve],
+        settings: Mapping[str, Any],
+    ) -> Densified:
+        """Say what was found, and write the scores, the figures and the page, if anything is written."""
+        inputs, outputs = self.inputs, self.place
         amounts = amounts_of(inputs, classes)
         changes = [] if self.earlier is None else changes_since(self.earlier, inputs, done)
         for line in (*summary_of(done, measured, inputs.scheme), *changes, amounts_in_words(amounts)):
             logger.info("%s", line)
-        if outputs is None:
+        if self.outputs is None or outputs is None:
             return done
         minutes = self.progress.gone / 60
         about = {
@@ -202,16 +216,15 @@ class Run:
             measured,
             curves=curves,
             minutes=minutes,
-            warnings=[] if measured else [note],
+            warnings=[] if measured else [done.note],
             versions=settings["versions"],
             command=settings["command"],
             date=settings["begun"],
             amounts=amounts,
             changes=changes,
         )
-        written += write_figures(outputs.figures, report, overwrite=True)
+        written = [*done.written, *write_figures(outputs.figures, report, overwrite=True)]
         written.append(write_report(outputs.report, report, overwrite=True))
-        assert self.outputs is not None
         return dataclasses.replace(done, written=[self.outputs.final(path, outputs) for path in written])
 
     def _folds(self) -> Folds:
@@ -236,47 +249,23 @@ class Run:
     ) -> tuple[list[Measured], Floats, list[LearningCurve]]:
         """Scores of the method that was asked for: on held-out slices, and of every voxel."""
         labels = self.inputs.paint.labels
-        method = self.choices.method
         learner = self.learner
         if learner is None:
-            logger.info("Segmenting: %s, which learns nothing.", NAMES[method])
+            name = NAMES[self.choices.method]
+            logger.info("Segmenting: %s, which learns nothing.", name)
             parts = []
             for _, fold in folds:
                 train, test = fold.split(labels)
                 parts.append(tested(fold, test, self._by_method(train)))
-            return [scorer.measure(NAMES[method], parts)] if parts else [], self._by_method(labels), []
+            return [scorer.measure(name, parts)] if parts else [], self._by_method(labels), []
         seconds = self.choices.seconds(continued=self.earlier is not None)
-        image = self.inputs.image
-        voxels, began = math.prod(image.spatial_shape), self.progress.clock.began
-        timetable = self.timetable = Timetable(
-            seconds,
-            len(folds),
-            voxels,
-            image.channels,
-            painted=int(np.count_nonzero(labels != IGNORE_INDEX)),
-            page=self.place is not None,
-            began=began,
-            patience=learner.patience,
-        )
-        self.progress.expected = timetable.expected
-        device = self.choices.torch_device
-        task = Task(image.array, image.spacing, len(self.inputs.scheme), self.choices.seed, device)
-        learning = Learning(
-            learner,
-            task,
-            image,
-            self.inputs.scheme,
-            timetable=timetable,
-            progress=self.progress,
-            stopping=self.stopping,
-            outputs=self.place,
-            earlier=self.earlier,
-            resume=resume,
-        )
+        timetable = self.timetable = self._timetable(learner, seconds, len(folds))
+        learning = self._learning(learner, timetable, resume)
         if self.alone:
             learning.prepare()
             scores = learning.applied()
-            self.note = self._what_is_known(learning.looks)
+            assert self.earlier is not None  # where nothing is painted there is something to apply
+            self.note = self.earlier.without_paint(self.inputs.image, learning.looks.looks)
             return [], scores, []
         logger.info("%s", self._announcement(learner, seconds, len(folds)))
         self._warn_of_too_little(learner, timetable)
@@ -295,6 +284,37 @@ class Run:
         scores = learning.result(labels)
         return measured, scores, learning.curves
 
+    def _timetable(self, learner: Learner, seconds: float, folds: int) -> Timetable:
+        image, labels = self.inputs.image, self.inputs.paint.labels
+        timetable = Timetable(
+            seconds,
+            folds,
+            math.prod(image.spatial_shape),
+            image.channels,
+            painted=int(np.count_nonzero(labels != IGNORE_INDEX)),
+            page=self.place is not None,
+            began=self.progress.clock.began,
+            patience=learner.patience,
+        )
+        self.progress.expected = timetable.expected
+        return timetable
+
+    def _learning(self, learner: Learner, timetable: Timetable, resume: bool) -> Learning:
+        image, scheme = self.inputs.image, self.inputs.scheme
+        task = Task(image.array, image.spacing, len(scheme), self.choices.seed, self.choices.torch_device)
+        return Learning(
+            learner,
+            task,
+            image,
+            scheme,
+            timetable=timetable,
+            progress=self.progress,
+            stopping=self.stopping,
+            outputs=self.place,
+            earlier=self.earlier,
+            resume=resume,
+        )
+
     def _announcement(self, learner: Learner, seconds: float, folds: int) -> str:
         device = self.choices.torch_device
         where = "GPU" if device.type == "cuda" else "CPU"
@@ -309,21 +329,6 @@ class Run:
         plan = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."
         return " ".join(filter(None, [plan, who, learner.ends, ends]))
-
-    def _what_is_known(self, looks: Seen) -> str:
-        """Of a result without paint of its own."""
-        assert self.earlier is not None
-        if self.earlier.knows(self.inputs.image):
-            return (
-                f"{self.earlier.folder} was learnt from this very image. {self.earlier.in_words()} To go on "
-                f"with more paint, {option('continue_from', self.earlier.folder)} keeps apart the slices "
-                "that were held out."
-            )
-        return (
-            "No slice of this image is painted, so it cannot be known how good the result is. "
-            f"{self.earlier.in_words()} {self.earlier.far(looks.looks)} For a score, paint three slices or "
-            f"more and give them along with {option('apply', self.earlier.folder)}."
-        )
 
     def _warn_of_too_little(self, learner: Learner, timetable: Timetable) -> None:
         """Before it begins: some things cannot be cut short."""

@@ -90,7 +90,6 @@ def densify(
         InputError: if a file or the paint cannot be used.
         RefusedError: if a result stands at ``output`` already; nothing has been learnt then.
     """
-    chosen = FORMER_METHODS.get(method, method)
     choices = Choices(
         minutes=minutes,
         unlabelled=unlabelled,
@@ -99,7 +98,7 @@ def densify(
         names=names_of(names),
         spacing=spacing,
         colours=colours,
-        method=chosen,  # type: ignore[arg-type]
+        method=FORMER_METHODS.get(method, method),  # type: ignore[arg-type]
         learner=learner,
         folds=folds,
         keep_painted=keep_painted,
@@ -109,6 +108,36 @@ def densify(
         seed=seed,
         force=force,
     )
+    _require_output(output, resume or overwrite)
+    earlier, applied = _sources(continue_from, apply, labels, None if choices.learns else method)
+    keep_log()
+    try:
+        with (
+            Stopping(should_stop=should_stop or (lambda: False)) as stopping,
+            Progress(_seconds(choices, labels, earlier or applied), began, on_progress).shown() as progress,
+        ):
+            run = Run(choices, image, labels, output, earlier, applied, stopping, progress)
+            return run(resume=resume, overwrite=overwrite, command=command)
+    finally:
+        close_log()
+
+
+def _require_output(output: str | os.PathLike[str] | None, wanted: bool) -> None:
+    if output is None and wanted:
+        raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
+
+
+def _sources(
+    continue_from: str | os.PathLike[str] | None,
+    apply: str | os.PathLike[str] | None,
+    labels: ImageLike | None,
+    learning_nothing: str | None,
+) -> tuple[Path | None, Path | None]:
+    """The folders of the result to continue and of the one to apply, if what is asked for makes sense.
+
+    Args:
+        learning_nothing: the method, if it learns nothing.
+    """
     earlier = None if continue_from is None else Path(continue_from)
     applied = None if apply is None else Path(apply)
     if earlier is not None and applied is not None:
@@ -121,21 +150,16 @@ def densify(
             "there are no labels to learn from: name a file with painted slices, or a result of another "
             f"image ({option('apply')})."
         )
-    if (earlier or applied) is not None and not choices.learns:
+    if (earlier or applied) is not None and learning_nothing is not None:
         raise ValueError(
-            f"{option('method', method)} learns nothing, so no earlier result can be continued or applied."
+            f"{option('method', learning_nothing)} learns nothing, so no earlier result can be continued or "
+            "applied."
         )
-    if output is None and (resume or overwrite):
-        raise ValueError("Without an output nothing is written: there is nothing to resume or to overwrite.")
-    keep_log()
-    try:
-        learns = choices.learns and labels is not None
-        seconds = choices.seconds(continued=(earlier or applied) is not None) if learns else None
-        with (
-            Stopping(should_stop=should_stop or (lambda: False)) as stopping,
-            Progress(seconds, began, on_progress).shown() as progress,
-        ):
-            run = Run(choices, image, labels, output, earlier, applied, stopping, progress)
-            return run(resume=resume, overwrite=overwrite, command=command)
-    finally:
-        close_log()
+    return earlier, applied
+
+
+def _seconds(choices: Choices, labels: ImageLike | None, source: Path | None) -> float | None:
+    """That learning may take; ``None`` where nothing is learnt."""
+    if labels is None or not choices.learns:
+        return None
+    return choices.seconds(continued=source is not None)

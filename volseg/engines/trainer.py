@@ -105,6 +105,7 @@ def trainer(
     folder, device = RunFolder.at(output_dir, resume=resume, overwrite=overwrite), device_of(network, device)
     num_workers = _workers(device) if num_workers is None else num_workers
     _require_least(max_epochs, epoch_length, batch_size, num_workers, keep_last, statistics)
+    _require_step(lr_scheduler)
     iterations = max_epochs * epoch_length
     validation = None if evaluator is None or val_interval == 0 else Validation(evaluator, val_interval)
     budget, best = Budget(iterations, max_minutes), _improvement(patience, validation)
@@ -140,6 +141,14 @@ def _require_least(
             raise ValueError(f"{name} = {count} is too small: {least} is the least.")
     if keep_last < 1:
         raise ValueError(f"keep_last = {keep_last} keeps no checkpoint: 1 is the least.")
+
+
+def _require_step(lr_scheduler: Any) -> None:
+    if lr_scheduler is not None and not callable(getattr(lr_scheduler, "step", None)):
+        raise ValueError(
+            f"lr_scheduler = {lr_scheduler!r} has no step(): the learning rate could not follow it. Give "
+            "one of torch.optim.lr_scheduler, or None for a rate that stays."
+        )
 
 
 def _improvement(patience: int, validation: Validation | None) -> Improvement:
