@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
@@ -156,3 +157,47 @@ def test_nothing_painted_is_nothing_to_learn_from(scene):
     for ask in (live.as_model, lambda: live.predict(everything(truth))):
         with pytest.raises(InputError, match="Nothing has been learnt"):
             ask()
+
+
+def noisy(shape):
+    """A rare class that differs from the common one by less than the noise does."""
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.normal(0, 1, shape), 1.5)
+    truth = (blobs > np.quantile(blobs, 0.95)).astype(np.uint8)
+    return (rng.normal(0, 1, shape) + 1.2 * truth)[None].astype(np.float32), truth
+
+
+def test_a_rare_class_painted_as_often_as_a_common_one_does_not_come_out_fat():
+    image, truth = noisy((48, 48, 24))
+    rng = np.random.default_rng(1)
+    live = Live(image, (1.0,) * 3, 2)
+    labels = np.full(truth.shape, IGNORE_INDEX, np.uint8)
+    for _ in range(4):
+        for c in (0, 1):
+            labels[tuple(rng.permutation(np.argwhere(truth == c))[:150].T)] = c
+        live.learn(labels, seconds=60, steps=20)
+    corrected = live.predict(everything(truth)).argmax(0)
+    live._offset.zero_()
+    live._fold()
+    plain = live.predict(everything(truth)).argmax(0)
+    assert truth.mean() < 0.1
+    assert plain.mean() > 1.7 * truth.mean()
+    assert abs(corrected.mean() - truth.mean()) < 0.5 * (plain.mean() - truth.mean())
+    assert (corrected == truth).mean() > (plain == truth).mean()
+
+
+def test_paint_that_corrects_moves_nothing():
+    """What is painted was wrong each time: its shares do not say how common classes were taken to be."""
+    image, truth = noisy((48, 48, 24))
+    rng = np.random.default_rng(1)
+    live = Live(image, (1.0,) * 3, 2)
+    labels = np.full(truth.shape, IGNORE_INDEX, np.uint8)
+    labels[:6, :6, :6] = truth[:6, :6, :6]
+    for _ in range(3):
+        live.learn(labels, seconds=60, steps=20)
+        wrong = np.argwhere((live.predict(everything(truth)).argmax(0) != truth) & (labels == IGNORE_INDEX))
+        worst = tuple(rng.permutation(wrong)[:300].T)
+        labels[worst] = truth[worst]
+    live.learn(labels, seconds=60, steps=20)
+    assert live.agreement[0] < 0.2 * live.agreement[1]
+    assert not live._offset.any()

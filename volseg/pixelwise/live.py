@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 from volseg.learning import Curve, Labels, Progress, Scores
+from volseg.pixelwise.balance import offsets, trust_in
 from volseg.pixelwise.bricks import Bricks, Span
 from volseg.pixelwise.members import Folded, LabelledVoxels, Members, optimizer_of, take_step
 from volseg.pixelwise.model import Model
@@ -82,6 +84,8 @@ class Live:
         self.seed = seed
         self.rounds = 0
         self.curve = Curve()
+        self.agreement = (0, 0)  # painted voxels that had been predicted so, of how many
+        self._offset = torch.zeros(classes)
         self._members: Members | None = None
         self._folded: Folded | None = None
         self._paint = Paint(np.empty(0, np.int64), np.empty(0, np.uint8))
@@ -91,6 +95,7 @@ class Live:
     def add_class(self) -> None:
         """One more; what was learnt of the others is kept."""
         self.classes += 1
+        self._offset = F.pad(self._offset, (0, 1))
         if self._members is None:
             return
         for perceptron in self._members.perceptrons:
@@ -101,7 +106,7 @@ class Live:
                 grown.weight[:-1], grown.weight[-1] = last.weight, last.weight.mean(0)
                 grown.bias[:-1], grown.bias[-1] = last.bias, last.bias.mean() - _UNLIKELY
             perceptron[-1] = grown
-        self._folded = Folded(self._members)
+        self._fold()
 
     def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
         """Compute the filter responses that a block lacks; whether they are all there."""
@@ -173,7 +178,11 @@ class Live:
         if step:
             self.curve.iterations.append(first + step)
             self.curve.loss.append(total / step / len(members.perceptrons))
-        self._folded = Folded(members)
+        counts = np.bincount(paint.classes, minlength=self.classes)
+        looked = Folded(members)(around.to(seen.device).T).cpu().numpy()
+        trust = trust_in(self.agreement[0] / max(self.agreement[1], 1))
+        self._offset = torch.from_numpy(offsets(looked, counts, trust))
+        self._fold()
 
     def predict(self, block: Span) -> Scores:
         """Log probabilities ``(classes, *block)``; filter responses that are lacking are computed.
@@ -213,7 +222,11 @@ class Live:
         chosen = range(self.classes) if classes is None else classes
         steps = tuple(s / min(self.spacing) for s in self.spacing)
         prior = PlacePrior((), steps, len(chosen))
-        members = self._members.with_classes(chosen).with_blind(prior.features)
+        members = (
+            self._members.shifted(self._offset.to(self._members.mean.device))
+            .with_classes(chosen)
+            .with_blind(prior.features)
+        )
         return Model([members], prior, copy.deepcopy(self.curve))
 
     def state(self) -> dict[str, Any]:
@@ -221,7 +234,8 @@ class Live:
         weights = {} if self._members is None else self._members.state()
         curve = {"iterations": [*self.curve.iterations], "loss": [*self.curve.loss]}
         facts = {"classes": self.classes, "seed": self.seed, "rounds": self.rounds, "curve": curve}
-        return {"learner": "live", "model": weights, **facts}
+        balance = {"agreement": [*self.agreement], "offset": self._offset.tolist()}
+        return {"learner": "live", "model": weights, **facts, **balance}
 
     @classmethod
     def from_state(cls, image: Any, spacing: Sequence[float], state: Mapping[str, Any], **how: Any) -> "Live":
@@ -229,10 +243,18 @@ class Live:
         live = cls(image, spacing, state["classes"], seed=state["seed"], **how)
         live.rounds = state["rounds"]
         live.curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
+        agreed, judged = state["agreement"]
+        live.agreement = (agreed, judged)
+        live._offset = torch.tensor(state["offset"])
         if state["model"]:
             live._members = Members.from_state(state["model"]).to(live.bricks.device)
-            live._folded = Folded(live._members)
+            live._fold()
         return live
+
+    def _fold(self) -> None:
+        """Make what was learnt ready to predict with."""
+        assert self._members is not None  # something has been learnt
+        self._folded = Folded(self._members.shifted(self._offset.to(self._members.mean.device)))
 
     def _gather(self, paint: Paint) -> None:
         """What is seen of the painted voxels, computed for those that are new, and of some around."""
@@ -244,7 +266,12 @@ class Live:
         rows = torch.empty(len(paint.voxels), self.bricks.features)
         rows[torch.from_numpy(is_old)] = self._rows[torch.from_numpy(place[is_old])]
         new = np.stack(np.unravel_index(paint.voxels[~is_old], self.bricks.size), 1)
-        rows[torch.from_numpy(~is_old)] = self.bricks.responses_at(torch.from_numpy(new)).cpu()
+        added = self.bricks.responses_at(torch.from_numpy(new)).cpu()
+        rows[torch.from_numpy(~is_old)] = added
+        if self._folded is not None and len(added):
+            found = self._folded(added.to(self.bricks.device).T).argmax(0).cpu().numpy()
+            agreed = int((found == paint.classes[~is_old]).sum())
+            self.agreement = (self.agreement[0] + agreed, self.agreement[1] + len(added))
         self._paint, self._rows = paint, rows
         voxels = np.stack(np.unravel_index(paint.voxels, self.bricks.size), 1)
         touched = np.unique(self.bricks.brick_of(voxels), axis=0)

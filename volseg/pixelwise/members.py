@@ -101,6 +101,15 @@ class Members:
         mean, masks = (F.pad(each, (0, columns)) for each in (self.mean, self.masks))
         return Members(perceptrons, mean, F.pad(self.std, (0, columns), value=1.0), masks)
 
+    def shifted(self, by: Tensor) -> "Members":
+        """A copy whose log probabilities are moved, class by class."""
+        perceptrons = copy.deepcopy(self.perceptrons)
+        for perceptron in perceptrons:
+            last = perceptron[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias = nn.Parameter(last.bias.detach() + by)
+        return Members(perceptrons, self.mean, self.std, self.masks)
+
     def with_classes(self, indices: Sequence[int]) -> "Members":
         """A copy that knows these classes only, in this order."""
         perceptrons = copy.deepcopy(self.perceptrons)
