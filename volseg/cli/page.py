@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 import threading
 import webbrowser
@@ -61,7 +62,8 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> int:
             **settings,
         )
     with session:
-        place = session.folder.path if session.folder else ""
+        assert session.folder is not None
+        place = session.folder.path
         logger.info("Everything is kept in the folder %s. Ctrl-C ends this; nothing is lost.", place)
 
         def ready(address: str) -> None:
@@ -72,7 +74,8 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> int:
         try:
             serve(session, port=given.port, on_ready=ready)
         except KeyboardInterrupt:
-            logger.info("Ended. To go on: volseg paint %s", place)
+            session.save()
+            logger.info("Ended. To go on: volseg paint %s", shlex.quote(str(place)))
     return 0
 
 

@@ -1,9 +1,9 @@
 """Making the whole volume beside the page: ``Session.densify`` in a thread, with its progress as news."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from volseg.errors import RefusedError, in_words
@@ -12,7 +12,24 @@ from volseg.session.worker import Worker
 
 __all__ = ["Making"]
 
-_LINES = 40  # of its log that are kept
+
+@dataclass(frozen=True)
+class _State:
+    """How far it is.
+
+    Attributes:
+        began: by ``time.monotonic()``.
+        share: of the time that is gone; ``None`` if it is not known.
+        what: is being done.
+        ended: how: ``"made"``, ``"stopped"``, or why it could not be made; empty before.
+    """
+
+    running: bool = False
+    minutes: float = 0.0
+    began: float | None = None
+    share: float | None = None
+    what: str = ""
+    ended: str = ""
 
 
 class Making:
@@ -27,12 +44,14 @@ class Making:
         self._worker = worker
         self._publish = publish
         self._thread: threading.Thread | None = None
-        self._state: dict[str, Any] = {"running": False, "lines": [], "error": "", "done": False}
+        self._over = threading.Event()
+        self._state = _State()
 
     def state(self) -> dict[str, Any]:
-        """Whether it runs, since when, and what it said."""
-        began = self._state.get("began")
-        return {**self._state, "seconds": None if began is None else time.monotonic() - began}
+        """How far it is, as JSON; ``seconds`` since it began."""
+        found = asdict(self._state)
+        began = found.pop("began")
+        return found | {"seconds": None if began is None else time.monotonic() - began}
 
     def start(self, minutes: float) -> None:
         """Begin.
@@ -40,50 +59,40 @@ class Making:
         Raises:
             RefusedError: if it runs already.
         """
-        if self._state["running"]:
+        if self._state.running:
             raise RefusedError("The volume is being made already. Wait for it, or stop it first.")
-        self._state = {
-            "running": True, "lines": [], "error": "", "done": False, "minutes": minutes,
-            "began": time.monotonic(), "revision": self._session.revision,
-        }  # fmt: skip
+        self._over.clear()
+        self._now(_State(running=True, minutes=minutes, began=time.monotonic()))
         self._thread = threading.Thread(target=self._make, args=(minutes,), name="volseg-making", daemon=True)
         self._thread.start()
-        self._tell()
 
     def stop(self) -> None:
-        """End it."""
+        """Let it end after the step that it is at."""
+        self._over.set()
+
+    def close(self) -> None:
+        """End it, and wait until it has ended."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
 
     def _make(self, minutes: float) -> None:
-        handler = _Handler(self._line)
-        loggers = logging.getLogger("volseg")
-        loggers.addHandler(handler)
         self._worker.rest(True)
+        ended = "made"
         try:
-            self._session.densify(minutes)
-            self._state["done"] = True
+            self._session.densify(minutes, on_progress=self._progress, should_stop=self._over.is_set)
+        except KeyboardInterrupt:
+            ended = "stopped"
         except Exception as error:
-            self._state["error"] = in_words(error)[0]
+            ended = in_words(error)[0]
         finally:
-            loggers.removeHandler(handler)
             self._worker.rest(False)
-            self._state["running"] = False
-            self._tell()
+            self._now(replace(self._state, running=False, ended=ended))
 
-    def _line(self, text: str) -> None:
-        self._state["lines"] = [*self._state["lines"], text][-_LINES:]
-        self._tell()
+    def _progress(self, share: float | None, what: str) -> None:
+        if share != self._state.share or what != self._state.what:
+            self._now(replace(self._state, share=share, what=what))
 
-    def _tell(self) -> None:
+    def _now(self, state: _State) -> None:
+        self._state = state
         self._publish({"kind": "densify", **self.state()})
-
-
-class _Handler(logging.Handler):
-    """Hands what one thread logs to a function."""
-
-    def __init__(self, use: Callable[[str], None]) -> None:
-        super().__init__(logging.INFO)
-        self._use = use
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.threadName is None or not record.name.startswith("volseg.page"):
-            self._use(record.getMessage())

@@ -25,6 +25,7 @@ from volseg.page.news import Hub
 from volseg.page.planes import Pictures, as_bytes
 from volseg.page.state import paint_state, whole_state
 from volseg.session import Session
+from volseg.session.advice import suggest
 from volseg.session.worker import Worker
 
 __all__ = ["Desk"]
@@ -73,6 +74,7 @@ class Desk:
             ("/image/{axis}/{index}", self._image),
             ("/layer/{kind}/{axis}/{index}", self._layer),
             ("/events", self._events),
+            ("/suggestion", self._suggestion),
             ("/report", self._report),
         ]
         acts = [(f"/{name}", self._act) for name in ACTS]
@@ -87,7 +89,7 @@ class Desk:
 
     def close(self) -> None:
         """End what runs beside the page."""
-        self.making.stop()
+        self.making.close()
         self.worker.stop()
 
     def _on_news(self, news: Any) -> None:
@@ -144,6 +146,12 @@ class Desk:
                     self.hub.publish({"kind": "painter", "painter": None})
 
         return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def _suggestion(self, _: Request) -> Response:
+        place = await run_in_threadpool(suggest, self.session)
+        if place is None:
+            return _refusal("There is nothing to suggest yet. Paint two classes first.", 409)
+        return _json({"axis": place.axis, "index": place.index, "point": place.point, "text": place.text})
 
     async def _report(self, _: Request) -> Response:
         path = None if self.session.folder is None else self.session.folder.path / "report.html"

@@ -62,24 +62,26 @@ function connectMaking(app) {
 let timer = 0;
 export function showMaking(app, { densify, report }) {
   const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  const isMade = densify.ended === "made";
   const began = densify.seconds == null ? null : performance.now() - 1000 * densify.seconds;
   const show = () => {
     const gone = (performance.now() - began) / 1000;
-    byId("made-share").value = Math.min(0.99, gone / (60 * densify.minutes));
-    byId("made-says").textContent = `${clock(gone)} of ${clock(60 * densify.minutes)} minutes. ${densify.lines.at(-1) ?? ""}`;
+    byId("made-share").value = Math.min(0.99, densify.share ?? gone / (60 * densify.minutes));
+    byId("made-says").textContent = `${clock(gone)} of ${clock(60 * densify.minutes)} minutes: ${densify.what || "beginning"}`;
     byId("make").textContent = `Making the volume, ${clock(gone)} …`;
   };
   clearInterval(timer);
-  byId("made").hidden = !(densify.running || densify.done || densify.error);
+  byId("made").hidden = !(densify.running || densify.ended);
   byId("made-share").hidden = !densify.running;
   byId("make-now").hidden = densify.running;
   byId("make-stop").hidden = !densify.running;
-  byId("show-report").hidden = !(report || densify.done);
+  byId("show-report").hidden = !(report || isMade);
   if (densify.running) {
     show();
     timer = setInterval(show, 1000);
     return;
   }
   byId("make").textContent = "Make the volume …";
-  byId("made-says").textContent = densify.error || (densify.done ? "The volume is made. The layer “result” shows it." : "");
+  const said = { made: "The volume is made. The layer “result” shows it.", stopped: "Stopped." };
+  byId("made-says").textContent = said[densify.ended] ?? densify.ended;
 }

@@ -131,15 +131,22 @@ const app = {
     const found = this.painted[view.axis].filter((i) => direction * (i - view.index) > 0);
     if (this.size.length === 3 && found.length) this.goTo(view.axis, direction > 0 ? found[0] : found.at(-1));
   },
-  goToSuggestion() {
+  async goToSuggestion() {
+    try {
+      this.suggestion = await (await get("/suggestion")).json();
+    } catch (error) {
+      this.announce(error.message);
+      return this.complain("act", error.message);
+    }
+    this.complain("act", "");
     const found = this.suggestion;
-    if (!found) return;
+    showSuggestion(this);
     const view = this.views.find((one) => one.axis === found.axis) ?? this.views[0];
     this.enlarge(view);
     this.goTo(found.axis, found.index);
-    if (found.point) this.moveTo(view, found.point);
+    this.moveTo(view, found.point);
     view.over.focus();
-    this.announce(`slice ${this.numbered(found.axis, found.index)}`);
+    this.announce(found.text);
   },
   enlarge(view) {
     for (const one of this.views) one.element.classList.toggle("main", one === view);
@@ -282,8 +289,6 @@ async function refresh() {
   showScore(state.score, app.classes);
   showDoing(state.doing);
   showMaking(app, state);
-  app.suggestion = state.suggestion ?? null;
-  showSuggestion(app);
   app.refetch("paint", "result", "doubt");
   return state;
 }
@@ -297,14 +302,10 @@ function hear(news) {
   else if (news.kind === "plane") {
     for (const view of app.views) if (view.axis === news.axis && view.index === news.index) view.refetch("result", "doubt");
   } else if (news.kind === "score") showScore(news, app.classes);
-  else if (news.kind === "suggestion") {
-    app.suggestion = news.axis == null ? null : news;
-    showSuggestion(app);
-    app.showSlices();
-  } else if (news.kind === "doing") showDoing(news);
+  else if (news.kind === "doing") showDoing(news);
   else if (news.kind === "densify") {
     showMaking(app, { densify: news });
-    if (news.done) app.refetch("result", "doubt");
+    if (news.ended === "made") app.refetch("result", "doubt");
   } else if (news.kind === "trouble") app.complain("server", news.what);
   else if (news.kind === "painter") claim(news.painter === null ? false : null, news.painter);
   else if (news.kind === "missed") refresh();
@@ -347,7 +348,6 @@ async function begin() {
   });
   app.hands = new Hands(app);
   app.take(state);
-  app.suggestion = state.suggestion ?? null;
   const views = byId("views");
   views.classList.toggle("one", state.planes.length === 1);
   app.views = state.planes.map(makeView);
@@ -360,7 +360,6 @@ async function begin() {
   makeLayers(app);
   makeChannels(app);
   showScore(state.score, app.classes);
-  showSuggestion(app);
   showDoing(state.doing);
   byId("tools").replaceChildren(...TOOLS.map(({ name, label, key, icon: path }) =>
     element("button", { type: "button", role: "radio", title: `${label} (${key})`, "aria-label": label, "data-name": name, onclick: () => app.use(name) }, icon(path))));

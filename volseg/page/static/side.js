@@ -132,7 +132,6 @@ export function makeChannels(app) {
 
 export function showScore(score, classes) {
   const box = byId("score"), more = byId("score-more");
-  const percent = (value) => (100 * value).toFixed(0);
   box.classList.toggle("none", !score || score.value == null);
   if (!score) [box.textContent, more.textContent] = ["No score yet.", "Paint two classes at a few places."];
   else if (score.value == null) [box.textContent, more.textContent] = ["Too little paint to tell.", score.reason ?? ""];
@@ -140,15 +139,13 @@ export function showScore(score, classes) {
     box.textContent = `IoU ${score.value.toFixed(2)}`;
     const known = score.low != null && score.high != null;
     const names = Object.fromEntries(classes.map(({ value, name }) => [value, name]));
-    const each = Object.entries(score.per_class ?? {}).filter(([, v]) => v != null).map(([k, v]) => `${names[k] ?? k} ${percent(typeof v === "object" ? v.value ?? 0 : v)} %`);
-    more.textContent = [known ? `probably between ${score.low.toFixed(2)} and ${score.high.toFixed(2)}` : "", each.join(", "), score.reason ?? ""].filter(Boolean).join("; ");
+    const each = Object.entries(score.per_class).filter(([, [one]]) => one != null).map(([k, [one]]) => `${names[k] ?? k} ${one.toFixed(2)}`);
+    more.textContent = [known ? `probably between ${score.low.toFixed(2)} and ${score.high.toFixed(2)}` : "", each.join(", "), score.reason].filter(Boolean).join("; ");
   }
 }
 
 export function showSuggestion(app) {
-  const found = app.suggestion, box = byId("next");
-  box.hidden = !found;
-  if (found) box.firstElementChild.textContent = `Paint next: slice ${app.numbered(found.axis, found.index)}. ${found.reason ?? ""}`;
+  byId("next").textContent = app.suggestion?.text ?? "";
 }
 
 export function showDoing(news) {
