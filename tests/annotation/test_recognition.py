@@ -24,11 +24,11 @@ def shape(request):
     return SHAPES[request.param]
 
 
-def scene(shape, seed=0, noise=6):
-    """An image, and its dense label: 0 background, 1 and 2 in touching blobs."""
+def scene(shape, seed=0, noise=6, share=0.35):
+    """An image, and its dense label: 0 background, 1 and 2 in touching blobs that fill a share of it."""
     random = np.random.default_rng(seed)
     what, which = (ndimage.gaussian_filter(random.normal(size=shape), 4) for _ in range(2))
-    label = np.where(what > np.quantile(what, 0.65), np.where(which > 0, 1, 2), 0).astype(np.uint8)
+    label = np.where(what > np.quantile(what, 1 - share), np.where(which > 0, 1, 2), 0).astype(np.uint8)
     image = ndimage.gaussian_filter(60.0 * label + 40, 0.7) + random.normal(0, noise, shape)
     return image[None].astype(np.float32), label
 
@@ -181,6 +181,43 @@ def test_strokes_of_several_classes_are_asked_about_with_both_options(shape, bac
     assert "finished=True" in asked.message
     for options in ({"painted_only": True}, {"finished": True}):
         assert not of_kind(found(strokes(dense, background=background), image, **options)[1], "scribbles")
+
+
+def bars(shape, share, wiggle, classes=2, slices=(6, 14, 22, 30)):
+    """Five strokes from one side to the other, of classes in turn; together they cover that share."""
+    rows, columns = shape[:2]
+    middle = (np.arange(5) + 0.5)[:, None] / 5 * rows + wiggle * rows * np.sin(np.arange(columns) / 9)
+    plane = np.zeros((rows, columns), np.uint8)
+    for number, line in enumerate(middle):
+        plane[abs(np.arange(rows)[:, None] + 0.5 - line) <= share * rows / 10] = 1 + number % classes
+    if len(shape) == 2:
+        return plane
+    drawn = np.zeros(shape, np.uint8)
+    drawn[..., slices] = plane[..., None]
+    return drawn
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("wiggle", [0, 0.03], ids=["straight", "wiggly"])
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.6])
+def test_bars_across_the_whole_picture_are_asked_about(shape, share, wiggle, classes):
+    """However wide the brush: what lies between them is no background."""
+    image, _ = scene(shape)
+    raw = bars(shape, share, wiggle, classes)
+    (asked,) = of_kind(found(raw, image)[1], "scribbles")
+    assert asked.severity == "error"
+    assert "painted_only=True" in asked.message
+    assert "finished=True" in asked.message
+    for options in ({"painted_only": True}, {"finished": True}):
+        assert not of_kind(found(raw, image, **options)[1], "scribbles")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.6, 0.7])
+@pytest.mark.parametrize("noise", [2, 6, 20])
+def test_finished_slices_of_two_classes_are_not_asked_about_however_full(shape, share, noise):
+    image, dense = scene(shape, noise=noise, share=share)
+    raw = dense if dense.ndim == 2 else sparse_label(dense, 0, (0, 0, 4))
+    assert not of_kind(found(raw, image)[1], "scribbles")
 
 
 def inside(dense, how, slices=(6, 14, 22, 30), seed=0):

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -179,13 +180,16 @@ def test_a_training_on_a_full_disk_ends_with_its_last_checkpoint(
 
 
 @pytest.fixture
-def locked(tmp_path):
-    """A folder that nobody may write to."""
-    for parent in tmp_path.parents[:-2]:
-        parent.chmod(parent.stat().st_mode | 0o055)  # so that nobody can get there, who is not root
-    tmp_path.chmod(0o555)
-    yield tmp_path
-    tmp_path.chmod(0o755)
+def locked():
+    """A folder that may be read and not written to, also by a user who is not root.
+
+    Not one of pytest's: every pytest that starts takes the rights of others away from the folder around them.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
 
 
 def test_a_folder_that_may_not_be_written_to_is_told(locked):

@@ -52,7 +52,7 @@ def surroundings_of(drawn: Sequence[tuple[AnnotatedSlice, Mask]], image: npt.NDA
             "all": np.ones_like(mask),
             "border": ndimage.maximum_filter(labels, footprint=cross)
             != ndimage.minimum_filter(labels, footprint=cross),
-            "near": (away >= _NEAR[0]) & (away <= _NEAR[1]),
+            "near": beside if (beside := (away >= _NEAR[0]) & (away <= _NEAR[1])).any() else away > 0,
             "deep": mask & (ndimage.maximum_filter(labels, 5) == ndimage.minimum_filter(labels, 5)),
             "far": away > _FAR,
             "painted": mask,

@@ -182,7 +182,8 @@ def _frame(shape: tuple[int, ...]) -> Mask:
     return frame
 
 
-_SPARSE = 0.5  # of a slice, strokes cover no more
+_SPARSE = 0.5  # of a slice, strokes cover no more,
+_BROAD = 0.75  # or no more than this if they are of several classes: bars of a wide brush across a picture
 _LONG = 3.0  # times the area of the largest disc that fits into it, a stroke has at least
 _WIDE = 0.04  # of a slice's shorter side, half of a brush's width at most
 _ALL_THIN = 0.9  # of the paint is long and thin; without an image, nothing but the shape shows it
@@ -199,8 +200,9 @@ _LESS, _USUAL = 0.9, 1.05  # so strong, in terms of those beside and on average
 _NOWHERE = 2.0  # nor as that of the average, for paint that has no inside
 _GOES_ON = 0.2  # of what lies beside strokes looks as below them, and far more than elsewhere
 _WEAK = 1.4  # edges at their borders, then
-_EVERYWHERE = 0.7  # of all voxels look as below strokes of several classes, background among them
-_FAINT, _THINLY = 1.5, 0.3  # edges at their borders, then, and the share of a slice they cover
+_NO_BORDER = 1.3  # times as strong as elsewhere, edges at borders of bars over most of a slice are not
+_EVERYWHERE = 0.55  # of all voxels look as below strokes of several classes, which run across everything
+_FAINT, _THINLY = 2.0, 0.4  # edges at their borders, then, and the share of a slice they cover
 
 
 def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) -> Iterator[Finding]:
@@ -218,12 +220,13 @@ def check_scribbles(paint: Paint, names: Names, image: npt.NDArray[Any] | None) 
     covered = float(np.median([mask.mean() for _, mask in drawn]))
     classes = [i for i in range(len(paint.values)) if np.any(paint.labels == i) and i != paint.background]
     several = len(classes) > 1
+    most = _BROAD if several else _SPARSE
     if image is None:
         strokes = [_strokes(plane.labels == i) for plane, _ in drawn for i in classes]
         thin = sum(map(np.count_nonzero, strokes)) / painted
         if covered > _SPARSE or thin < _ALL_THIN or not several:
             return
-    elif covered > _SPARSE or not _are_strokes(surroundings_of(drawn, image), covered, several):
+    elif covered > most or not _are_strokes(surroundings_of(drawn, image), covered, several):
         return
     slices = [(plane.axis, plane.index) for plane, _ in drawn]
     named = ", ".join(class_name(paint, index, names) for index in classes)
@@ -280,10 +283,12 @@ def _are_strokes(seen: Surroundings, covered: float, several: bool) -> bool:
     """Whether the image goes on beside the paint as below it."""
     if not seen.alike_near >= _DISTINCT:
         return False
+    if covered > _SPARSE:
+        return seen.alike_near > _EVERYWHERE and not max(seen.on_average, seen.inside) >= _NO_BORDER
     rimless = seen.on_average < _NOWHERE if np.isnan(seen.inside) else seen.inside < _NO_RIM
     if (seen.beside < _NO_EDGE and rimless) or (seen.beside < _LESS and seen.on_average < _USUAL):
         return True
-    elsewhere = np.nan_to_num(seen.alike_far)
+    elsewhere = seen.alike_near if np.isnan(seen.alike_far) else seen.alike_far
     if seen.beside < _WEAK and seen.alike_near > max(_GOES_ON, 2 * elsewhere + 0.05):
         return True
     like_all = min(seen.alike_near, elsewhere) > _EVERYWHERE
