@@ -9,7 +9,7 @@ from scipy import ndimage
 from volseg.annotation import even_positions, keep_slices, understand_paint
 from volseg.annotation.audit import audit
 from volseg.cli import main
-from volseg.data.auditing import audit_files, lines, names_from
+from volseg.data.auditing import lines, look_at, names_from
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.phantom import brain_phantom, cells_phantom, membranes_phantom, xenopus_phantom
@@ -462,17 +462,18 @@ def files(scene, tmp_path):
 
 
 def test_files_are_audited(files, scene):
-    paint, found, _ = audit_files(*files)
+    seen = look_at(*files)
+    paint = seen.paint
     assert paint.slices == scene.slices
-    said = list(lines(paint, found, {1: "wall"}))
+    said = list(lines(paint, seen.findings, {1: "wall"}))
     assert said[0].endswith("; classes 1 'wall', 2")
     assert said[1:] == [paint.explain(), *filter(None, [paint.counted()]), "Nothing wrong found."]
 
 
 def test_names_say_which_classes_there_are(files):
-    paint, found, _ = audit_files(*files, names={1: "wall"})
-    assert kinds(found) == ["unknown_value"]
-    assert list(lines(paint, found))[-1].startswith("error (unknown_value): ")
+    seen = look_at(*files, names={1: "wall"})
+    assert kinds(seen.findings) == ["unknown_value"]
+    assert list(lines(seen.paint, seen.findings))[-1].startswith("error (unknown_value): ")
 
 
 @pytest.mark.usefixtures("clean_process")

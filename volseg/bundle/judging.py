@@ -23,7 +23,6 @@ __all__ = [
     "FUNCTIONS",
     "IMPORTS",
     "MEMBERS",
-    "NOT_FOR_STRANGERS",
     "TARGETS",
     "UNKNOWN",
     "WRITES",
@@ -74,8 +73,6 @@ _VOLSEG = "volseg.", (
     "find_cases", "find_images", "join_processes", "leave_processes", "local_device", "place", "predictor",
     "read_volume", "to_device", "trainer", "unet3d_2016", "unet_2015", "use_bf16",
 )  # fmt: skip
-# Public, but not for strangers: they write wherever they are asked to, or run other bundles.
-NOT_FOR_STRANGERS = frozenset({"volseg.load", "volseg.write_volume"})
 _LISTS = (_VOLSEG, _OPTIMISERS, _SCHEDULERS, _LOSSES_OF_TORCH, _MONAI)
 TARGETS: frozenset[str] = frozenset(
     {prefix + name for prefix, names in _LISTS for name in names}

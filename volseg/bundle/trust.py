@@ -23,7 +23,6 @@ from volseg.arguments import option
 from volseg.bundle.files import SEP, load_json, read_bundle, shown, walk
 from volseg.bundle.judging import (
     CALLABLE,
-    NOT_FOR_STRANGERS,
     TARGETS,
     UNKNOWN,
     WRITES,
@@ -33,7 +32,7 @@ from volseg.bundle.judging import (
 )
 from volseg.errors import RefusedError
 
-__all__ = ["NOT_FOR_STRANGERS", "TARGETS", "beyond_the_list", "judge", "runnable"]
+__all__ = ["TARGETS", "beyond_the_list", "judge", "runnable"]
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 
@@ -19,7 +18,6 @@ from volseg.io import Volume, check_alignment, class_names, read_volume, segment
 __all__ = [
     "Audited",
     "audit_all",
-    "audit_files",
     "lines",
     "look_at",
     "names_from",
@@ -38,12 +36,6 @@ class Audited:
     paint: Paint
     findings: list[Finding]
     names: Mapping[int, str]
-
-
-def audit_files(image: Path, labels: Path, **options: Any) -> tuple[Paint, list[Finding], Mapping[int, str]]:
-    """What a label file was understood to say, the auditor's findings, and the names; see :func:`look_at`."""
-    found = look_at(image, labels, **options)
-    return found.paint, found.findings, found.names
 
 
 def look_at(

@@ -156,82 +156,6 @@ class Model:
         return cls(stages, PlacePrior.from_state(state["paint"]), curve)
 
 
-def learn(
-    task: Task,
-    labels: Labels,
-    *,
-    slices: Mapping[str, Sequence[int]] | None = None,
-    seconds: float,
-    fewest: int | None = None,
-    start: Model | None = None,
-    held_out: Labels | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Model:
-    """Learn from the painted voxels of one volume.
-
-    See :meth:`volseg.learning.Learner.learn`. Where a voxel lies is learnt from only where whole slices are
-    painted, in ``slices``.
-    """
-    deadline = time.monotonic() + seconds
-    if not (labels != IGNORE_INDEX).any():
-        raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
-    bank = bank_of(task)
-    device = bank.maps[0].device
-    paint = measure_paint(labels, slices or {}, task.classes, task.spacing, device)
-    random = torch.Generator(device).manual_seed(task.seed)
-    banks = [bank]
-    prior = slice(bank.features, bank.features + paint.features)
-    blind = _BLIND if paint.is_telling else (True,) * len(_BLIND)
-    earlier = [] if start is None else Model.from_state(start.state()).stages
-    if not paint.is_telling:
-        earlier = [stage.without_prior() for stage in earlier]
-    if start is not None:
-        start.context = None
-    model = Model([], paint, Curve())
-
-    def add_stage(share_of: tuple[float, float], seconds: float) -> None:
-        number = len(model.stages)
-        if number:
-            model.curve.breaks.append(len(model.curve.iterations))
-        sample = _sample(banks, paint, labels)
-        tested = None
-        if held_out is not None and (held_out != IGNORE_INDEX).any():
-            tested = _sample(banks, paint, held_out)
-        if number < len(earlier):
-            members = earlier[number].to(device)
-        else:
-            seed = task.seed + number
-            members = Members.new(sample.seen, prior, task.classes, blind=blind, seed=seed)
-        model.stages.append(members)
-        low, high = share_of
-        train(
-            members,
-            sample,
-            seconds=seconds,
-            random=random,
-            curve=model.curve,
-            fewest=_FEWEST if fewest is None else fewest,
-            held_out=tested,
-            progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
-            should_stop=should_stop,
-        )
-
-    left = max(deadline - time.monotonic(), 1.0)
-    looking = _forecast(task, paint)
-    logger.debug("The second stage needs %.0f of %.0f s to begin.", looking, left)
-    if looking > _CONTEXT * left:
-        add_stage((0.0, 1.0), left)
-        return model
-    middle = _FIRST + looking / left
-    add_stage((0.0, _FIRST), _FIRST * left)
-    if should_stop is None or not should_stop():
-        model.context = model.look_first(task)
-        banks.append(model.context.bank)
-        add_stage((middle, 1.0), max(deadline - time.monotonic(), 0.2 * left))
-    return model
-
-
 def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
     """How long it takes to look at every voxel once, from how long it takes for some of them."""
     bank = bank_of(task)
@@ -334,21 +258,74 @@ class PixelwiseLearner(Learner):
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Model:
-        """See :func:`learn`."""
+        """Learn from the painted voxels of one volume, see :meth:`volseg.learning.Learner.learn`.
+
+        Where a voxel lies is learnt from only where whole slices are painted, in ``slices``.
+        """
         if start is not None and not isinstance(start, Model):
             raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
-        return learn(
-            task,
-            labels,
-            slices=slices,
-            seconds=seconds,
-            fewest=fewest,
-            start=start,
-            held_out=held_out,
-            progress=progress,
-            should_stop=should_stop,
-        )
+        deadline = time.monotonic() + seconds
+        if not (labels != IGNORE_INDEX).any():
+            raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
+        bank = bank_of(task)
+        device = bank.maps[0].device
+        paint = measure_paint(labels, slices or {}, task.classes, task.spacing, device)
+        random = torch.Generator(device).manual_seed(task.seed)
+        banks = [bank]
+        prior = slice(bank.features, bank.features + paint.features)
+        blind = _BLIND if paint.is_telling else (True,) * len(_BLIND)
+        earlier = [] if start is None else Model.from_state(start.state()).stages
+        if not paint.is_telling:
+            earlier = [stage.without_prior() for stage in earlier]
+        if start is not None:
+            start.context = None
+        model = Model([], paint, Curve())
+
+        def add_stage(share_of: tuple[float, float], seconds: float) -> None:
+            number = len(model.stages)
+            if number:
+                model.curve.breaks.append(len(model.curve.iterations))
+            sample = _sample(banks, paint, labels)
+            tested = None
+            if held_out is not None and (held_out != IGNORE_INDEX).any():
+                tested = _sample(banks, paint, held_out)
+            if number < len(earlier):
+                members = earlier[number].to(device)
+            else:
+                seed = task.seed + number
+                members = Members.new(sample.seen, prior, task.classes, blind=blind, seed=seed)
+            model.stages.append(members)
+            low, high = share_of
+            train(
+                members,
+                sample,
+                seconds=seconds,
+                random=random,
+                curve=model.curve,
+                fewest=_FEWEST if fewest is None else fewest,
+                held_out=tested,
+                progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
+                should_stop=should_stop,
+            )
+
+        left = max(deadline - time.monotonic(), 1.0)
+        looking = _forecast(task, paint)
+        logger.debug("The second stage needs %.0f of %.0f s to begin.", looking, left)
+        if looking > _CONTEXT * left:
+            add_stage((0.0, 1.0), left)
+            return model
+        middle = _FIRST + looking / left
+        add_stage((0.0, _FIRST), _FIRST * left)
+        if should_stop is None or not should_stop():
+            model.context = model.look_first(task)
+            banks.append(model.context.bank)
+            add_stage((middle, 1.0), max(deadline - time.monotonic(), 0.2 * left))
+        return model
 
     def from_state(self, state: Mapping[str, Any]) -> Model:
         """A model from a file."""
         return Model.from_state(state)
+
+
+learn = PixelwiseLearner().learn
+"""The same without a learner to hold."""
