@@ -4,18 +4,18 @@ What they have in common is said in :mod:`volseg.learning`. This room stands abo
 U-Net needs networks, transforms, losses and inferers, which lie on several floors; the per-voxel learner is a
 room of its own on the science floor (:mod:`volseg.pixelwise`) and needs none of these. Another learner goes
 into a room of its own, or here if it trains a network, and into ``LEARNERS``.
+
+Which is taken: by its name, by what a file says, and what ``"auto"`` stands for.
 """
 
-from volseg.learners.choice import (
-    LEARNERS,
-    LearnerName,
-    check_learner,
-    choose_learner,
-    learner_in,
-    trained_in,
-)
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from volseg.errors import InputError
 from volseg.learners.network import UNetModel
 from volseg.learners.unet import UNetLearner
+from volseg.learning import Learner, Trained
+from volseg.pixelwise import PixelwiseLearner
 
 __all__ = [
     "LEARNERS",
@@ -27,3 +27,65 @@ __all__ = [
     "learner_in",
     "trained_in",
 ]
+
+LearnerName = Literal["auto", "pixelwise", "unet"]
+
+LEARNERS: dict[str, Learner] = {learner.name: learner for learner in (PixelwiseLearner(), UNetLearner())}
+# Of equal time it made more in every comparison so far: docs/results.md, "Two learners".
+_AUTO = PixelwiseLearner.name
+# Files that name no learner were written when there was only this one.
+_UNNAMED = PixelwiseLearner.name
+
+
+def check_learner(name: str) -> None:
+    """Refuse a learner that does not exist."""
+    if name not in get_args(LearnerName):
+        raise ValueError(f"learner = {name!r} is unknown. There are: {', '.join(get_args(LearnerName))}.")
+
+
+def choose_learner(name: str, earlier: Learner | None = None) -> Learner:
+    """The learner of this name; for ``"auto"`` that of the result that is continued or applied, if any.
+
+    Args:
+        earlier: the learner of that result.
+
+    Raises:
+        InputError: if it is another one than that of the earlier result.
+        ValueError: if there is none of this name.
+    """
+    check_learner(name)
+    if name == "auto":
+        return earlier or LEARNERS[_AUTO]
+    if earlier is not None and name != earlier.name:
+        raise InputError(
+            f"the earlier result was learnt by {earlier.title}; another learner ({name}) cannot start from "
+            f"that. Choose {earlier.name} or auto, or leave the earlier result out."
+        )
+    return LEARNERS[name]
+
+
+def learner_in(state: Mapping[str, Any], source: object) -> Learner:
+    """The learner that a checkpoint was written by.
+
+    Args:
+        source: the file, to be named.
+
+    Raises:
+        InputError: if this volseg does not have it, or the file is of another kind.
+    """
+    if "curve" not in state and "stages" not in state:
+        raise InputError(
+            f"{source} holds nothing that volseg densify has learnt. Name the model.pt of one of its results."
+        )
+    name = state.get("learner", _UNNAMED)
+    if name not in LEARNERS:
+        raise InputError(
+            f"{source} was learnt by {name!r}, which this volseg does not have. It has "
+            f"{', '.join(LEARNERS)}: use the volseg that wrote the file, or a newer one."
+        )
+    return LEARNERS[name]
+
+
+def trained_in(state: Mapping[str, Any], source: object) -> Trained:
+    """What was learnt, from a checkpoint of whichever learner; see :func:`learner_in`."""
+    return learner_in(state, source).from_state(state)

@@ -21,8 +21,7 @@ from volseg.report.gallery import gallery
 from volseg.report.parts import Report
 from volseg.report.picture import planes_of
 from volseg.report.rendering import render
-from volseg.report.sections import sections, unit_of
-from volseg.report.viewer import viewer
+from volseg.report.sections import sections, unit_of, viewer
 
 __all__ = ["write_report"]
 
