@@ -11,6 +11,8 @@ import pytest
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:"
 STROKE = {"client": "a tab", "id": "1", "axis": 2, "index": 0, "points": [[1, 1]], "radius": 1, "value": 1}
 
+pytestmark = pytest.mark.parametrize("page", [(12, 10, 8)], indirect=True, ids=["3d"])
+
 
 @pytest.fixture(autouse=True)
 def unharmed(page):

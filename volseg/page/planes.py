@@ -4,7 +4,7 @@ Grey values of 8 bits go as they are. Others go in 16 bits, spread over the rang
 the page can change the contrast without asking again.
 """
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from volseg.session import Session
 
 __all__ = ["Channel", "Pictures", "as_bytes"]
 
-_SAMPLE = 9  # slices along each axis, from which the range of a channel is found
-_MOST_OF_ONE = 1 << 18  # voxels of such a slice that are looked at
+_BLOCKS, _SIDE = 6, 32  # per axis, and voxels of each: from these the range of a channel is found
+_LEVELS = 65535
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,15 @@ class Channel:
     """The grey values of a channel.
 
     Args:
-        low: as is ``high``, the range of all; the page shows ``window`` of it at first.
-        bits: 8 if values go as they are, 16 if they are spread over the range.
+        low: of what goes in 16 bits, this is 0, and ``high`` is 65535.
+        range: of the values that were found; the page shows ``window`` of it at first.
+        bits: 8 if values go as they are.
         whole: values are whole numbers.
     """
 
     low: float
     high: float
+    range: tuple[float, float]
     window: tuple[float, float]
     bits: int
     whole: bool
@@ -48,20 +50,17 @@ class Pictures:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        like = session.image.like
-        self.planes: list[Plane] = planes_of(session.size, orientation_of(like))
+        self.planes: list[Plane] = planes_of(session.size, orientation_of(session.image.like))
         self.channels: list[Channel] = [_channel(part) for part in _sample(session)]
 
     def image(self, axis: int, index: int, channel: int) -> bytes:
         """A slice of a channel: unsigned, of 8 bits, or of 16 with the lower byte first."""
-        return self._packed(self._session.image_slice(axis, index)[channel], channel)
-
-    def _packed(self, plane: NDArray[Any], channel: int) -> bytes:
-        found = self.channels[channel]
-        if found.bits == 8:
+        plane = self._session.image_slice(axis, index)[channel]
+        known = self.channels[channel]
+        if known.bits == 8:
             return as_bytes(plane.astype(np.uint8, copy=False))
-        share = (plane.astype(np.float32) - np.float32(found.low)) / np.float32(found.high - found.low)
-        return as_bytes(np.rint(np.clip(share, 0, 1) * 65535).astype("<u2"))
+        share = (plane - np.float64(known.low)) * (_LEVELS / (known.high - known.low))
+        return as_bytes(np.rint(np.clip(share, 0, _LEVELS)).astype("<u2"))
 
 
 def as_bytes(plane: NDArray[Any]) -> bytes:
@@ -70,29 +69,29 @@ def as_bytes(plane: NDArray[Any]) -> bytes:
 
 
 def _sample(session: Session) -> list[NDArray[Any]]:
-    """Grey values from everywhere, per channel."""
-    size, found = session.size, []
-    places: Sequence[tuple[int, int]] = [(2, 0)]
-    if len(size) == 3:
-        places = [
-            (axis, int(index))
-            for axis, n in enumerate(size)
-            for index in np.unique(np.linspace(0, n - 1, _SAMPLE).round())
-        ]
-    for place in places:
-        plane = session.image_slice(*place).reshape(session.image.channels, -1)
-        found.append(plane[:, :: -(-plane.shape[1] // _MOST_OF_ONE)])
-    return list(np.concatenate(found, axis=1))
+    """Grey values of blocks from everywhere, per channel; of a small volume all of them."""
+    spans = []
+    for n in session.size:
+        starts = np.unique(np.linspace(0, max(n - _SIDE, 0), min(_BLOCKS, -(-n // _SIDE))).astype(int))
+        spans.append([slice(int(start), min(int(start) + _SIDE, n)) for start in starts])
+    image = session.image
+    parts = [
+        np.asarray(image.voxels[(slice(0, image.channels), *block)]).reshape(image.channels, -1)
+        for block in itertools.product(*spans)
+    ]
+    return list(np.concatenate(parts, axis=1))
 
 
 def _channel(values: NDArray[Any]) -> Channel:
-    window = np.percentile(values, (1, 99.7))
-    low, high = float(values.min()), float(values.max())
-    bits = 16
-    if values.dtype == np.uint8:
-        low, high, bits = 0.0, 255.0, 8
-    high = high if high > low else low + 1
-    first, last = float(window[0]), float(window[1])
+    first, last = (float(value) for value in np.percentile(values, (1, 99.7)))
+    least, most = float(values.min()), float(values.max())
+    most = most if most > least else least + 1
     if not first < last:
-        first, last = low, high
-    return Channel(low, high, (first, last), bits, values.dtype.kind in "ui")
+        first, last = least, most
+    kind, width = values.dtype.kind, most - least
+    low, high = least - width, most + width  # values beyond what was found are shown, too
+    if kind in "ui" and values.dtype.itemsize <= 2:
+        info = np.iinfo(values.dtype)
+        low, high = float(info.min), float(info.max)
+    bits = 8 if values.dtype == np.uint8 else 16
+    return Channel(low, high, (least, most), (first, last), bits, kind in "ui")

@@ -1,5 +1,6 @@
 """What the page knows of a session, as JSON."""
 
+from dataclasses import asdict
 from typing import Any
 
 from volseg.geometry import AXES
@@ -37,11 +38,8 @@ def whole_state(session: Session, pictures: Pictures) -> dict[str, Any]:
         "folder": None if folder is None else str(folder.path.resolve()),
         "size": list(session.size),
         "spacing": list(session.spacing),
-        "unit": image.like.unit,
-        "channels": [
-            {"low": c.low, "high": c.high, "window": list(c.window), "bits": c.bits}
-            for c in pictures.channels
-        ],
+        "unit": image.like.unit.replace("um", "µm"),
+        "channels": [asdict(channel) for channel in pictures.channels],
         "planes": [
             {
                 "name": plane.name,

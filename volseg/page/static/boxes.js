@@ -67,7 +67,7 @@ export function showMaking(app, { densify, report }) {
   const show = () => {
     const gone = (performance.now() - began) / 1000;
     byId("made-share").value = Math.min(0.99, densify.share ?? gone / (60 * densify.minutes));
-    byId("made-says").textContent = `${clock(gone)} of ${clock(60 * densify.minutes)} minutes: ${densify.what || "beginning"}`;
+    byId("made-says").textContent = densify.what || "beginning";
     byId("make").textContent = `Making the volume, ${clock(gone)} …`;
   };
   clearInterval(timer);

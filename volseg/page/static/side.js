@@ -103,7 +103,8 @@ export class Channel {
 export function makeChannels(app) {
   const figure = (value) => Number(value.toPrecision(4)).toString();
   byId("channels").replaceChildren(...app.channels.map((channel) => {
-    const at = (value) => Math.round((1000 * (value - channel.low)) / (channel.high - channel.low));
+    const [least, most] = channel.range;
+    const at = (value) => Math.round((1000 * (value - least)) / (most - least));
     const slider = (what, end) => {
       const input = element("input", { type: "range", min: 0, max: 1000, value: at(channel[end]), "aria-label": `${channel.label}: ${what}` });
       const output = element("output", { textContent: figure(channel[end]) });
@@ -112,7 +113,7 @@ export function makeChannels(app) {
         output.textContent = figure(value);
       };
       input.addEventListener("input", () => {
-        set(channel.low + (input.value / 1000) * (channel.high - channel.low));
+        set(least + (input.value / 1000) * (most - least));
         app.retint("image");
       });
       return { label: element("label", { className: "slider" }, what, input, output), reset: () => { set(channel.window[end === "from" ? 0 : 1]); input.value = at(channel[end]); } };
@@ -133,7 +134,7 @@ export function makeChannels(app) {
 export function showScore(score, classes) {
   const box = byId("score"), more = byId("score-more");
   box.classList.toggle("none", !score || score.value == null);
-  if (!score) [box.textContent, more.textContent] = ["No score yet.", "Paint two classes at a few places."];
+  if (!score) [box.textContent, more.textContent] = ["No score yet.", "It comes when two classes are painted at a few places, and painting has paused."];
   else if (score.value == null) [box.textContent, more.textContent] = ["Too little paint to tell.", score.reason ?? ""];
   else {
     box.textContent = `IoU ${score.value.toFixed(2)}`;

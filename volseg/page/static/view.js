@@ -38,19 +38,24 @@ export class View {
     this.picture = element.querySelector(".picture");
     this.over = element.querySelector(".over");
     this.flats = {};
-    for (const name of LAYERS) {
-      const flat = document.createElement("canvas");
-      [flat.width, flat.height] = [this.width, this.height];
-      const brush = flat.getContext("2d");
-      const pixels = brush.createImageData(this.width, this.height);
-      this.flats[name] = { flat, brush, pixels, words: new Uint32Array(pixels.data.buffer) };
-    }
     this.data = {};
     this.at = -1; // the slice that is drawn
     this.stale = new Set();
     this.zoom = 1; // of what fits
     this.centre = [(this.width - 1) / 2, (this.height - 1) / 2];
     new ResizeObserver(() => this.draw()).observe(this.over);
+  }
+
+  /* A layer in the voxels of the slice, made when it is needed: four bytes a voxel. */
+  flat(name) {
+    if (!this.flats[name]) {
+      const flat = document.createElement("canvas");
+      [flat.width, flat.height] = [this.width, this.height];
+      const brush = flat.getContext("2d");
+      const pixels = brush.createImageData(this.width, this.height);
+      this.flats[name] = { flat, brush, pixels, words: new Uint32Array(pixels.data.buffer) };
+    }
+    return this.flats[name];
   }
 
   get index() { return this.app.size.length === 3 ? this.app.position[this.axis] : 0; }
@@ -116,7 +121,7 @@ export class View {
 
   /* Paints a part of a stroke at once, where it is. */
   touch(from, to, radius, value) {
-    const { paint } = this.data, { locked } = this.app, { words } = this.flats.paint, colour = this.tables().paint[value];
+    const { paint } = this.data, { locked } = this.app, { words } = this.flat("paint"), colour = this.tables().paint[value];
     let [left, top, right, bottom] = [this.width, this.height, -1, -1];
     alongLine(this.width, this.height, from, to, radius, this.steps, (h, v) => {
       const at = v * this.width + h;
@@ -126,7 +131,7 @@ export class View {
       left = Math.min(left, h); right = Math.max(right, h); top = Math.min(top, v); bottom = Math.max(bottom, v);
     });
     if (right < 0) return;
-    const { brush, pixels } = this.flats.paint;
+    const { brush, pixels } = this.flat("paint");
     brush.putImageData(pixels, 0, 0, left, top, right - left + 1, bottom - top + 1);
     this.edges = {};
     this.draw();
@@ -147,16 +152,14 @@ export class View {
   }
 
   tint(name) {
-    const { brush, pixels, words } = this.flats[name];
+    const plane = this.data[name];
+    if (!plane) return this.draw();
+    const { brush, pixels, words } = this.flat(name);
     if (name === "image") this.tintImage(words);
     else {
-      const plane = this.data[name];
+      const table = this.tables()[name];
       this.edges = { ...this.edges, [name]: undefined };
-      if (!plane) words.fill(0);
-      else {
-        const table = this.tables()[name];
-        for (let i = 0; i < words.length; i++) words[i] = table[plane[i]];
-      }
+      for (let i = 0; i < words.length; i++) words[i] = table[plane[i]];
     }
     brush.putImageData(pixels, 0, 0);
     this.draw();
@@ -259,7 +262,7 @@ export class View {
         context.setTransform(matrix);
         context.imageSmoothingEnabled = name === "image" && Math.abs(matrix.a) < 4 * pixel;
         context.imageSmoothingQuality = "medium";
-        context.drawImage(this.flats[name].flat, 0, 0);
+        context.drawImage(this.flat(name).flat, 0, 0);
         context.setTransform(1, 0, 0, 1, 0, 0);
       }
     }
