@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from volseg.annotation import hold_out, keep_slices
-from volseg.densification.folds import Fold, Learnt, make_folds, runs_of
+from volseg.densification.folds import Fold, VoxelSet, make_folds, runs_of
 from volseg.densification.schedule import affordable_folds
 from volseg.labels import IGNORE_INDEX
 
@@ -84,17 +84,6 @@ def test_a_stack_painted_from_end_to_end_is_cut_into_blocks_and_their_neighbours
             tested = np.flatnonzero((test != IGNORE_INDEX).reshape(-1, 60).any(0))
             assert np.abs(np.subtract.outer(learnt, tested)).min() == 2
             assert len(learnt) > 30
-
-
-def test_strokes_that_are_no_slices_are_cut_into_stripes():
-    labels = np.full((90, 30, 30), IGNORE_INDEX, np.uint8)
-    for i in range(5, 85, 4):
-        labels[i : i + 3, (7 * i) % 25 : (7 * i) % 25 + 4, (11 * i) % 25 : (11 * i) % 25 + 4] = i % 2
-    folds = make_folds(labels, 3).folds
-    assert {axis for axis, _ in held(folds)} == {"x"}
-    sizes = [np.count_nonzero(fold.split(labels)[1] != IGNORE_INDEX) for fold in folds]
-    assert sum(sizes) == np.count_nonzero(labels != IGNORE_INDEX)
-    assert min(sizes) > 0.2 * sum(sizes)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +195,7 @@ def test_however_somebody_goes_on_painting_no_fold_is_tested_on_what_it_ever_lea
                 train, test = Fold.from_json(fold.as_json()).split(labels)
                 learnt |= train != IGNORE_INDEX
                 assert not np.any(learnt & (test != IGNORE_INDEX))
-                assert bool(fold.slices) == bool((test != IGNORE_INDEX).any())  # else it cannot score
+                assert fold.is_tested == bool((test != IGNORE_INDEX).any())  # else it cannot score
                 np.testing.assert_array_equal(fold.known(train) != IGNORE_INDEX, learnt)
                 tested += int(bool(folds)) * np.count_nonzero(test != IGNORE_INDEX)
             folds = found
@@ -238,7 +227,7 @@ def test_of_folds_without_a_record_only_their_own_slices_are_known_not_to_be_lea
 def test_where_everything_was_learnt_from_nothing_is_held_out_and_it_says_why():
     labels = painted(z=[3, 9, 15])
     before = [replace(fold, slices={}) for fold in make_folds(labels, 3).folds]
-    learnt = Learnt.of(labels != IGNORE_INDEX)
+    learnt = VoxelSet.of(labels != IGNORE_INDEX)
     folds = make_folds(labels, 3, previous=[replace(fold, learnt=learnt) for fold in before])
     assert folds.folds == ()
     assert "was learnt from before" in folds.reason

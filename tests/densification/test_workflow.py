@@ -923,3 +923,54 @@ def test_what_does_not_fit_the_earlier_result_is_refused(case, tmp_path, changed
     with pytest.raises(InputError, match=message):
         densify(image, paint, tmp_path / "second", continue_from=tmp_path / source, **QUICK)
     assert not (tmp_path / "second").exists()
+
+
+def strokes_on(truth, slices, apart=12):
+    """Short lines, 1 to 3 by class, at every so many voxels of some slices."""
+    paint = np.zeros_like(truth)
+    for index in slices:
+        for x in range(2, truth.shape[0] - 4, apart):
+            for y in range(2, truth.shape[1], apart):
+                line = (slice(x, x + 4), y, *(() if index is None else (index,)))
+                paint[line] = truth[line] + 1
+    return paint
+
+
+@pytest.mark.parametrize(
+    ("size", "slices"), [((72, 60), [None]), ((72, 60, 12), [5]), ((72, 60, 12), [1, 5, 9])]
+)
+def test_strokes_are_scored_by_place_and_it_is_said_what_was_drawn(
+    case, tmp_path, caplog, learnt, size, slices
+):
+    files = case(size=size, painted=strokes_on(ball(size), slices))
+    names = {1: "outside", 2: "shell", 3: "core"}
+    first = tmp_path / "first"
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, first, painted_only=True, names=names, **QUICK)
+    tested = [call.held_out != IGNORE_INDEX for call in learnt.made[:-1]]
+    assert len(tested) == 4
+    np.testing.assert_array_equal(np.sum(tested, 0), files.paint > 0)
+    assert all(not call.slices for call in learnt.made)  # no line is taken for a slice
+    scores = done.scores["volseg"]
+    found, true = scores["IoU"]["core"], done.labels == 3
+    expected = np.count_nonzero(true & (files.truth == 2)) / np.count_nonzero(true | (files.truth == 2))
+    assert found["low"] < expected <= found["high"]
+    assert re.search(r"The paint is \d+ strokes at \d+ places", done.note)
+    assert ("nothing is known" in done.note) == (len(size) == 3 and len(slices) == 1)
+    assert done.note.split(":")[0] in html.unescape((first / "report.html").read_text())
+    assert "without strokes of" in caplog.text
+    again = files.paint.copy()
+    again[30:34, 30] = files.truth[30:34, 30] + 1 if len(size) == 2 else 0
+    write_volume(files.labels, again, read_volume(files.image), overwrite=True)
+    second = densify(files.image, files.labels, tmp_path / "second", continue_from=first, **QUICK)
+    assert second.scores["volseg"]["folds"] == 4
+    assert f"Paint since {first}" in (tmp_path / "second" / "report.html").read_text()
+
+
+def test_of_what_does_not_learn_it_is_not_known_how_good_it_is_on_strokes(case, tmp_path):
+    files = case(size=(72, 60), painted=strokes_on(ball((72, 60)), [None]))
+    done = densify(
+        files.image, files.labels, tmp_path / "out", painted_only=True, method="random-walker", **QUICK
+    )
+    assert done.scores == {}
+    assert "Strokes are held out from what learns" in done.note

@@ -33,8 +33,8 @@ FEWEST_PLACES = 3
 _NEARBY = 10.0  # the same, of those that look alike
 _MOST_TOUCHING, _MOST_NEARBY = 1 / 5, 1 / 8  # of the paint, what a place holds at most if it can be helped
 _POINTS = 64  # of a stroke that distances are measured from
-_DENSE = 0.25  # of all voxels: strokes cover less
-_FULL = 0.4  # of the box around its paint, a slice is painted to
+_DENSE = 0.5  # of all voxels: strokes cover less
+_FULL = {2: 0.9, 3: 0.4}  # of the box around its paint, a slice (of an image, a line) is painted to
 _HALF = 0.5  # of all paint; of its extent
 _SIDE = 8  # voxels, that box has on each side
 
@@ -134,7 +134,7 @@ def are_strokes(labels: npt.NDArray[np.uint8]) -> bool:
             side = high - low + 1
             full &= side >= max(min(_SIDE, labels.shape[other]), _HALF * extent[other])
             area *= side
-        on |= (full & (counts >= _FULL * area))[index]
+        on |= (full & (counts >= _FULL[labels.ndim] * area))[index]
     return int(np.count_nonzero(on)) < _HALF * n
 
 

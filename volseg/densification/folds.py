@@ -9,6 +9,9 @@ Of slices painted in one direction, a held-out one lies a whole gap from the nex
 most half of one. So that something is tested close to paint, too, *holes* a few voxels wide are left in the
 slices that are learnt from, others in each fold.
 
+Strokes are held out by *place*, several at once, and what touches them is not learnt from either: see
+:mod:`volseg.densification.places`.
+
 A model that goes on from an earlier run has learnt from more than the paint of this run without its slices: a
 stroke becomes a slice, a half-painted slice is finished, and then is held out. So every fold keeps a record
 of all voxels that its model has ever learnt from, and none of them is tested on again.
@@ -25,12 +28,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import find_slices, hold_out
+from volseg.annotation import find_slices, hold_out, numbered_slices
 from volseg.annotation.slices import along, on_slices
+from volseg.annotation.strokes import are_strokes, counted, strokes_of
+from volseg.densification.places import STROKE_FOLDS, deal_places, missing, touching
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Fold", "Folds", "Learnt", "make_folds", "runs_of"]
+__all__ = ["Fold", "Folds", "VoxelSet", "make_folds", "runs_of"]
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
 Run: TypeAlias = tuple[str, tuple[int, ...]]
@@ -38,16 +43,16 @@ Run: TypeAlias = tuple[str, tuple[int, ...]]
 _CLOSE = 2  # slices at most this far apart are neighbours
 _FEWEST = 3  # runs of slices without which nothing can be known
 _GUARDED = 5  # a block has at least this many slices if those beside its cuts are left out
-_EXPLAINED = 0.5  # of the paint lies on slices, or they are not what it consists of
-_STRIPES = 9  # blocks that paint without slices is cut into
 _HOLES = 0.1  # of the paint that is learnt from is left out, in holes
 _WIDE = 5  # voxels across a hole
+_ALL_LEARNT = "All that could be held out was learnt from before, so it cannot be scored."
+_SETS = ("learnt", "strokes", "beside")
 _LONG = 12  # voxels; along a shorter axis slices are left out from end to end
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """Voxels that a model has learnt from, in this run or an earlier one.
+class VoxelSet:
+    """Some voxels of a volume, such as all that a model has learnt from.
 
     Args:
         shape: of the volume.
@@ -58,8 +63,8 @@ class Learnt:
     bits: bytes
 
     @classmethod
-    def of(cls, mask: npt.NDArray[np.bool_]) -> "Learnt":
-        """The record of a mask."""
+    def of(cls, mask: npt.NDArray[np.bool_]) -> "VoxelSet":
+        """Those where a mask is true."""
         return cls(mask.shape, zlib.compress(np.packbits(mask).tobytes()))
 
     @property
@@ -83,16 +88,37 @@ class Fold:
             is left out, and tested on.
         learnt: all that its model has learnt from once it has been trained, earlier runs included; ``None``
             if no record was kept.
+        strokes: to test on, where places are held out and not slices.
+        beside: painted voxels that touch these: neither trained nor tested on.
     """
 
     slices: Mapping[str, Sequence[int]]
     guards: Mapping[str, Sequence[int]] = field(default_factory=dict)
     others: Mapping[str, Sequence[int]] = field(default_factory=dict)
     holes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    learnt: Learnt | None = None
+    learnt: VoxelSet | None = None
+    strokes: VoxelSet | None = None
+    beside: VoxelSet | None = None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there is anything to test on."""
+        return bool(self.slices) or self.strokes is not None
+
+    def in_words(self) -> str:
+        """What is held out."""
+        if self.strokes is None:
+            return numbered_slices(self.slices)
+        return f"strokes of {counted(int(np.count_nonzero(self.strokes.mask)), 'voxel')}"
 
     def split(self, labels: Labels) -> tuple[Labels, Labels]:
         """What to train on and what to test on: ``(train, test)``, the rest 255 in both."""
+        if self.strokes is not None:
+            held, beside = (s is not None and s.mask for s in (self.strokes, self.beside))
+            train, test = (np.where(out, IGNORE_INDEX, labels) for out in (held | beside, ~held))
+            if self.learnt is not None:
+                test[self.learnt.mask] = IGNORE_INDEX
+            return train.astype(np.uint8), test.astype(np.uint8)
         rest, test = hold_out(labels, self.slices)
         train, test = hold_out(rest, self.guards)[0], hold_out(test, self.others)[0]
         if self.holes:
@@ -116,17 +142,21 @@ class Fold:
             name: {axis: [int(i) for i in indices] for axis, indices in getattr(self, name).items()}
             for name in ("slices", "guards", "others", "holes")
         }
-        if self.learnt is not None:
-            bits = base64.b64encode(self.learnt.bits).decode("ascii")
-            parts["learnt"] = {"shape": list(self.learnt.shape), "bits": bits}
+        for name in _SETS:
+            if (voxels := getattr(self, name)) is not None:
+                bits = base64.b64encode(voxels.bits).decode("ascii")
+                parts[name] = {"shape": list(voxels.shape), "bits": bits}
         return parts
 
     @classmethod
     def from_json(cls, parts: Mapping[str, Any]) -> "Fold":
         """What :meth:`as_json` gave."""
-        record = parts.get("learnt")
-        learnt = record and Learnt(tuple(record["shape"]), base64.b64decode(record["bits"]))
-        return cls(parts["slices"], parts["guards"], parts["others"], parts["holes"], learnt)
+        sets = {
+            name: VoxelSet(tuple(parts[name]["shape"]), base64.b64decode(parts[name]["bits"]))
+            for name in _SETS
+            if name in parts
+        }
+        return cls(parts["slices"], parts["guards"], parts["others"], parts["holes"], **sets)
 
 
 @dataclass(frozen=True)
@@ -142,11 +172,17 @@ class Folds:
     reason: str = ""
 
 
-def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ()) -> Folds:
+def make_folds(
+    labels: Labels,
+    count: int = 3,
+    *,
+    previous: Sequence[Fold] = (),
+    spacing: Sequence[float] | None = None,
+    names: Sequence[str] = (),
+) -> Folds:
     """Deal the painted slices out into ``count`` folds, those of every direction evenly.
 
-    Paint that does not lie on slices (strokes here and there) is cut into stripes along its longest
-    axis, which are dealt out like slices.
+    Paint that does not lie on slices (strokes here and there) is dealt out place by place, into four.
 
     Args:
         labels: class indices, ``(*spatial)``, 255 where unlabelled.
@@ -155,16 +191,18 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
             fold it was in, and what a fold has learnt from (:attr:`Fold.learnt`) is not tested on again. Of
             a fold without that record it is only known that nothing on its own slices was learnt from:
             others are not held out from it. A fold that has nothing left to test on has no slices.
+        spacing: voxel size along each axis, which says how far strokes are from each other.
+        names: of the classes, for the reason.
     """
     if count < 2:
         raise ValueError(f"count = {count}: cross-validation needs at least 2 folds.")
     painted = labels != IGNORE_INDEX
     if not painted.any():
         return Folds((), "Nothing is painted, so nothing can be held out.")
+    if are_strokes(labels):
+        return _by_place(labels, spacing or (1.0,) * labels.ndim, previous, names)
     slices: Mapping[str, Sequence[int]] = find_slices(labels)
     blocks = _blocks(slices, count)
-    if _share(painted, slices) < _EXPLAINED:
-        slices, blocks = {}, [(stripe, ()) for stripe in _stripes(painted)]
     if len(blocks) < _FEWEST:
         n = sum(map(len, slices.values()))
         return Folds(
@@ -205,10 +243,40 @@ def make_folds(labels: Labels, count: int = 3, *, previous: Sequence[Fold] = ())
             hole if test and recorded else {},
         )
         learnt = fold.split(labels)[0] != IGNORE_INDEX
-        folds.append(replace(fold, learnt=Learnt.of(learnt if old is None else learnt | old)))
+        folds.append(replace(fold, learnt=VoxelSet.of(learnt if old is None else learnt | old)))
     if previous and not any(fold.slices for fold in folds):
-        return Folds((), "All that could be held out was learnt from before, so it cannot be scored.")
+        return Folds((), _ALL_LEARNT)
     return Folds(tuple(fold for fold in folds if fold.slices) if not previous else tuple(folds))
+
+
+def _by_place(
+    labels: Labels, spacing: Sequence[float], previous: Sequence[Fold], names: Sequence[str]
+) -> Folds:
+    """Folds of strokes: a place goes where least of it was learnt from before."""
+    strokes = strokes_of(labels, spacing)
+    if reason := missing(strokes, names or [f"class {c}" for c in range(int(strokes.classes.max()) + 1)]):
+        return Folds((), reason)
+    voxels = tuple(strokes.voxels.T)
+    before = [_learnt_before(fold, labels.shape) for fold in previous]
+    known = np.zeros((len(previous), strokes.places))
+    for row, mask in zip(known, before, strict=True):
+        np.add.at(row, strokes.place, mask[voxels])
+    homes = np.where(known.any(0), known.argmin(0), -1) if previous else None
+    parts = deal_places(strokes, len(previous) or STROKE_FOLDS, homes)[strokes.place]
+    folds = []
+    for number in range(len(previous) or STROKE_FOLDS):
+        masks = np.zeros((2, *labels.shape), bool)
+        held = parts == number
+        for mask, chosen in zip(masks, (held, touching(strokes, held, spacing)), strict=True):
+            mask[voxels] = chosen
+        old = before[number] if previous else np.zeros(labels.shape, bool)
+        tested = bool(np.any(masks[0] & ~old))
+        fold = Fold({}, strokes=VoxelSet.of(masks[0]), beside=VoxelSet.of(masks[1])) if tested else Fold({})
+        learnt = (fold.split(labels)[0] != IGNORE_INDEX) | old
+        folds.append(replace(fold, learnt=VoxelSet.of(learnt)))
+    if not any(fold.is_tested for fold in folds):
+        return Folds((), _ALL_LEARNT)
+    return Folds(tuple(folds))
 
 
 def runs_of(indices: Iterable[int]) -> list[tuple[int, ...]]:
@@ -304,26 +372,3 @@ def _home(previous: Sequence[Fold], axis: str, index: int, run: Sequence[int]) -
         if old in run
     ]
     return min(known)[1] if known else None
-
-
-def _share(painted: npt.NDArray[np.bool_], slices: Mapping[str, Sequence[int]]) -> float:
-    """The share of the paint that lies on slices."""
-    on = on_slices(painted.shape, [slices.get(axis, ()) for axis in AXES[: painted.ndim]])
-    return np.count_nonzero(painted & on) / np.count_nonzero(painted)
-
-
-def _stripes(painted: npt.NDArray[Any]) -> list[Run]:
-    """Blocks along the axis on which the paint is longest, with as much paint in each."""
-    profiles = [
-        np.count_nonzero(painted, axis=tuple(a for a in range(painted.ndim) if a != axis))
-        for axis in range(painted.ndim)
-    ]
-    axis = max(range(painted.ndim), key=lambda a: np.count_nonzero(profiles[a]))
-    paint = np.cumsum(profiles[axis])
-    stripe = np.minimum((paint - profiles[axis] / 2) * _STRIPES // paint[-1], _STRIPES - 1)
-    carrying = profiles[axis] > 0
-    return [
-        (AXES[axis], tuple(np.flatnonzero(carrying & (stripe == i)).tolist()))
-        for i in range(_STRIPES)
-        if np.any(carrying & (stripe == i))
-    ]

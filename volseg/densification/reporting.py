@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import COUNTED, find_slices, numbered, numbered_slices
+from volseg.annotation.strokes import are_strokes, strokes_of
 from volseg.arguments import command
 from volseg.data.auditing import orientation_of
 from volseg.densification.earlier import Earlier
 from volseg.densification.inputs import Choices, Inputs
 from volseg.densification.nearness import Support
 from volseg.densification.outputs import Outputs
+from volseg.densification.places import cannot_know
 from volseg.densification.scoring import Measured, lines
 from volseg.findings import Finding
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -108,6 +110,14 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
 
 def note_of(measured: Measured, *, learns: bool, continued: bool) -> str:
     """On what the scores were measured."""
+    if measured.strokes is not None:
+        paint = measured.strokes.in_words(measured.headline.names)
+        paint = measured.strokes.in_words(measured.headline.names)
+        return (
+            f"The paint is {paint}. {measured.folds} models learnt without a part of the places each. Where "
+            "two of them differ on unpainted voxels, at least one is wrong: the score is how far they agree, "
+            f"less what such models agree too much. {cannot_know(measured.strokes)}".rstrip()
+        )
     with_what = "what the others say of it"
     if learns:
         with_what = "a model that had not seen it"
@@ -257,11 +267,14 @@ def amounts_in_words(amounts: Sequence[Amount]) -> str:
 
 
 def painted_of(inputs: Inputs) -> dict[str, Any]:
-    """Which slices are painted, and how many voxels of each class: what a later result is compared with."""
-    slices = find_slices(inputs.paint.labels)
+    """Which slices, or how many strokes, and how many voxels are painted: to compare a later result with."""
+    labels = inputs.paint.labels
+    strokes = strokes_of(labels, inputs.image.spacing) if are_strokes(labels) else None
+    slices = find_slices(labels) if strokes is None else {}
     names = dict(zip(inputs.scheme.values, inputs.scheme.names, strict=True))
     return {
         "slices": {axis: [int(i) for i in indices] for axis, indices in slices.items()},
+        "strokes": None if strokes is None else {"count": strokes.count, "places": strokes.places},
         "voxels": {names[value]: n for value, n in inputs.paint.counts.items()},
     }
 
@@ -269,9 +282,15 @@ def painted_of(inputs: Inputs) -> dict[str, Any]:
 def changes_since(earlier: Earlier, inputs: Inputs, done: Densified) -> list[str]:
     """What is new since an earlier result, a sentence each: paint, and the scores before and after."""
     found = []
-    before = earlier.scores.get("painted", {}).get("slices")
-    if not earlier.is_applied and isinstance(before, Mapping):
-        now = painted_of(inputs)["slices"]
+    painted = earlier.scores.get("painted", {})
+    before, now = painted.get("slices"), painted_of(inputs)["slices"]
+    then, strokes = painted.get("strokes"), painted_of(inputs)["strokes"]
+    if not earlier.is_applied and then and strokes:
+        found.append(
+            f"Paint since {earlier.folder}: {then['count']} strokes at {then['places']} places before, "
+            f"{strokes['count']} at {strokes['places']} now."
+        )
+    elif not earlier.is_applied and isinstance(before, Mapping):
         new = {axis: sorted(set(now[axis]) - set(before.get(axis, []))) for axis in now}
         gone = {axis: sorted(set(old) - set(now.get(axis, []))) for axis, old in before.items()}
         changed = [f"new: {numbered_slices(new)}"] if any(new.values()) else []

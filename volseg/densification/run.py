@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import numbered_slices
 from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
@@ -138,7 +137,7 @@ class Run:
     def _work(self, settings: Mapping[str, Any], *, resume: bool) -> Densified:
         inputs = self.inputs
         parts = self._folds()
-        folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.slices]
+        folds = [(number, fold) for number, fold in enumerate(parts.folds) if fold.is_tested]
         names = inputs.scheme.names
         scorer = Scorer(inputs.paint.labels, inputs.image.spacing, Headline(names, inputs.paint.background))
         with self._comparing([fold for _, fold in folds]) as others:
@@ -239,7 +238,12 @@ class Run:
             why = f"No slices were held out ({option('folds', 0)}), so it is not known how good this is."
             return Folds((), why)
         previous = self.earlier.folds if self.earlier else ()  # none of another image
-        parts = make_folds(self.inputs.paint.labels, count, previous=previous)
+        paint, spacing, names = self.inputs.paint, self.inputs.image.spacing, self.inputs.scheme.names
+        parts = make_folds(paint.labels, count, previous=previous, spacing=spacing, names=names)
+        if self.learner is None and any(fold.strokes for fold in parts.folds):
+            parts = Folds(
+                (), "Strokes are held out from what learns; of this method it is not known how good it is."
+            )
         if parts.reason:
             logger.warning("%s", parts.reason)
         return parts
@@ -274,13 +278,13 @@ class Run:
             logger.info("%s", self.earlier.far(learning.looks.looks))
         parts = []
         for number, fold in folds:
-            logger.info("Fold %d of %d: without %s.", number + 1, len(folds), numbered_slices(fold.slices))
+            logger.info("Fold %d of %d: without %s.", number + 1, len(folds), fold.in_words())
             parts.append(learning.of_fold(number, fold, labels))
         self.progress.now("scoring")
         timetable.now("scoring")
         measured = [scorer.measure("volseg", parts)] if parts else []
         del parts
-        logger.info("The result: learning from all slices.")
+        logger.info("The result: learning from all paint.")
         scores = learning.result(labels)
         return measured, scores, learning.curves
 
@@ -352,7 +356,8 @@ class Run:
     @contextlib.contextmanager
     def _comparing(self, folds: Sequence[Fold]) -> Iterator[Comparison | None]:
         """Methods that learn nothing beside it, on the same slices."""
-        if not (self.choices.compare and folds and self.choices.learns):
+        by_place = any(fold.strokes for fold in folds)  # where only models can be compared with each other
+        if not (self.choices.compare and folds and self.choices.learns) or by_place:
             yield None
             return
         paint, image = self.inputs.paint, self.inputs.image

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import hold_out
+from volseg.annotation.strokes import Strokes, are_strokes, strokes_of
 from volseg.densification.calibration import Calibrator, calibrate, held_out_sample
 from volseg.densification.folds import Fold
 from volseg.densification.intervals import Estimate, Score, SliceConfusion, estimate, slice_confusions
 from volseg.densification.nearness import Support, measure_nearness
+from volseg.densification.strokes import Compared, agreement
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import Headline
 from volseg.report import ClassScore, MethodScores
@@ -25,11 +27,13 @@ class Tested:
 
     Attributes:
         scores: ``(C, N)``, of the voxels of ``test`` that hold a class, in C order.
+        elsewhere: the same of unpainted voxels that models are compared on, where strokes are held out.
     """
 
     fold: Fold
     test: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float32]
+    elsewhere: npt.NDArray[np.float32] | None = None
 
     @property
     def where(self) -> npt.NDArray[np.bool_]:
@@ -43,6 +47,7 @@ class Measured:
     Attributes:
         headline: what ``estimate.foreground_iou`` is the mean of.
         support: which held-out voxels stand for unlabelled ones.
+        strokes: that were held out by place; ``None`` where slices were.
     """
 
     method: str
@@ -51,6 +56,7 @@ class Measured:
     folds: int
     headline: Headline
     support: Support
+    strokes: Strokes | None = None
 
     def in_words(self) -> str:
         """The one figure, its name, its interval, and what it is with background."""
@@ -84,6 +90,7 @@ class Scorer:
     def __init__(self, labels: npt.NDArray[np.uint8], spacing: Sequence[float], headline: Headline) -> None:
         self._labels = labels
         self._headline = headline
+        self._strokes = strokes_of(labels, spacing) if are_strokes(labels) else None
         self._nearness = measure_nearness(labels, spacing)
         self._places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]] = {}
 
@@ -91,10 +98,13 @@ class Scorer:
         """All folds together."""
         estimated, support = self.estimate(parts)
         samples = [held_out_sample(part.scores, part.test[part.where]) for part in parts]
-        return Measured(method, estimated, calibrate(samples), len(parts), self._headline, support)
+        calibrator = calibrate(samples)
+        return Measured(method, estimated, calibrator, len(parts), self._headline, support, self._strokes)
 
     def estimate(self, parts: Sequence[Tested]) -> tuple[Estimate, Support]:
         """The figures alone, and which held-out voxels stand for unlabelled ones."""
+        if self._strokes is not None:
+            return self._agreement(parts, self._strokes), Support(())
         classes, folds = len(parts[0].scores), [part.fold for part in parts]
         num_bins = len(self._nearness.shares)
         found: dict[tuple[str, tuple[int, ...]], SliceConfusion] = {}
@@ -122,6 +132,15 @@ class Scorer:
             unseen=support.nearer,
         )
         return estimated, support
+
+    def _agreement(self, parts: Sequence[Tested], strokes: Strokes) -> Estimate:
+        """The figures where strokes are held out; see :mod:`.strokes`."""
+        models = [
+            Compared(part.scores, part.test[part.where], part.elsewhere)
+            for part in parts
+            if part.elsewhere is not None
+        ]
+        return agreement(models, strokes, foreground=self._headline.classes)
 
     def _place(self, part: Tested) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
         """The bin of every voxel; and how many are tested in each, and the sum of their distances."""

@@ -17,12 +17,14 @@ import numpy.typing as npt
 import torch
 
 from volseg.annotation import find_slices
+from volseg.annotation.strokes import are_strokes
 from volseg.arguments import option
 from volseg.densification.earlier import Earlier, Seen, look_at
 from volseg.densification.folds import Fold
 from volseg.densification.outputs import Outputs
 from volseg.densification.schedule import Progress, Timetable
 from volseg.densification.scoring import Tested
+from volseg.densification.strokes import elsewhere
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.learning import Learner, Task, Trained
@@ -99,10 +101,12 @@ class Learning:
                 self.curves += _curve(self._last, f"fold {number + 1}")
                 self.timetable.count_earlier(content["seconds"])
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
-                return Tested(fold, test, content["scores"].numpy())
+                others = content["elsewhere"].numpy() if "elsewhere" in content else None
+                return Tested(fold, test, content["scores"].numpy(), others)
         began = time.monotonic()
         start = self._start_of_fold(number)
-        where = test != IGNORE_INDEX
+        tested = test != IGNORE_INDEX
+        where = tested if fold.strokes is None else tested | elsewhere(labels)
         share = np.count_nonzero(where) / where.size
         seconds = self.timetable.of_fold(share)
         model = self._learn(
@@ -112,10 +116,16 @@ class Learning:
             self._leave("before fold %d was done", number + 1)
         self.progress.now(f"scoring, fold {number + 1} of {self.timetable.folds}")
         with self.timetable.testing(share):
-            found = Tested(fold, test, model.predict_at(self.task, where))
+            scores = model.predict_at(self.task, where)
+        found = Tested(fold, test, scores)
+        if fold.strokes is not None:
+            on = tested[where]
+            found = Tested(fold, test, scores[:, on], scores[:, ~on])
         if path is not None:
             path.parent.mkdir(exist_ok=True)
             kept = {"fold": parts, "scores": torch.from_numpy(found.scores)}
+            if found.elsewhere is not None:
+                kept["elsewhere"] = torch.from_numpy(found.elsewhere)
             save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
         self._last = model
         self.curves += _curve(model, f"fold {number + 1}")
@@ -187,7 +197,7 @@ class Learning:
             model = self.learner.learn(
                 self.task,
                 labels,
-                slices=find_slices(labels),
+                slices={} if are_strokes(labels) else find_slices(labels),
                 seconds=seconds,
                 start=start,
                 held_out=held_out,
