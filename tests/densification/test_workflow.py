@@ -485,7 +485,7 @@ def test_far_from_everything_held_out_the_lower_end_takes_it_to_be_wrong(case, t
 
 @pytest.mark.parametrize(
     ("slices", "folds", "message"),
-    [({2: (8,)}, 3, "With 1 painted slice it cannot be known"), (SLICES, 0, "No slices were held out")],
+    [({2: (8,)}, 3, "With 1 painted slice it cannot be known"), (SLICES, 0, "Nothing was held out")],
 )
 def test_without_a_score_it_says_why_and_learns_the_result_alone(
     case, tmp_path, caplog, learnt, slices, folds, message

@@ -204,13 +204,7 @@ def make_folds(
     slices: Mapping[str, Sequence[int]] = find_slices(labels)
     blocks = _blocks(slices, count)
     if len(blocks) < _FEWEST:
-        n = sum(map(len, slices.values()))
-        return Folds(
-            (),
-            f"With {n} painted slice{'s' * (n != 1)} it cannot be known how good the result is: some have to "
-            f"be held out, and at least {_FEWEST} are needed for that. Paint "
-            f"{'one more' if n == _FEWEST - 1 else f'{_FEWEST - n} more'}, a few slices apart.",
-        )
+        return Folds((), _too_few(sum(map(len, slices.values()))))
     count = len(previous) or min(count, len(blocks))
     before: Sequence[npt.NDArray[np.bool_] | None] = [None] * count
     if previous:
@@ -247,6 +241,15 @@ def make_folds(
     if previous and not any(fold.slices for fold in folds):
         return Folds((), _ALL_LEARNT)
     return Folds(tuple(fold for fold in folds if fold.slices) if not previous else tuple(folds))
+
+
+def _too_few(n: int) -> str:
+    """Why so many slices cannot be held out, and what to paint."""
+    return (
+        f"With {counted(n, 'painted slice')} it cannot be known how good the result is: some have to be held "
+        f"out, and at least {_FEWEST} are needed for that. Paint "
+        f"{'one more' if n == _FEWEST - 1 else f'{_FEWEST - n} more'}, a few slices apart."
+    )
 
 
 def _by_place(

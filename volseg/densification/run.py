@@ -55,6 +55,7 @@ __all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
 
+_NOT_BY_PLACE = "Strokes are held out from what learns; of this method it is not known how good it is."
 _PATIENCE = 0.2  # of the time that everything took, to wait at most for what is there to compare with
 
 Labels = npt.NDArray[np.uint8]
@@ -232,18 +233,14 @@ class Run:
             seconds = self.choices.seconds(continued=self.earlier is not None)
             patience = 1.0 if self.learner is None else self.learner.patience
             count = affordable_folds(seconds / patience, math.prod(self.inputs.image.spatial_shape))
-        if self.alone:
-            return Folds((), "")
-        if not count:
-            why = f"No slices were held out ({option('folds', 0)}), so it is not known how good this is."
-            return Folds((), why)
+        if self.alone or not count:
+            why = f"Nothing was held out ({option('folds', 0)}), so it is not known how good this is."
+            return Folds((), "" if self.alone else why)
         previous = self.earlier.folds if self.earlier else ()  # none of another image
         paint, spacing, names = self.inputs.paint, self.inputs.image.spacing, self.inputs.scheme.names
         parts = make_folds(paint.labels, count, previous=previous, spacing=spacing, names=names)
         if self.learner is None and any(fold.strokes for fold in parts.folds):
-            parts = Folds(
-                (), "Strokes are held out from what learns; of this method it is not known how good it is."
-            )
+            parts = Folds((), _NOT_BY_PLACE)
         if parts.reason:
             logger.warning("%s", parts.reason)
         return parts
@@ -356,8 +353,7 @@ class Run:
     @contextlib.contextmanager
     def _comparing(self, folds: Sequence[Fold]) -> Iterator[Comparison | None]:
         """Methods that learn nothing beside it, on the same slices."""
-        by_place = any(fold.strokes for fold in folds)  # where only models can be compared with each other
-        if not (self.choices.compare and folds and self.choices.learns) or by_place:
+        if not (self.choices.compare and folds and self.choices.learns) or folds[0].strokes:
             yield None
             return
         paint, image = self.inputs.paint, self.inputs.image
