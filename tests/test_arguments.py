@@ -56,6 +56,7 @@ CASES = [
     (("suggest_next", False), "suggest_next=False", "--no-suggest", "--suggest_next False"),
     (("compare", True), "compare=True", "without --no-compare", "--compare True"),
     (("finished", False), "finished=False", "without --finished", "--finished False"),
+    (("minutes", 0.0), "minutes=0", "--minutes 0", "--minutes 0"),
     (("minutes", None), "minutes=None", "without --minutes", "--minutes None"),
     (("names", {}), "names={}", "without --names", None),
     (("names", {0: "NAME", 5: "x"}), "names={0: 'NAME', 5: 'x'}", "--names 0=NAME 5=x", None),

@@ -112,6 +112,8 @@ def test_an_unknown_value_suggests_unlabelled_where_the_scheme_has_none():
 def test_of_many_unknown_values_five_are_shown():
     with pytest.raises(InputError, match="and 15 more values"):
         KIDNEY.encode(np.arange(4, 24))
+    with pytest.raises(InputError, match=r"and 1 more value[^s]"):
+        KIDNEY.encode(np.arange(4, 10))
 
 
 def test_decoding_unlabelled_needs_a_value_for_it():

@@ -78,6 +78,11 @@ def test_what_a_result_was_not_learnt_for_is_refused(tmp_path):
         model.predict(np.concatenate([image, image]))
     with pytest.raises(InputError, match=r"segments 3D, and volume in memory is 2D, of shape \(1, 18, 16\)"):
         model.predict(image[..., 0])
+    volseg.write_volume(
+        tmp_path / "a.png", np.zeros((3, 18, 16), np.uint8), volseg.Volume(image[..., 0], np.eye(3))
+    )
+    with pytest.raises(InputError, match="Give it an image of as many axes"):
+        model.predict(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"is \(channels, \*spatial\), not \(18, 16\)"):
         model.predict(image[0, ..., 0])
     with pytest.raises(InputError, match="Voxels are 1 x 1 x 9"):

@@ -12,7 +12,17 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Door", "as_entry", "come_through", "command", "in_python", "option", "values_of"]
+__all__ = [
+    "Door",
+    "as_entry",
+    "by_door",
+    "come_through",
+    "command",
+    "current_door",
+    "in_python",
+    "option",
+    "values_of",
+]
 
 Door = Callable[[str, Any], str]
 """Names an argument with a value, or without if that is ``...``."""
@@ -49,7 +59,19 @@ def option(name: str, value: Any = ...) -> str:
         name: of the argument in Python.
         value: to be given; ``...`` names the argument alone.
     """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 0, as it was typed, and not 0.0
     return _door(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def by_door(python: str, elsewhere: str) -> str:
+    """What is said in Python only, or elsewhere only, where one has a way that the other has not."""
+    return python if _door is in_python else elsewhere
+
+
+def current_door() -> Door:
+    """The door that the user came through, for a process that does not inherit it."""
+    return _door
 
 
 def come_through(door: Door) -> Door:

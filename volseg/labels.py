@@ -165,7 +165,8 @@ class LabelScheme:
     ) -> str:
         found, counts = np.unique(values[unknown], return_counts=True)
         shown = [f"{v} ({n} voxel{'s' if n > 1 else ''})" for v, n in zip(found[:5], counts[:5], strict=True)]
-        more = f" and {len(found) - 5} more values" if len(found) > 5 else ""
+        left = len(found) - 5
+        more = f" and {left} more value{'s' * (left > 1)}" if left > 0 else ""
         first = tuple(int(axis[0]) for axis in np.nonzero(unknown))
         known = ", ".join(f"{value} = {name}" for name, value in zip(self.names, self.values, strict=True))
         if self.unlabelled is not None:

@@ -117,10 +117,14 @@ class LoadedModel(ABC):
 
     def _check(self, volume: Volume) -> None:
         if self.spatial_dims not in (None, volume.spatial_dims):
+            todo = (
+                "An array is (channels, *spatial): add a missing axis with image[None]."
+                if volume.path is None
+                else "Give it an image of as many axes as those that it was trained on."
+            )
             raise InputError(
                 f"{self.source} segments {self.spatial_dims}D, and {volume.name} is {volume.spatial_dims}D, "
-                f"of shape {volume.array.shape}. An array is (channels, *spatial): add a missing axis with "
-                "image[None]."
+                f"of shape {volume.array.shape}. {todo}"
             )
         if volume.channels != self.channels:
             raise InputError(

@@ -375,7 +375,9 @@ def test_the_command_line_asks_and_takes_either_answer(tmp_path, capsys):
     main(["audit", *paths, "--finished"])
     assert "scribbles" not in capsys.readouterr().out
     assert main(["densify", *paths, "-o", str(tmp_path / "out"), "--method", "random-walker"]) == 3
-    assert "--painted-only" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--painted-only" in said
+    assert said.count("looks like strokes") == 1
 
 
 @pytest.mark.slow

@@ -12,6 +12,9 @@ import time
 import pytest
 import torch
 
+from volseg import cli
+from volseg.arguments import come_through, option
+from volseg.cli.command import door
 from volseg.data import PatchLoader, TrainingPatches, find_cases
 from volseg.errors import InputError, ResourceError, VolsegError
 from volseg.labels import LabelScheme
@@ -120,6 +123,21 @@ def test_a_worker_that_hangs_is_not_waited_for(patches, expected, tmp_path, capl
     assert torch.equal(drawn(patches(trick), 1, timeout=1.0), expected)
     assert time.monotonic() - began < 20
     assert "brought nothing for too long while it drew a patch of" in caplog.text
+
+
+def say(patch):
+    """Fail with an argument in the message."""
+    raise InputError(f"Set {option('resume', True)}.")
+
+
+def test_a_worker_that_inherits_nothing_names_arguments_as_its_parent_does(patches, monkeypatch):
+    """As on macOS, where workers are started and not forked."""
+    parser, (command,) = cli._parser()[1]["train"], [one for one in cli.COMMANDS if one.name == "train"]
+    come_through(door(parser, takes_entries=command.takes_entries))
+    spawned = multiprocessing.get_context("spawn").Process
+    monkeypatch.setattr("volseg.data.loader.multiprocessing.Process", spawned)
+    with pytest.raises(InputError, match=r"Set --resume\."):
+        drawn(patches(say), 1)
 
 
 def test_workers_end_with_the_loop(patches):

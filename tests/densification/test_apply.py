@@ -76,7 +76,7 @@ def test_a_stack_without_paint_is_segmented_and_it_is_said_what_is_known(result,
     for told in (done.note, (tmp_path / "out" / "report.html").read_text()):
         assert "it cannot be known how good the result is" in told
         assert f"had {then['name']} {then['IoU']['value']:.3f}" in told
-        assert "on held-out slices of one.tif" in told
+        assert "on what was held out of one.tif" in told
         assert "near. That does not say that the result is right" in told
     assert "The result: learning" not in caplog.text
     again = densify(image, None, apply=tmp_path / "out")  # what was applied can be applied again

@@ -84,7 +84,7 @@ def test_an_interval_is_wider_with_fewer_slices_and_when_one_of_them_has_most_of
     ).iou[0]
     assert few.high - few.low > 2 * (many.high - many.low)
     assert lopsided.low is None
-    assert "12 held-out slices (1.2 effectively) do not suffice" in lopsided.reason
+    assert "12 held-out parts (1.2 effectively) do not suffice" in lopsided.reason
 
 
 def test_bins_count_as_their_share_of_the_volume():
@@ -150,14 +150,14 @@ def test_a_class_without_any_error_may_still_have_some():
 @pytest.mark.parametrize(
     ("matrices", "which", "reason"),
     [
-        ([], 0, "It is on no held-out slice"),
-        ([[[9, 1, 0], [1, 9, 0], [0, 0, 0]]] * 4, 2, "It is on no held-out slice"),
+        ([], 0, "It is in no held-out part"),
+        ([[[9, 1, 0], [1, 9, 0], [0, 0, 0]]] * 4, 2, "It is in no held-out part"),
         (
             [[[9, 1, 0], [1, 9, 0], [0, 0, 0]]] * 3 + [[[9, 1, 0], [1, 9, 0], [5, 0, 0]]],
             2,
             "on one slice only",
         ),
-        ([[[9, 1, 0], [1, 9, 0], [2, 2, 6]]] * 2, 0, "2 held-out slices .* do not suffice"),
+        ([[[9, 1, 0], [1, 9, 0], [2, 2, 6]]] * 2, 0, "2 held-out parts .* do not suffice"),
     ],
 )
 def test_what_cannot_be_told_says_why(matrices, which, reason):

@@ -300,6 +300,8 @@ def test_an_image_in_2d(case, tmp_path):
     written = read_volume(tmp_path / "out" / "ball_segmentation.png", labels=True)
     np.testing.assert_array_equal(written.array[0], files.paint)  # all of it was painted
     assert done.scores["volseg"]["mean IoU"]["value"] > 0.5
+    assert "parts of the painted image was compared" in done.note
+    assert "slice" not in done.note
 
 
 def test_arrays_in_memory_leave_no_file(case, tmp_path, monkeypatch):

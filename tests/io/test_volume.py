@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import torch
 
+from volseg.arguments import as_entry, come_through
 from volseg.errors import InputError, ResourceError
 from volseg.io import Volume, files, read_volume, write_volume
 from volseg.io.volume import contiguous
@@ -119,6 +120,10 @@ def test_nan_in_an_image_is_refused_or_replaced(save, array, caplog):
         InputError, match=f"holds {n} NaN or infinite voxels .the first at voxel 1, 2.*nonfinite="
     ):
         read_volume(path)
+    come_through(as_entry)
+    with pytest.raises(InputError) as refused:
+        read_volume(path)
+    assert f"there: 'volseg convert {path} --nonfinite replace -o NEW'." in str(refused.value)
     volume = read_volume(path, nonfinite="replace")
     np.testing.assert_array_equal(
         volume.array[0], np.where(np.isfinite(array), array, array[np.isfinite(array)].min())

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,23 +43,38 @@ def with_dashes(word: str) -> str:
 
 def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
     """How arguments are named while the command of this parser runs."""
-    options = {action.dest: action for action in parser._actions if action.option_strings}
-
-    def name_it(name: str, value: Any = ...) -> str:
-        if name in options:
-            action = options[name]
+    options = {}
+    for action in parser._actions:
+        if action.option_strings:
             is_optional = isinstance(action, argparse.BooleanOptionalAction)
-            word = action.option_strings[-1 if is_optional and value is False else 0]
-            is_switch = action.nargs == 0 and not is_optional
-            if value is None or value == {} or (is_switch and value not in (..., action.const)):
+            switched = (action.const,) if action.nargs == 0 and not is_optional else None
+            first, last = action.option_strings[0], action.option_strings[-1 if is_optional else 0]
+            options[action.dest] = (first, last, switched)
+    return _Words(options, takes_entries)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A door that can be sent to another process.
+
+    Attributes:
+        options: by argument the option, how it is switched off, and of a switch what it stands for.
+    """
+
+    options: Mapping[str, tuple[str, str, tuple[Any] | None]]
+    takes_entries: bool
+
+    def __call__(self, name: str, value: Any = ...) -> str:
+        if name in self.options:
+            on, off, switched = self.options[name]
+            word = off if value is False else on
+            if value is None or value == {} or (switched is not None and value not in (..., *switched)):
                 return f"without {word}"
             rest = [] if value is ... or isinstance(value, bool) else values_of(value)
             return " ".join([word, *map(shlex.quote, rest)])
-        if takes_entries:
+        if self.takes_entries:
             return as_entry(name, ... if value is True else value)
         return in_python(name, value)  # this command has no such option
-
-    return name_it
 
 
 def add_paint(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def _told(held_out: Any) -> str:
     from volseg.annotation import numbered_slices
 
     if not isinstance(held_out, Mapping):
-        return str(held_out or "nothing of its own")
+        return str(held_out or "nothing")
     return numbered_slices(held_out) or "nothing"
 
 

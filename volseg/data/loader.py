@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing  # registers how tensors travel: in shared memory
 from torch.utils.data import default_collate
 
-from volseg.arguments import option
+from volseg.arguments import Door, come_through, current_door, option
 from volseg.data.datasets import TrainingPatches
 from volseg.errors import InputError, ResourceError, VolsegError, cause, theirs
 from volseg.machine import free_memory
@@ -131,7 +131,7 @@ class _Worker:
         self.patch = multiprocessing.RawValue("q", -1)  # what it is at
         self.pipe, end = multiprocessing.Pipe()
         self.process = multiprocessing.Process(
-            target=_work, args=(loader, number, end, self.patch, os.getpid()), daemon=True
+            target=_work, args=(loader, number, end, self.patch, os.getpid(), current_door()), daemon=True
         )
         self.process.start()
         end.close()
@@ -172,9 +172,10 @@ class _Worker:
         return _Lost(what, self.patch.value, is_memory=code in _OUT_OF_MEMORY)
 
 
-def _work(loader: PatchLoader, number: int, pipe: Any, patch: Any, parent: int) -> None:
+def _work(loader: PatchLoader, number: int, pipe: Any, patch: Any, parent: int, words: Door) -> None:
     """What a worker does until no one wants anything more."""
     torch.set_num_threads(1)
+    come_through(words)
     if loader.prepare is not None:
         loader.prepare(number)
     while True:

@@ -92,6 +92,8 @@ class Comparison:
                 found.append(scorer.measure(name, parts))
             elif trouble.is_file():
                 reasons.append(f"No {name} to compare with: {read_text(trouble)}")
+            elif method == "interpolate" and self._labels.ndim == 2:
+                continue  # there are no slices to interpolate between
             elif method == "interpolate" and (lacking := missing()):
                 reasons.append(f"No {name} to compare with: {lacking}")
             elif self._process.poll() is None:

@@ -106,7 +106,7 @@ class Earlier:
         return float(self.scores.get("scores", {}).get("volseg", {}).get("temperature", 1.0))
 
     def in_words(self) -> str:
-        """What is known of its quality: ``mean IoU over … (…), on held-out slices of kidney.tif``."""
+        """What is known of its quality: ``mean IoU over … (…), on what was held out of kidney.tif``."""
         on = ", ".join(seen.name for seen in self.images) or "the image it was learnt from"
         main = self.scores.get("scores", {}).get("volseg", {}).get("headline")
         if main is None or main["IoU"]["value"] is None:
@@ -114,7 +114,7 @@ class Earlier:
         low, high = main["IoU"]["low"], main["IoU"]["high"]
         interval = "" if low is None else f" ({low:.2f} – {high:.2f})"
         figure = f"{main['name']} {main['IoU']['value']:.3f}{interval}"
-        return f"{self.folder} had {figure} on held-out slices of {on}."
+        return f"{self.folder} had {figure} on what was held out of {on}."
 
     def knows(self, image: Volume) -> bool:
         """Whether it was learnt from these very voxels."""

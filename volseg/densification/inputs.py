@@ -262,12 +262,14 @@ def read_inputs(
     first, *rest = understood(paint, names, picture.spacing)
     logger.info("Understood: %s. %s", first, " ".join(rest))
     findings = audit_all(picture, paint, names)
-    for finding in findings:
+    stop = _why_to_stop(findings, choices.force)
+    for finding in findings[bool(stop) :]:  # errors stand first, and the first of them is what stops it
         level = logging.INFO if finding.severity == "note" else logging.WARNING
         logger.log(level, "Audit, %s (%s): %s", finding.severity, finding.kind, finding.message)
     if not findings:
         logger.info("Audit: nothing wrong found.")
-    _stop_at_errors(findings, choices.force)
+    if stop:
+        raise InputError(stop)
     scheme = paint.scheme(names)
     if earlier is not None:
         earlier.check(scheme, list(paint.unknown), picture, force=choices.force)
@@ -340,17 +342,21 @@ def _files_of(source: Any) -> tuple[Path, ...]:
     return tuple(map(Path, source)) if isinstance(source, list | tuple) else (Path(source),)
 
 
-def _stop_at_errors(findings: Sequence[Finding], force: bool) -> None:
+def _why_to_stop(findings: list[Finding], force: bool) -> str:
+    """What to say where nothing is to be learnt; the error that it is about becomes the first finding."""
     errors = [finding for finding in findings if finding.severity == "error"]
     hopeless = [finding for finding in errors if finding.kind in _HOPELESS]
+    if not errors or (force and not hopeless):
+        return ""
+    first = (hopeless or errors)[0]
+    findings.insert(0, findings.pop(findings.index(first)))
     if hopeless:
-        raise InputError(hopeless[0].message)
-    if errors and not force:
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in errors))
-        raise InputError(
-            f"The audit found {len(errors)} error(s) in the paint ({kinds}), so nothing was learnt. The "
-            f"first: {errors[0].message} If all is as it should be, go on with {option('force', True)}."
-        )
+        return first.message
+    kinds = ", ".join(dict.fromkeys(finding.kind for finding in errors))
+    return (
+        f"The audit found {len(errors)} error(s) in the paint ({kinds}), so nothing was learnt. The "
+        f"first: {first.message} If all is as it should be, go on with {option('force', True)}."
+    )
 
 
 def _volume(source: Any, choices: Choices, *, labels: bool, like: Volume | None = None) -> Volume:

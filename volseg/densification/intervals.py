@@ -255,7 +255,7 @@ def _class_score(
     gain: float,
 ) -> Score:
     if not unions.any():
-        return Score(None, reason="It is on no held-out slice.")
+        return Score(None, reason="It is in no held-out part.")
     if np.count_nonzero(truth) == 1:
         return Score(None, reason=_ONE_SLICE)
     return _score(value, left_out, unions, float(unions.sum()), level, gain)
@@ -283,8 +283,8 @@ def _score(
         return Score(None, reason="Nothing was held out.")
     effective = float(weights.sum() ** 2 / np.square(weights).sum())
     if n < _FEWEST or effective < _FEWEST_EFFECTIVE:
-        slices = f"{n} held-out slice{'s' * (n != 1)}"
-        reason = f"{slices} ({effective:.1f} effectively) do not suffice to say how far that can be trusted."
+        parts = f"{n} held-out part{'s' * (n != 1)}"
+        reason = f"{parts} ({effective:.1f} effectively) do not suffice to say how far that can be trusted."
         return Score(value, reason=reason)
     odds = _logits(left_out, voxels)
     spread = math.sqrt((n - 1) / n * np.square(odds - odds.mean()).sum())

@@ -108,37 +108,38 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
     }
 
 
-def note_of(measured: Measured, *, learns: bool, continued: bool) -> str:
-    """On what the scores were measured."""
+def note_of(measured: Measured, *, learns: bool, continued: bool, flat: bool = False) -> str:
+    """On what the scores were measured; of a ``flat`` image, which has no slices, parts were held out."""
     if measured.strokes is not None:
-        paint = measured.strokes.in_words(measured.headline.names)
         paint = measured.strokes.in_words(measured.headline.names)
         return (
             f"The paint is {paint}. {measured.folds} models learnt without a part of the places each. Where "
             "two of them differ on unpainted voxels, at least one is wrong: the score is how far they agree, "
             f"less what such models agree too much. {cannot_know(measured.strokes)}".rstrip()
         )
+    parts = "parts of the painted image" if flat else "painted slices (neighbours count as one)"
+    extrapolated = _extrapolation(measured.support, "parts" if flat else "slices")
     with_what = "what the others say of it"
     if learns:
         with_what = "a model that had not seen it"
         with_what += "" if continued else ", and had less time than the final one"
     return (
-        f"Each of {measured.estimate.slices} painted slices (neighbours count as one) was compared with "
+        f"Each of {measured.estimate.slices} {parts} was compared with "
         f"{with_what}. Voxels are weighted to lie as far from paint as unlabelled ones. "
-        f"{_extrapolation(measured.support)}IoU is what is right, as a share of all that is the class or was "
+        f"{extrapolated}IoU is what is right, as a share of all that is the class or was "
         "taken for it: 1 is perfect."
     )
 
 
-def _extrapolation(support: Support) -> str:
+def _extrapolation(support: Support, parts: str) -> str:
     """What of the score was not measured at the distances from paint that it is about."""
     said = ""
     if support.interpolated >= _WORTH_SAYING:
         said += (
-            f"Part of this is an extrapolation: held-out slices lie farther from the paint that is left than "
-            f"unpainted voxels do, so for {support.interpolated:.0%} of these the errors were interpolated "
-            "between those on held-out slices and those in small holes that were left in the paint. A "
-            "slice painted across the others would measure them. "
+            f"Part of this is an extrapolation: held-out {parts} lie farther from the paint that is left "
+            f"than unpainted voxels do, so for {support.interpolated:.0%} of these the errors were "
+            f"interpolated between those on held-out {parts} and those in small holes that were left in the "
+            "paint. A slice painted across the others would measure them. "
         )
     if support.farther >= _WORTH_SAYING:
         said += (
@@ -149,7 +150,7 @@ def _extrapolation(support: Support) -> str:
         said += (
             f"{support.nearer:.0%} of the unpainted voxels lie farther from paint than anything held out: "
             "there the result may be worse, and the lower end of the interval takes all of them to be wrong. "
-            "Paint a slice there. "
+            "Paint there. "
         )
     return said
 

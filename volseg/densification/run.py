@@ -161,7 +161,8 @@ class Run:
         written = [] if self.place is None else write_volumes(self.place, inputs, values, confidence)
         note = self.note or parts.reason
         if measured:
-            note = note_of(measured[0], learns=self.choices.learns, continued=self.earlier is not None)
+            continued, flat = self.earlier is not None, inputs.image.spatial_dims == 2
+            note = note_of(measured[0], learns=self.choices.learns, continued=continued, flat=flat)
         done = Densified(
             values,
             confidence,

@@ -225,7 +225,7 @@ def _curve(model: Trained, name: str) -> list[LearningCurve]:
     if not curve.iterations:
         return []
     tested = curve.iterations[: len(curve.validation)]
-    held = "loss on held-out slices"
+    held = "loss on what was held out"
     return [
         LearningCurve(curve.iterations, curve.loss, tested, curve.validation, held, name, tuple(curve.breaks))
     ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command, option
+from volseg.arguments import by_door, command, option
 from volseg.errors import InputError
 from volseg.io.colours import several_channels
 from volseg.labels import as_integers
@@ -222,10 +222,11 @@ def require_finite(array: NDArray[Any], source: str) -> None:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     what = _count(~np.isfinite(array), "NaN or infinite voxel")
+    typed = f"'{command('convert', source, nonfinite='replace', output='NEW')}'"
     raise InputError(
         f"{source} holds {what}. One of them is enough to make every normalised voxel NaN. "
-        "Repair the file, or put the image's smallest value there: nonfinite='replace' in Python, or "
-        f"'{command('convert', 'FILE', nonfinite='replace', output='NEW')}'."
+        "Repair the file, or put the image's smallest value there: "
+        f"{by_door(option('nonfinite', 'replace') + ', or ', '')}{typed}."
     )
 
 

@@ -78,7 +78,7 @@ def _scores(report: Report) -> dict[str, Any]:
         rows.append(_row(name, [_or_none(method.mean) for method in methods], kind))
     intervals = any(score.interval for method in methods for score in method.classes)
     return {
-        "caption": "In brackets and as bars: the confidence interval over slices."
+        "caption": "In brackets and as bars: the confidence interval over what was held out."
         if intervals
         else "IoU by class.",
         "heads": [("IoU", method.method) for method in methods]
