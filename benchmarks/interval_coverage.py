@@ -3,6 +3,7 @@
     python benchmarks/interval_coverage.py -o runs/coverage
     python benchmarks/interval_coverage.py -o runs/coverage_1 --directions 1 --runs 15
     python benchmarks/interval_coverage.py -o runs/coverage_more --continued --runs 4
+    python benchmarks/interval_coverage.py -o runs/strokes --strokes --runs 6 --seconds 0.2
 
 Per run: a volume, a few painted slices, one short training per fold, the interval; then the final training
 on all slices and its true IoU on all voxels that nobody painted. Slices are painted in three directions, or
@@ -11,6 +12,8 @@ in one (xy, xz and yz in turn; 3 to 8 slices, two thirds of the stacks evenly sp
 ``--continued`` does all that twice, as ``--continue`` does: one slice more per direction (two where there is
 one direction) is painted only the second time, but for one of these of which a part, a third to two thirds,
 is there from the first; every model goes on from that of its fold. What is scored is the second time.
+
+``--strokes`` paints strokes, on phantoms and real sets, half of them on errors: :mod:`stroke_coverage`.
 
 One JSON line per run, so the same command goes on where it was stopped. What was predicted is kept beside
 it: ``--table`` computes the intervals anew, with the code as it is, and prints the table.
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from small_volumes import BACKGROUND, KINDS, make
+from stroke_coverage import REAL, estimated_from_strokes, run_on_strokes
 from study import study
 
 from volseg.annotation import find_slices, hold_out, keep_slices
@@ -98,6 +102,8 @@ def folds_of(kept: Mapping[str, Any], directions: int) -> list[tuple[int, Fold]]
 
 def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One volume."""
+    if given.strokes:
+        return run_on_strokes(kind, seed, given)
     began = time.time()
     image, truth = make(kind, seed, SIZE)
     labels = painted(truth, seed, given.directions, continued=given.continued)
@@ -188,6 +194,8 @@ def table(results: list[dict[str, Any]], given: argparse.Namespace) -> str:
     """Coverage and width per kind and number of slices, with and without what makes up for the paint."""
     columns = [f"{what} inside | width | estimate - truth" for what in ("headline", "mean", "classes")]
     head = "| volumes | runs | " + " | ".join(columns) + " |\n" + "|---" * 11 + "|"
+    if given.strokes:
+        return "\n".join([head, *rows_of_strokes(results, given.output)])
     parts = []
     for plain in (False, True):
         found = [(r, estimated(given.output, r, plain)) for r in results]
@@ -202,10 +210,33 @@ def table(results: list[dict[str, Any]], given: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
+def rows_of_strokes(results: list[dict[str, Any]], folder: Path) -> list[str]:
+    """The same per kind and person, and how often nothing could be told."""
+    pairs = [(r, estimated_from_strokes(folder, r)) for r in results]
+    groups = {kind: [p for r, p in pairs if r["kind"] == kind] for kind in kinds_of_strokes()}
+    for person in ("anywhere", "on errors"):
+        groups[f"strokes {person}"] = [p for r, p in pairs if r["person"] == person]
+    groups["on one slice of a volume"] = [p for r, p in pairs if r["one_slice"]]
+    groups["all"] = [p for _, p in pairs]
+    rows = []
+    for name, among in groups.items():
+        told = [p for p in among if p is not None and p[0].foreground_iou.value is not None]
+        if among:
+            rows.append(row(f"{name} ({len(among) - len(told)} not told)", told))
+    return rows
+
+
+def kinds_of_strokes() -> list[str]:
+    """Phantoms and real sets."""
+    return [*KINDS, *REAL]
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     """Of this benchmark alone."""
     parser.add_argument("--continued", action="store_true", help="paint more, and go on, before it is scored")
+    parser.add_argument("--strokes", action="store_true", help="paint strokes, not slices")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="where real sets are")
 
 
 if __name__ == "__main__":
-    study(__doc__, "runs/coverage", run, table, options)
+    study(__doc__, "runs/coverage", run, table, options, lambda g: kinds_of_strokes() if g.strokes else KINDS)

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ def study(
     run: Callable[[str, int, argparse.Namespace], dict[str, Any]],
     table: Callable[[list[dict[str, Any]], argparse.Namespace], str],
     options: Callable[[argparse.ArgumentParser], None] | None = None,
+    kinds: Callable[[argparse.Namespace], Iterable[str]] = lambda _: KINDS,
 ) -> None:
     """A benchmark's command: what is missing of ``run(kind, seed, given)``, a line each, and the table.
 
@@ -24,6 +25,7 @@ def study(
         about: its help.
         folder: where it writes if nothing else is said.
         options: adds those of its own.
+        kinds: of the volumes that it runs on.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path(folder))
@@ -40,7 +42,7 @@ def study(
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(r["kind"], r["seed"]) for r in results}
     seeds = range(given.first, given.first + given.runs)
-    todo = [] if given.table else [(k, s) for s in seeds for k in KINDS if (k, s) not in done]
+    todo = [] if given.table else [(k, s) for s in seeds for k in kinds(given) if (k, s) not in done]
     for kind, seed in todo:
         results.append(run(kind, seed, given))
         with path.open("a") as file:

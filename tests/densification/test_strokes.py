@@ -10,7 +10,7 @@ from scipy import ndimage
 from volseg.annotation.strokes import TOUCHING, strokes_of
 from volseg.densification.folds import Fold, make_folds
 from volseg.densification.places import STROKE_FOLDS, cannot_know, deal_places, missing
-from volseg.densification.strokes import Compared, agreement, elsewhere, live_score
+from volseg.densification.strokes import Compared, agreement, elsewhere, live_score, stroke_offsets
 from volseg.labels import IGNORE_INDEX
 
 NAMES = ["stroma", "lumen"]
@@ -294,3 +294,14 @@ def test_the_live_score_can_be_stopped_and_looks_only_where_it_may(case):
     assert not seen
     live_score(labels, (1.0,) * labels.ndim, learn_without, names=NAMES, among=among)
     assert not np.any(np.any(seen, 0) & ~among & (labels == IGNORE_INDEX))
+
+
+def test_a_class_that_is_painted_too_often_is_held_back_unless_the_person_paints_on_errors():
+    common = np.random.default_rng(0).random(4000) < 0.05
+    scores = sure(common.astype(int), margin=3.0)
+    painted = np.array([3000, 3000])
+    moved = stroke_offsets(scores, painted, right=0.95)
+    assert moved[0] > 0.1
+    assert moved[1] < -0.5
+    np.testing.assert_array_equal(stroke_offsets(scores, painted, right=0.5), 0)
+    assert np.all(np.abs(stroke_offsets(scores, painted, right=0.7)) < np.abs(moved))

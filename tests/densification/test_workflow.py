@@ -24,6 +24,7 @@ from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.learners import LEARNERS
+from volseg.learning import Task
 from volseg.pixelwise import PixelwiseLearner
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -976,3 +977,31 @@ def test_of_what_does_not_learn_it_is_not_known_how_good_it_is_on_strokes(case, 
     )
     assert done.scores == {}
     assert "Strokes are held out from what learns" in done.note
+
+
+@pytest.mark.parametrize("strokes", [False, True])
+def test_the_shares_of_classes_are_corrected_for_strokes_alone(case, tmp_path, learnt, monkeypatch, strokes):
+    """Slices come out bit for bit as they are predicted; with strokes, folds and result are corrected."""
+    asked, added = [], np.array([0.0, 0.0, 50.0], np.float32)
+
+    def offsets(scores, painted, right):
+        asked.append((painted, right))
+        return added
+
+    monkeypatch.setattr(training, "stroke_offsets", offsets)
+    truth = ball((72, 60))
+    paint = strokes_on(truth, [None]) if strokes else on_slices(truth, {0: (8, 36, 60)}, (1, 2, 3))
+    files = case(size=(72, 60), painted=paint)
+    done = densify(files.image, files.labels, tmp_path / "out", painted_only=True, **QUICK)
+    assert len(asked) == 5 * strokes
+    task = Task(read_volume(files.image).array, SPACING[:2], 3)
+    plain = learnt.made[-1].model.predict(task).argmax(0) + 1
+    unpainted = paint == 0
+    if strokes:
+        assert (done.labels[unpainted] == 3).all()
+        counts = np.bincount(paint[paint > 0] - 1, minlength=3)
+        np.testing.assert_array_equal(asked[-1][0], counts)
+        assert all((painted < counts).any() for painted, _ in asked[:-1])  # of what each fold learnt from
+        assert all(0.5 < right <= 1 for _, right in asked)
+    else:
+        np.testing.assert_array_equal(done.labels[unpainted], plain[unpainted])

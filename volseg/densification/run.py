@@ -278,6 +278,7 @@ class Run:
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), fold.in_words())
             parts.append(learning.of_fold(number, fold, labels))
+        parts = learning.balanced(parts, labels)
         self.progress.now("scoring")
         timetable.now("scoring")
         measured = [scorer.measure("volseg", parts)] if parts else []

@@ -28,6 +28,7 @@ from volseg.densification.intervals import Estimate, Score
 from volseg.densification.places import STROKE_FOLDS, cannot_know, deal_places, missing, touching
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, iou
+from volseg.pixelwise.balance import offsets, trust_in
 
 __all__ = [
     "Compared",
@@ -35,6 +36,7 @@ __all__ = [
     "agreement",
     "elsewhere",
     "live_score",
+    "stroke_offsets",
 ]
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
@@ -44,6 +46,7 @@ _FOUND = 0.2  # of the held-out voxels of a class, that have to be found again
 _LOOKED_AT = 20_000  # unpainted voxels that models are compared on
 _SURE = (0.5, 0.8, 0.95)  # by how much the class is more probable than the next one
 _LEAST = 1e-3  # of a score, so that its logit is a number
+_BALANCED = 0.5  # of the correction for classes that are painted too often
 _SEEN = 30  # of these, that any of two models takes for a class
 # In the logit, by how much models agree more with each other than with the truth, and its standard deviation:
 # on phantoms of four kinds and three real sets, seeds 1000 to 1005, which no reported figure contains.
@@ -148,6 +151,23 @@ def agreement(
     mean, headline = means
     dices = tuple(map(_as_dice, scores))
     return Estimate(scores, dices, mean, _as_dice(mean), headline, _as_dice(headline), strokes.places, level)
+
+
+def stroke_offsets(
+    scores: npt.NDArray[np.float32], painted: npt.NDArray[np.int64], right: float
+) -> npt.NDArray[np.float32]:
+    """What is added to log probabilities because strokes show rare classes too often, ``(C,)``.
+
+    See :mod:`volseg.pixelwise.balance`. It is done by half: strokes say less of how common classes were taken
+    to be than slices do.
+
+    Args:
+        scores: of unpainted voxels, ``(C, n)``.
+        painted: voxels that were learnt from, per class.
+        right: share of the held-out strokes that is right. It is low where a person paints on errors, and
+            there is nothing to correct.
+    """
+    return offsets(scores, painted, _BALANCED * trust_in(right))
 
 
 def live_score(

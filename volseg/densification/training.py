@@ -10,13 +10,14 @@ from the one of the same fold. With each model lies a record of all that it has 
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from volseg.annotation import find_slices
+from volseg.annotation import annotation_counts, find_slices
 from volseg.annotation.strokes import are_strokes
 from volseg.arguments import option
 from volseg.densification.earlier import Earlier, Seen, look_at
@@ -24,7 +25,7 @@ from volseg.densification.folds import Fold
 from volseg.densification.outputs import Outputs
 from volseg.densification.schedule import Progress, Timetable
 from volseg.densification.scoring import Tested
-from volseg.densification.strokes import elsewhere
+from volseg.densification.strokes import elsewhere, stroke_offsets
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.learning import Learner, Task, Trained
@@ -74,6 +75,7 @@ class Learning:
         self.resume = resume
         self.curves: list[LearningCurve] = []
         self._last: Trained | None = None
+        self._right: float | None = None  # share of held-out strokes
         self._looks: Seen | None = None
 
     def prepare(self) -> None:
@@ -131,6 +133,29 @@ class Learning:
         self.curves += _curve(model, f"fold {number + 1}")
         return found
 
+    def balanced(self, parts: Sequence[Tested], labels: Labels) -> list[Tested]:
+        """Scores as if strokes showed each class as often as it occurs; those of slices as they are.
+
+        How far that is done, for the result, too, depends on how much is right of all held-out strokes.
+        """
+        right = [
+            part.scores.argmax(0) == part.test[part.where] for part in parts if part.elsewhere is not None
+        ]
+        if not right:
+            return list(parts)
+        self._right = float(np.mean(np.concatenate(right)))
+        return [self._balanced(part, labels) for part in parts]
+
+    def _balanced(self, part: Tested, labels: Labels) -> Tested:
+        assert part.elsewhere is not None
+        added = self._offsets(part.elsewhere, part.fold.split(labels)[0])
+        return replace(part, scores=part.scores + added, elsewhere=part.elsewhere + added)
+
+    def _offsets(self, scores: npt.NDArray[np.float32], painted: Labels) -> npt.NDArray[np.float32]:
+        """What is added to scores ``(C, n)`` of unpainted voxels: ``(C, 1)``."""
+        assert self._right is not None
+        return stroke_offsets(scores, annotation_counts(painted, len(scores)), self._right)[:, None]
+
     def _start_of_fold(self, number: int) -> Trained | None:
         """What a fold continues: never from what has seen its slices."""
         if self.earlier is None:
@@ -186,7 +211,11 @@ class Learning:
         self.curves += _curve(model, "result")
         self.progress.now("segmenting")
         self.timetable.now("segmenting")
-        return model.predict(self.task, progress=self.progress)
+        scores = model.predict(self.task, progress=self.progress)
+        if self._right is not None:
+            added = self._offsets(scores[:, elsewhere(labels)], labels)
+            scores += added.reshape(-1, *[1] * labels.ndim)
+        return scores
 
     def _learn(
         self, what: str, labels: Labels, seconds: float, start: Trained | None, held_out: Labels | None = None
