@@ -17,6 +17,7 @@ SHAPES = [(60, 50), (26, 30, 18)]
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 128)
+    monkeypatch.setattr(module, "_COUNT", 2)
 
 
 @pytest.fixture(params=SHAPES, ids=["2d", "3d"])
@@ -140,6 +141,26 @@ def test_bricks_are_built_nearest_first_until_they_are_there(scene):
         assert live.ready(block) == 1
     assert live.ready(everything(truth)) == 1
     assert not list(live.next_bricks(place))
+
+
+def test_without_new_paint_learning_comes_to_an_end(scene, monkeypatch):
+    image, truth, labels = scene
+    monkeypatch.setattr(module, "_CYCLE", 4)
+    live = Live(image, (1.0,) * truth.ndim, 2)
+    assert not live.is_done
+    rounds = 0
+    while not live.is_done:
+        live.learn(labels, seconds=0)
+        rounds += 1
+    before = live.state()["model"]
+    assert 1 < rounds < 10
+    assert live.curve.iterations[-1] == 4 * rounds
+    live.learn(labels, seconds=60)
+    after = live.state()["model"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    labels[tuple(slice(0, 2) for _ in truth.shape)] = 0
+    live.learn(labels, seconds=60)
+    assert live.curve.iterations[-1] > 4 * rounds
 
 
 def test_learning_ends_when_it_should(scene):

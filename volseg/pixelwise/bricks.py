@@ -40,6 +40,7 @@ Span = tuple[slice, ...]
 _EDGES = {2: (192, 96, 64), 3: (48, 24, 16)}  # voxels of a brick's grid along the finest axis, by octave
 _MOST_BYTES = 2 * 2**30
 _SHARE = 4  # of the free memory
+_NEAREST = 0.6  # of what may be kept, for bricks around where a person looks
 _MEASURED = 2**27  # voxels of a channel, of which all are looked at to normalise them
 _PLACES, _PLACE = 6, 16  # of a larger one: places per axis, and voxels of each per axis
 
@@ -150,9 +151,13 @@ class Bricks:
                 if ("maps", number, index) not in self._kept:
                     yield number, index
 
+    def has(self, block: Span) -> bool:
+        """Whether nothing of a block of voxels need be computed."""
+        return next(self.lacking(block), None) is None
+
     def ready(self, block: Span) -> float:
         """The share of the bricks of the finest grid in a block of voxels that need not be computed."""
-        parts = [next(self.lacking(part), None) is None for part in self.blocks(block)]
+        parts = [self.has(part) for part in self.blocks(block)]
         return sum(parts) / len(parts) if parts else 1.0
 
     def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
@@ -164,14 +169,23 @@ class Bricks:
         return True
 
     def nearest(self, place: Sequence[float]) -> Iterator[Span]:
-        """The bricks of the finest grid as blocks of voxels, those nearest to a voxel first."""
+        """The bricks of the finest grid as blocks of voxels, those nearest to a voxel first, as many as can
+        be kept at the same time."""
         counts = [-(-n // e) for n, e in zip(self.size, self._edges[0], strict=True)]
-        grid = np.indices(counts, np.int32).reshape(len(counts), -1)
+        most = max(1, int(_NEAREST * self.most_bytes / self._bytes_of_one()))
+        at = [int(p) // e for p, e in zip(place, self._edges[0], strict=True)]
+        spans = [np.arange(max(i - most, 0), min(i + most + 1, n)) for i, n in zip(at, counts, strict=True)]
+        grid = np.stack([each.reshape(-1) for each in np.meshgrid(*spans, indexing="ij")])
         edges, here = (np.array(each)[:, None] for each in (self._edges[0], place))
         beyond = np.maximum(grid * edges - here, here - (grid + 1) * edges + 1)
         away = np.maximum(0, beyond) * np.array(self._grids[0])[:, None]
-        for which in np.argsort((away**2).sum(0), kind="stable"):
+        for which in np.argsort((away**2).sum(0), kind="stable")[:most]:
             yield self.span_of([int(i) for i in grid[:, which]])
+
+    def _bytes_of_one(self) -> int:
+        """That a brick of the finest grid takes, and what it is computed from."""
+        maps, base = 2 * len(self.octaves[0].scales) * self._per_scale, 4
+        return math.prod(self._edges[0]) * self.channels * (maps + base)
 
     def _edges_of(self, number: int) -> tuple[int, ...]:
         choices = _EDGES[len(self.size)]

@@ -29,11 +29,12 @@ from volseg.pixelwise.place import PlacePrior
 
 __all__ = ["Live", "Paint"]
 
-_COUNT = 2  # perceptrons
-_BATCH = 1024
+_COUNT, _HIDDEN, _KEPT = 6, (64, 64), 0.5  # perceptrons, their units, and the share of responses each sees
+_BATCH, _LARGE = 512, 4096  # voxels of a step; the more, the more are painted
 _RATE = 3e-3
 _NOISE = 0.2  # standard deviations
-_STEPS = 40  # of a round
+_CYCLE = 20  # steps in which the learning rate comes to its end; as many are taken for new paint
+_PASSES = 25  # over the painted voxels, after which more steps do not help
 _POOL = 4096  # voxels without paint that are looked at, about
 _UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
 
@@ -85,6 +86,7 @@ class Live:
         self.rounds = 0
         self.curve = Curve()
         self.agreement = (0, 0)  # painted voxels that had been predicted so, of how many
+        self._owed = 0  # painted voxels that are yet to be seen, each as often as it is to be
         self._offset = torch.zeros(classes)
         self._members: Members | None = None
         self._folded: Folded | None = None
@@ -108,6 +110,11 @@ class Live:
             perceptron[-1] = grown
         self._fold()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether another round would take no steps unless there is new paint."""
+        return self._members is not None and self._owed == 0
+
     def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
         """Compute the filter responses that a block lacks; whether they are all there."""
         return self.bricks.build(block, should_stop)
@@ -118,7 +125,7 @@ class Live:
 
     def next_bricks(self, near: Sequence[float]) -> Iterator[Span]:
         """Blocks whose filter responses are not there yet, those nearest to a voxel first."""
-        return (block for block in self.bricks.nearest(near) if self.bricks.ready(block) < 1)
+        return (block for block in self.bricks.nearest(near) if not self.bricks.has(block))
 
     def learn(
         self,
@@ -129,12 +136,15 @@ class Live:
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
-        """One round.
+        """One round: some steps for what is new, and more as long as painted voxels were not seen often.
+
+        Without new paint more steps would not help, so that in the end none are taken. The learning rate
+        comes to its end every few steps, so that a round can end there.
 
         Args:
             labels: class indices ``(*spatial)`` with 255 where nothing is painted, or the painted voxels.
             seconds: after which it ends.
-            steps: that are taken, however long they take.
+            steps: that are taken, however long they take and whether they are needed.
             progress: called with the share that is done, and what is being done.
             should_stop: asked after every step.
 
@@ -145,29 +155,33 @@ class Live:
         paint = labels if isinstance(labels, Paint) else Paint.of(labels)
         if not len(paint.voxels):
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some strokes.")
-        self._gather(paint)
+        is_new = self._gather(paint)
         around = torch.cat(list(self._pool.values()))
         members = self._scaled_to(torch.cat([self._rows, around]))
         random = torch.Generator(self.bricks.device).manual_seed(self.seed + 1009 * self.rounds)
         self.rounds += 1
-        seen = members.scaled(self._rows.clone())
-        classes = torch.from_numpy(paint.classes.astype(np.int64)).to(seen.device)
-        noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
+        sample = LabelledVoxels(
+            members.scaled(self._rows.to(members.mean.device, copy=True)),
+            torch.from_numpy(paint.classes.astype(np.int64)).to(members.mean.device),
+        )
+        size = min(max(_BATCH, 2 ** ((len(paint.voxels) - 1).bit_length() - 4)), _LARGE)
+        needed = _CYCLE * max(int(is_new), math.ceil(self._owed / size / _CYCLE))
+        noise = _NOISE * torch.randn(
+            (2 * size, len(members.mean)), generator=random, device=members.mean.device
+        )
         optimizer = optimizer_of(members)
         for perceptron in members.perceptrons:
             perceptron.train()
-        planned = _STEPS if steps is None else steps
-        first, total, step = (self.curve.iterations[-1] if self.curve.iterations else 0), 0.0, 0
+        planned, total, step = (needed if steps is None else steps), 0.0, 0
         for step in range(1, planned + 1):
-            share = (step - 1) / planned
-            if steps is None and step > 1 and time.monotonic() - began > seconds:
+            share = (step - 1) % _CYCLE / _CYCLE
+            if steps is None and step > 1 and not share and time.monotonic() - began > seconds:
+                step -= 1
                 break
             for group in optimizer.param_groups:
-                group["lr"] = (
-                    _RATE * max(0.5 * (1 + math.cos(math.pi * share)), 0.01) * min(1.0, 0.2 + 5 * share)
-                )
-            chosen = torch.randint(len(seen), (_BATCH,), generator=random, device=seen.device)
-            batch = LabelledVoxels(seen[chosen], classes[chosen])
+                group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * share)) * min(1.0, 0.2 + 5 * share)
+            chosen = torch.randint(len(sample.seen), (size,), generator=random, device=members.mean.device)
+            batch = LabelledVoxels(sample.seen[chosen], sample.classes[chosen])
             total += take_step(members, optimizer, batch, noise, random)
             if progress is not None:
                 progress(step / planned, "learning")
@@ -175,11 +189,12 @@ class Live:
                 break
         for perceptron in members.perceptrons:
             perceptron.eval()
+        self._owed = max(self._owed - step * size, 0)
         if step:
-            self.curve.iterations.append(first + step)
+            self.curve.iterations.append((self.curve.iterations or [0])[-1] + step)
             self.curve.loss.append(total / step / len(members.perceptrons))
         counts = np.bincount(paint.classes, minlength=self.classes)
-        looked = Folded(members)(around.to(seen.device).T).cpu().numpy()
+        looked = Folded(members)(around.to(members.mean.device).T).cpu().numpy()
         trust = trust_in(self.agreement[0] / max(self.agreement[1], 1))
         self._offset = torch.from_numpy(offsets(looked, counts, trust))
         self._fold()
@@ -232,10 +247,14 @@ class Live:
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, for :func:`volseg.runs.checkpoint.save_checkpoint`."""
         weights = {} if self._members is None else self._members.state()
+        weights |= {
+            "voxels": torch.from_numpy(self._paint.voxels),
+            "paint": torch.from_numpy(self._paint.classes),
+        }
         curve = {"iterations": [*self.curve.iterations], "loss": [*self.curve.loss]}
         facts = {"classes": self.classes, "seed": self.seed, "rounds": self.rounds, "curve": curve}
-        balance = {"agreement": [*self.agreement], "offset": self._offset.tolist()}
-        return {"learner": "live", "model": weights, **facts, **balance}
+        facts |= {"agreement": [*self.agreement], "offset": self._offset.tolist(), "owed": self._owed}
+        return {"learner": "live", "model": weights, **facts}
 
     @classmethod
     def from_state(cls, image: Any, spacing: Sequence[float], state: Mapping[str, Any], **how: Any) -> "Live":
@@ -245,9 +264,11 @@ class Live:
         live.curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
         agreed, judged = state["agreement"]
         live.agreement = (agreed, judged)
-        live._offset = torch.tensor(state["offset"])
-        if state["model"]:
-            live._members = Members.from_state(state["model"]).to(live.bricks.device)
+        live._offset, live._owed = torch.tensor(state["offset"]), state["owed"]
+        weights = dict(state["model"])
+        live._paint = Paint(weights.pop("voxels").numpy(), weights.pop("paint").numpy())
+        if weights:
+            live._members = Members.from_state(weights).to(live.bricks.device)
             live._fold()
         return live
 
@@ -256,30 +277,38 @@ class Live:
         assert self._members is not None  # something has been learnt
         self._folded = Folded(self._members.shifted(self._offset.to(self._members.mean.device)))
 
-    def _gather(self, paint: Paint) -> None:
-        """What is seen of the painted voxels, computed for those that are new, and of some around."""
+    def _gather(self, paint: Paint) -> bool:
+        """What is seen of the painted voxels, computed for those that are new, and of some around.
+
+        Returns:
+            Whether anything was painted or erased since the last round.
+        """
         old = self._paint.voxels
         place = np.searchsorted(old, paint.voxels)
         is_old = np.zeros(len(paint.voxels), bool)
         if len(old):
             is_old = old[np.minimum(place, len(old) - 1)] == paint.voxels
-        rows = torch.empty(len(paint.voxels), self.bricks.features)
-        rows[torch.from_numpy(is_old)] = self._rows[torch.from_numpy(place[is_old])]
-        new = np.stack(np.unravel_index(paint.voxels[~is_old], self.bricks.size), 1)
-        added = self.bricks.responses_at(torch.from_numpy(new)).cpu()
-        rows[torch.from_numpy(~is_old)] = added
-        if self._folded is not None and len(added):
-            found = self._folded(added.to(self.bricks.device).T).argmax(0).cpu().numpy()
-            agreed = int((found == paint.classes[~is_old]).sum())
-            self.agreement = (self.agreement[0] + agreed, self.agreement[1] + len(added))
-        self._paint, self._rows = paint, rows
+        known = torch.from_numpy(is_old if len(self._rows) == len(old) else np.zeros_like(is_old))
         voxels = np.stack(np.unravel_index(paint.voxels, self.bricks.size), 1)
+        rows = torch.empty(len(paint.voxels), self.bricks.features)
+        rows[known] = self._rows[torch.from_numpy(place)[known]]
+        rows[~known] = self.bricks.responses_at(torch.from_numpy(voxels)[~known]).cpu()
+        added = torch.from_numpy(~is_old)
+        if self._folded is not None and added.any():
+            found = self._folded(rows[added].to(self.bricks.device).T).argmax(0).cpu()
+            agreed = int((found == torch.from_numpy(paint.classes)[added]).sum())
+            self.agreement = (self.agreement[0] + agreed, self.agreement[1] + len(found))
+        changed = int((paint.classes[is_old] != self._paint.classes[place[is_old]]).sum())
+        is_new = bool(changed or added.any() or len(old) != len(paint.voxels))
+        self._owed += _PASSES * (changed + int(added.sum()))
+        self._paint, self._rows = paint, rows
         touched = np.unique(self.bricks.brick_of(voxels), axis=0)
         if len(touched) > _POOL // 64:
             touched = np.random.default_rng(self.seed).permutation(touched)[: _POOL // 64]
         count = max(64, 1024 // len(touched))
         keys = [(count, *(int(i) for i in index)) for index in touched]
-        self._pool = {key: self._pool.get(key, self._around(key)) for key in keys}
+        self._pool = {key: self._pool[key] if key in self._pool else self._around(key) for key in keys}
+        return is_new
 
     def _around(self, key: tuple[int, ...]) -> Tensor:
         """What is seen of random voxels of a brick."""
@@ -293,7 +322,13 @@ class Live:
         """The perceptrons, which from now on see in standard deviations of these voxels."""
         if self._members is None:
             self._members = Members.new(
-                seen, slice(0), self.classes, blind=(True,) * _COUNT, seed=self.seed
+                seen,
+                slice(0),
+                self.classes,
+                blind=(True,) * _COUNT,
+                seed=self.seed,
+                hidden=_HIDDEN,
+                kept=_KEPT,
             ).to(self.bricks.device)
         else:
             self._members = self._members.rescaled(seen.mean(0), seen.std(0).clamp(min=1e-3))

@@ -53,15 +53,31 @@ class Members:
         self.mean, self.std, self.masks = mean, std, masks
 
     @classmethod
-    def new(cls, seen: Tensor, prior: slice, classes: int, *, blind: Sequence[bool], seed: int) -> "Members":
-        """Untrained ones for such voxels, one per entry of ``blind``: whether it does not see the prior."""
+    def new(
+        cls,
+        seen: Tensor,
+        prior: slice,
+        classes: int,
+        *,
+        blind: Sequence[bool],
+        seed: int,
+        hidden: Sequence[int] = _HIDDEN,
+        kept: float = 1.0,
+    ) -> "Members":
+        """Untrained ones for such voxels, one per entry of ``blind``: whether it does not see the prior.
+
+        Args:
+            kept: the share of what is seen that each of them looks at, chosen at random.
+        """
         count = len(blind)
         features = seen.shape[1]
         masks = torch.ones(count, features, device=seen.device)
         masks[torch.tensor(blind), prior] = 0
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            perceptrons = [_perceptron([features, *_HIDDEN, classes]).to(seen.device) for _ in range(count)]
+            if kept < 1:
+                masks *= (torch.rand(count, features) < kept).to(seen.device)
+            perceptrons = [_perceptron([features, *hidden, classes]).to(seen.device) for _ in range(count)]
         return cls(perceptrons, seen.mean(0), seen.std(0).clamp(min=1e-3), masks)
 
     def scaled(self, seen: Tensor) -> Tensor:
