@@ -68,8 +68,8 @@ class PaintPanel(Container):
         self.start_button = _button("Start", self.start)
         self.chosen = ComboBox(label="paint with", choices=self._classes)
         self.live = CheckBox(text="learn while I paint", value=True)
-        self.finish_button = _button("This slice is finished", self.finish)
-        self.adopt_button = _button("Take the result of this slice as paint", self.adopt)
+        self.finish_button = _button("Slice is finished", self.finish, "what is blank on it is background")
+        self.adopt_button = _button("Adopt the result", self.adopt, "of this slice as paint, to correct it")
         self.score = Label(label="score", value="")
         self.suggestion = Label(value="")
         self.go_button = _button("Go there", self.go)
@@ -78,13 +78,16 @@ class PaintPanel(Container):
         self.cancel_button = _button("Cancel", self.cancel)
         self.save_paint_button = _button("Save paint", lambda: self.save("paint"))
         self.save_result_button = _button("Save result", lambda: self.save("result"))
+        self.doing = Label(value="")
         self.status = Label(value="Choose an image, name the classes, and start.")
+        for text in (self.score, self.suggestion, self.status):
+            text.native.setWordWrap(True)
         super().__init__(
             widgets=[
                 self.image, self.folder, self.names, self.start_button, self.chosen, self.live,
-                self.finish_button, self.adopt_button, self.score, self.suggestion, self.go_button,
-                self.minutes, self.make_button, self.cancel_button, self.save_paint_button,
-                self.save_result_button, self.status,
+                _row(self.finish_button, self.adopt_button), self.score, self.suggestion, self.go_button,
+                self.minutes, _row(self.make_button, self.cancel_button),
+                _row(self.save_paint_button, self.save_result_button), self.doing, self.status,
             ]
         )  # fmt: skip
         self.chosen.changed.connect(self._choose)
@@ -296,7 +299,7 @@ class PaintPanel(Container):
                 self.results.show([(news["axis"], news["index"])])
             case "doing":
                 share = news.get("share")
-                self.status.value = news["what"] + ("" if share is None else f" ({share:.0%})")
+                self.doing.value = news["what"] + ("" if share is None else f" ({share:.0%})")
             case "suggestion":
                 self._place = news if "point" in news else {}
                 self.suggestion.value = str(news.get("text", ""))
@@ -348,7 +351,13 @@ class PaintPanel(Container):
         self.go_button.enabled = on and bool(self._place)
 
 
-def _button(text: str, act: Callable[[], object]) -> PushButton:
+def _row(*widgets: PushButton) -> Container:
+    row = Container(widgets=list(widgets), layout="horizontal", labels=False)
+    row.margins = (0, 0, 0, 0)
+    return row
+
+
+def _button(text: str, act: Callable[[], object], tooltip: str = "") -> PushButton:
     """A button that shows what is user-fixable in words; napari shows other errors with their traceback."""
 
     def pressed() -> None:
@@ -360,7 +369,7 @@ def _button(text: str, act: Callable[[], object]) -> PushButton:
                 raise
             show_error(sentence)
 
-    button = PushButton(text=text)
+    button = PushButton(text=text, tooltip=tooltip)
     button.changed.connect(pressed)
     return button
 
