@@ -38,6 +38,7 @@ export class View {
     this.picture = element.querySelector(".picture");
     this.over = element.querySelector(".over");
     this.flats = {};
+    this.below = document.createElement("canvas"); // what paint is drawn over, as large as the picture
     this.data = {};
     this.at = -1; // the slice that is drawn
     this.stale = new Set();
@@ -134,7 +135,7 @@ export class View {
     const { brush, pixels } = this.flat("paint");
     brush.putImageData(pixels, 0, 0, left, top, right - left + 1, bottom - top + 1);
     this.edges = {};
-    this.draw();
+    this.draw([left, top, right + 1, bottom + 1]);
   }
 
   /* --- colours --- */
@@ -233,14 +234,36 @@ export class View {
   }
 
   /* --- drawing --- */
-  draw() {
+  /* All of it, or what lies in a box of voxels because only paint has changed, and only there. */
+  draw(box) {
+    if (!box || this.dirty === "all") this.dirty = "all";
+    else if (!this.dirty) this.dirty = box;
+    else this.dirty = this.dirty.map((one, i) => (i < 2 ? Math.min(one, box[i]) : Math.max(one, box[i])));
     if (this.isAsked) return;
     this.isAsked = true;
     requestAnimationFrame(() => {
+      const { dirty } = this;
       this.isAsked = false;
-      this.drawNow();
+      this.dirty = null;
+      if (dirty === "all" || this.app.layers.paint.style === "outline") this.drawNow();
+      else this.drawPart(dirty);
       this.drawOver();
     });
+  }
+
+  /* Where paint has changed: what lies below it was drawn before. */
+  drawPart([left, top, right, bottom]) {
+    const context = this.picture.getContext("2d"), matrix = this.matrix();
+    const [x0, x1] = [left, right].map((h) => matrix.e + matrix.a * h).sort((p, q) => p - q);
+    const [y0, y1] = [top, bottom].map((v) => matrix.f + matrix.d * v).sort((p, q) => p - q);
+    context.save();
+    context.beginPath();
+    context.rect(Math.floor(x0) - 1, Math.floor(y0) - 1, Math.ceil(x1 - x0) + 3, Math.ceil(y1 - y0) + 3);
+    context.clip();
+    context.drawImage(this.below, 0, 0);
+    this.drawLayer(context, "paint", matrix, [left, top, right, bottom]);
+    this.drawMarks(context, matrix);
+    context.restore();
   }
 
   drawNow() {
@@ -248,25 +271,35 @@ export class View {
     const [width, height] = [Math.max(1, Math.round(clientWidth * pixel)), Math.max(1, Math.round(clientHeight * pixel))];
     for (const canvas of [this.picture, this.over])
       if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    const context = this.picture.getContext("2d"), { layers } = this.app, matrix = this.matrix();
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.fillStyle = "#15181c";
-    context.fillRect(0, 0, width, height);
+    if (this.below.width !== width || this.below.height !== height) [this.below.width, this.below.height] = [width, height];
+    const context = this.picture.getContext("2d"), below = this.below.getContext("2d"), matrix = this.matrix();
+    below.fillStyle = "#15181c";
+    below.fillRect(0, 0, width, height);
+    if (this.at >= 0) for (const name of ["image", "result", "doubt"]) this.drawLayer(below, name, matrix);
+    context.drawImage(this.below, 0, 0);
     if (this.at < 0) return;
-    for (const name of ["image", "result", "doubt", "paint"]) {
-      const layer = layers[name];
-      if (!layer.on || (name !== "image" && !this.data[name])) continue;
-      context.globalAlpha = layer.opacity;
-      if (layer.style === "outline") this.drawEdges(context, name, matrix);
-      if (layer.style !== "outline") {
-        context.setTransform(matrix);
-        context.imageSmoothingEnabled = name === "image" && Math.abs(matrix.a) < 4 * pixel;
-        context.imageSmoothingQuality = "medium";
-        context.drawImage(this.flat(name).flat, 0, 0);
-        context.setTransform(1, 0, 0, 1, 0, 0);
-      }
+    this.drawLayer(context, "paint", matrix);
+    this.drawMarks(context, matrix);
+  }
+
+  drawLayer(context, name, matrix, box) {
+    const layer = this.app.layers[name];
+    if (!layer.on || !this.data[name]) return;
+    context.globalAlpha = layer.opacity;
+    if (layer.style === "outline") this.drawEdges(context, name, matrix);
+    else {
+      const [left, top, right, bottom] = box ?? [0, 0, this.width, this.height];
+      context.save();
+      context.transform(matrix.a, 0, 0, matrix.d, matrix.e, matrix.f);
+      context.imageSmoothingEnabled = name === "image" && Math.abs(matrix.a) < 4 * (devicePixelRatio || 1);
+      context.imageSmoothingQuality = "medium";
+      context.drawImage(this.flat(name).flat, left, top, right - left, bottom - top, left, top, right - left, bottom - top);
+      context.restore();
     }
     context.globalAlpha = 1;
+  }
+
+  drawMarks(context, matrix) {
     if (this.app.isFinished(this)) this.drawFinished(context, matrix);
     if (this.letters.length) drawLetters(context, this.letters);
     if (this.app.unit) drawScale(context, this.scale(), this.app.unit);
