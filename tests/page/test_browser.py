@@ -343,6 +343,64 @@ def test_a_second_tab_looks_until_it_takes_over(volume):
     assert volume.session.paint_slice(2, 8)[9, 12] == 1
 
 
+def test_a_full_disk_is_said_and_painting_goes_on(volume, monkeypatch):
+    full = "No space left on device"
+    monkeypatch.setattr(type(volume.session), "trouble", property(lambda _: full))
+    volume.draw("xy", (6, 6), (12, 6))
+    volume.wait()
+    assert volume.text("#saved") == "not on the disk!"
+    assert full in volume.text("#trouble")
+    assert volume.session.paint_slice(2, 8)[9, 6] == 1
+    monkeypatch.undo()
+    volume.draw("xy", (6, 12), (12, 12))
+    volume.wait()
+    assert volume.text("#saved") == "saved"
+    assert volume.browser.run("document.getElementById('trouble').hidden")
+
+
+def test_the_volume_is_made_and_its_report_shown_in_the_page(volume):
+    for index, value in ((4, 1), (11, 2)):
+        volume.session.paint(2, index, np.ones((30, 24), bool), value)
+    volume.browser.click_on("#make")
+    volume.browser.run("document.getElementById('minutes').value = 0.1")
+    volume.browser.click_on("#make-now")
+    end = time.monotonic() + 4 * PATIENCE
+    while volume.browser.run("document.getElementById('show-report').hidden"):
+        assert time.monotonic() < end, volume.text("#made-says")
+        time.sleep(0.2)
+    assert "The volume is made" in volume.text("#made-says")
+    volume.browser.click_on("#show-report")
+    volume.browser.run(
+        "new Promise((done) => document.querySelector('iframe').addEventListener('load', done))"
+    )
+    # It is of no origin: neither can the page look into it, nor it into the page.
+    assert volume.browser.run("document.querySelector('iframe').contentDocument") is None
+    assert volume.browser.run("document.getElementById('report-box').open")
+
+
+def test_contrast_layers_and_finished_slices_change_the_picture(volume):
+    dark = volume.colour("xy", 4, 4)
+    volume.browser.run("""(() => { const s = document.querySelector('#channels input[type=range]');
+        s.value = 1000; s.dispatchEvent(new Event('input')); })()""")
+    volume.browser.settle()
+    assert (volume.colour("xy", 25, 4) < 20).all()
+    assert (volume.colour("xy", 4, 4) <= dark).all()
+    volume.draw("xy", (4, 4), (4, 10))
+    volume.wait()
+    painted = volume.colour("xy", 4, 4)
+    volume.press("xy", "s")
+    volume.browser.settle()
+    assert (volume.colour("xy", 4, 4) < 20).all()
+    volume.press("xy", "s")
+    volume.browser.settle()
+    np.testing.assert_array_equal(volume.colour("xy", 4, 4), painted)
+    before = volume.colour("xy", 20, 12)
+    volume.browser.click_on("#finish")
+    volume.wait()
+    assert (volume.colour("xy", 20, 12) > before).all()
+    assert volume.text("#finish") == "✓ finished"
+
+
 @pytest.mark.parametrize("width", [360, 640, 1280])
 def test_nothing_sticks_out_sideways(volume, width):
     volume.browser.call(

@@ -4,14 +4,15 @@ import { Hands, TOOLS, voxel } from "./tools.js";
 import { keys, showKeys } from "./keys.js";
 import { connectBoxes, showMaking } from "./boxes.js";
 import { Channel, element, icon, makeChannels, makeLayers, showClasses, showDoing, showScore, showSuggestion } from "./side.js";
-import { UNLABELLED, View } from "./view.js";
+import { makeView } from "./figures.js";
+import { UNLABELLED } from "./view.js";
 import { client, get, listen, Outbox, post } from "./wire.js";
 
 const byId = (id) => document.getElementById(id);
 const root = document.documentElement;
 
 const app = {
-  tool: "brush", value: 1, cross: true, radius: 1, position: [0, 0, 0], views: [], inHand: null, isPainter: false,
+  tool: "brush", value: 1, cross: true, radius: 1, position: [0, 0, 0], views: [], inHand: null, isPainter: null,
   layers: {
     paint: { label: "paint", on: true, opacity: 0.75, style: "filled" },
     result: { label: "result", on: true, opacity: 0.4, style: "filled" },
@@ -40,6 +41,7 @@ const app = {
     this.finished = new Set(state.finished.map(([axis, index]) => `${axis}/${index}`));
     byId("undo").disabled = !state.undo;
     byId("redo").disabled = !state.redo;
+    if (this.unsaved && !state.unsaved) this.complain("server", "");
     this.unsaved = state.unsaved;
     if (!this.classOf(this.value)) this.value = this.classes.at(-1).value;
     showClasses(this);
@@ -63,7 +65,7 @@ const app = {
     byId("adopt").disabled = !this.isPainter || !view.data.result;
     root.dataset.state = JSON.stringify({
       position: this.position.slice(0, this.size.length), tool: this.tool, value: this.value, waiting: this.outbox.items.length,
-      revision: this.revision, ready: this.views.every((one) => one.isReady && !one.isLoading), finished: [...this.finished],
+      revision: this.revision, ready: this.isPainter !== null && this.views.every((one) => one.isReady && !one.isLoading), finished: [...this.finished],
     });
   },
 
@@ -241,48 +243,6 @@ function setSize(step) {
   for (const view of app.views) view.drawOver();
 }
 
-function makeView(plane) {
-  const stage = element("div", { className: "stage" }, element("canvas", { className: "picture" }),
-    element("canvas", { className: "over", tabIndex: 0, role: "application", "aria-roledescription": "view to paint in" }));
-  const output = element("output");
-  const caption = element("figcaption", {}, element("b", { textContent: plane.name }), output);
-  const figure = element("figure", { className: "view", "data-view": plane.name }, caption, stage);
-  const view = new View(app, plane, figure);
-  view.show = () => {
-    const where = app.numbered(view.axis, view.index);
-    output.textContent = where;
-    view.over.setAttribute("aria-label", `${plane.name} ${where}`);
-  };
-  if (app.size.length === 3) {
-    const n = app.size[plane.axis];
-    caption.append(element("button", { type: "button", textContent: "⤢", title: "Enlarge this view (v)", "aria-label": `enlarge ${plane.name}`, onclick: () => app.enlarge(view) }));
-    const slider = element("input", { type: "range", min: 0, max: n - 1, "aria-label": `slice along ${plane.letter}` });
-    slider.addEventListener("input", () => app.goTo(plane.axis, Number(slider.value)));
-    const track = element("div", { className: "track" }, slider);
-    const jump = (text, direction, what) => element("button", { type: "button", textContent: text, title: `${what} painted slice`, "aria-label": `${what} painted slice along ${plane.letter}`, onclick: () => app.toPainted(view, direction) });
-    figure.append(element("div", { className: "slide" }, jump("‹", -1, "previous"), track, jump("›", 1, "next")));
-    const showPlane = view.show;
-    view.show = () => {
-      showPlane();
-      slider.value = view.index;
-      slider.setAttribute("aria-valuetext", app.numbered(view.axis, view.index));
-      const key = JSON.stringify([app.painted[view.axis], [...app.finished], app.suggestion]);
-      if (view.marked === key) return;
-      view.marked = key;
-      const mark = (index, kind) => {
-        const made = element("span", { className: kind });
-        made.style.left = `calc(8px + ${index / Math.max(1, n - 1)} * (100% - 16px))`;
-        return made;
-      };
-      const painted = app.painted[view.axis];
-      const marks = painted.length <= 150 ? painted.map((i) => mark(i, app.finished.has(`${view.axis}/${i}`) ? "mark done" : "mark")) : [];
-      if (app.suggestion?.axis === view.axis) marks.push(mark(app.suggestion.index, "mark next"));
-      track.replaceChildren(slider, ...marks);
-    };
-  }
-  return view;
-}
-
 async function refresh() {
   const state = await (await get("/state")).json();
   app.take(state);
@@ -350,7 +310,7 @@ async function begin() {
   app.take(state);
   const views = byId("views");
   views.classList.toggle("one", state.planes.length === 1);
-  app.views = state.planes.map(makeView);
+  app.views = state.planes.map((plane) => makeView(app, plane));
   for (const view of app.views) {
     views.append(view.element);
     app.hands.connect(view);
