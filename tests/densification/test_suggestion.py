@@ -96,3 +96,65 @@ def test_where_all_is_painted_nothing_is_suggested():
 def test_probabilities_of_another_volume_are_refused(case):
     with pytest.raises(ValueError, match="probabilities have the shape"):
         suggest(case[0], case[1][:5])
+
+
+NAMES = ["stroma", "lumen", "tubule"]
+
+
+@pytest.fixture(params=[(30, 40, 36), (40, 36)], ids=["3d", "2d"])
+def place(request):
+    """Sure everywhere but in a ball, where it is the first class or the third; a few strokes far from it."""
+    size = request.param
+    centre = (20, 28, 9)[-len(size) :]
+    distance = np.linalg.norm(np.moveaxis(np.indices(size), 0, -1) - centre, axis=-1)
+    probabilities = np.zeros((3, *size), np.float32)
+    probabilities[0] = np.where(distance < 4, 0.55, 0.99)
+    probabilities[1], probabilities[2] = 1 - probabilities[0], 0
+    probabilities[1:, distance < 4] = np.array([0.05, 0.4])[:, None]
+    labels = np.full(size, IGNORE_INDEX, np.uint8)
+    for row, column in ((3, 3), (3, 25), (15, 12)):
+        labels[..., row : row + 2, column : column + 6][(2,) * (len(size) - 2)] = row % 3
+    return probabilities, labels, centre
+
+
+def test_where_strokes_are_painted_the_place_and_its_classes_are_suggested(place):
+    probabilities, labels, centre = place
+    found = suggest(probabilities, labels, names=NAMES)
+    assert np.abs(np.subtract(found.point, centre)).max() <= 1
+    assert found.classes == ("stroma", "tubule")
+    assert found.gain is None
+    words = found.in_words(labels.shape)
+    assert words.endswith(": stroma or tubule?")
+    if labels.ndim == 2:
+        assert found.axis == ""
+        assert words.startswith(f"x = {found.point[0]}, y = {found.point[1]}:")
+    else:
+        assert found.index == found.point["xyz".index(found.axis)]
+        assert f" on slice {found.axis} = {found.index} ({found.index + 1} of " in words
+
+
+def test_the_slice_of_a_place_is_one_that_people_can_paint_on(place):
+    probabilities, labels, _ = place
+    if labels.ndim == 3:
+        assert suggest(probabilities, labels, spacing=(3, 1, 1), names=NAMES).axis == "x"
+        flat = probabilities.copy()
+        flat[:, :, :, :9] = flat[:, :, :, 10:] = np.array([0.99, 0.01, 0])[:, None, None, None]
+        assert suggest(flat, labels, names=NAMES).axis == "z"  # the doubt lies on this plane
+
+
+def test_no_place_is_suggested_beside_paint_or_where_all_is_sure(place):
+    probabilities, labels, centre = place
+    labels[centre] = 0
+    point = suggest(probabilities, labels, names=NAMES).point
+    assert np.linalg.norm(np.subtract(point, centre)) >= 6
+    certain = np.zeros_like(probabilities)
+    certain[0] = 1
+    assert suggest(certain, labels, names=NAMES) is None
+
+
+def test_an_error_in_a_rare_class_weighs_more(place):
+    probabilities, labels, centre = place
+    probabilities[:, ..., 30:] = np.array([0.5, 0.5, 0.0]).reshape(3, *[1] * labels.ndim)  # common classes
+    probabilities[1, ..., :12] += 1e-3
+    point = suggest(probabilities, labels, names=NAMES).point
+    assert np.abs(np.subtract(point, centre)).max() <= 2

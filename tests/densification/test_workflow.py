@@ -962,6 +962,13 @@ def test_strokes_are_scored_by_place_and_it_is_said_what_was_drawn(
     assert ("nothing is known" in done.note) == (len(size) == 3 and len(slices) == 1)
     assert done.note.split(":")[0] in html.unescape((first / "report.html").read_text())
     assert "without strokes of" in caplog.text
+    where = done.suggestion.in_words(size)
+    assert f"Paint next: {where}" in caplog.text
+    assert json.loads((first / "scores.json").read_text())["suggestion"]["point"] == [*done.suggestion.point]
+    assert where in html.unescape((first / "report.html").read_text())
+    assert "Go to this place" in (first / "report.html").read_text()
+    assert "Paint a stroke of what is there into" in done.suggestion.todo
+    assert f"--continue {first}" in done.suggestion.command
     again = files.paint.copy()
     again[30:34, 30] = files.truth[30:34, 30] + 1 if len(size) == 2 else 0
     write_volume(files.labels, again, read_volume(files.image), overwrite=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import COUNTED, find_slices, numbered, numbered_slices
+from volseg.annotation import COUNTED, find_slices, numbered_slices
 from volseg.annotation.strokes import are_strokes, strokes_of
 from volseg.arguments import command
 from volseg.data.auditing import orientation_of
@@ -164,8 +164,7 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
     if done.suggestion is not None:
         next_one = done.suggestion
         gain = "" if next_one.gain is None else f" (at most {100 * next_one.gain:+.1f} points of mean IoU)"
-        size = done.labels.shape["xyz".index(next_one.axis)]
-        where = numbered(next_one.axis, next_one.index, size)
+        where = next_one.in_words(done.labels.shape)
         found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())
         if next_one.todo:
             found.append(f"{next_one.todo} {next_one.command}".rstrip())
@@ -324,8 +323,9 @@ def going_on(
         return suggestion
     if inputs.label_files:
         paint = inputs.label_files[0]
+        what = "a stroke of what is there" if suggestion.point else "it"
         todo = (
-            f"Paint it into {paint}, beside what is painted there, and save that as another file or the same."
+            f"Paint {what} into {paint}, beside what is painted, and save that as another file or the same."
         )
         back = "continue_from"
     else:

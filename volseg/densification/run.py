@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from volseg.annotation.strokes import are_strokes
 from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
 from volseg.densification.comparison import NAMES, Comparison, comparing, segment_by
@@ -387,14 +388,12 @@ class Run:
         self, calibrator: Calibrator, scores: Floats, measured: Sequence[Measured]
     ) -> Suggestion | None:
         wanted = SUGGESTION_DEFAULT if self.choices.suggest is None else self.choices.suggest
-        if not wanted or self.inputs.image.spatial_dims == 2:
+        paint, spacing = self.inputs.paint.labels, self.inputs.image.spacing
+        if not wanted or (paint.ndim == 2 and not are_strokes(paint)):
             return None
-        spacing = self.inputs.image.spacing
-        missing = 1.0
-        if measured and (mean := measured[0].estimate.mean_iou.value) is not None:
-            missing = 1 - mean
-        paint = self.inputs.paint.labels
-        found = suggest(calibrator.probabilities(scores), paint, spacing=spacing, missing=missing)
+        missing = 1 - ((measured and measured[0].estimate.mean_iou.value) or 0.0)
+        chances, names = calibrator.probabilities(scores), self.inputs.scheme.names
+        found = suggest(chances, paint, spacing=spacing, missing=missing, names=names)
         if found is None:
             return None
         is_known = self.earlier is not None and self.earlier.knows(self.inputs.image)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.annotation import numbered
 from volseg.findings import Finding
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -111,12 +112,15 @@ class LearningCurve:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The slice to paint next.
+    """The slice, or the place, to paint next.
 
     Args:
+        axis: across the slice; empty for an image.
         gain: most that the mean IoU of all classes is expected to rise; ``None`` where no one knows.
         todo: in which file to paint it, and what to do then.
         command: to continue with.
+        point: the voxel, where a place is meant and not a whole slice.
+        classes: names of the two that are taken for each other there.
     """
 
     axis: str
@@ -125,6 +129,17 @@ class Suggestion:
     text: str = ""
     todo: str = ""
     command: str = ""
+    point: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def in_words(self, size: Sequence[int]) -> str:
+        """``z = 15 (16 of 51)``, or ``x = 40, y = 12 on slice z = 15 (16 of 51): lumen or tubule?``."""
+        slice_ = numbered(self.axis, self.index, size[AXES.index(self.axis)]) if self.axis else ""
+        if not self.point:
+            return slice_
+        where = [f"{a} = {i}" for a, i in zip(AXES, self.point, strict=False) if a != self.axis]
+        on = f" on slice {slice_}" if slice_ else ""
+        return f"{', '.join(where)}{on}: {' or '.join(self.classes)}?"
 
 
 @dataclass(frozen=True)
@@ -301,8 +316,9 @@ class Report:
                     f"orientation = {self.orientation!r}; one letter of L or R, A or P, S or I "
                     f"for each of {dims} axes is needed, such as {'RAS'[:dims]!r}."
                 )
-        for finding in self.findings or ():
-            voxel = finding.voxel
+        voxels = [finding.voxel for finding in self.findings or ()]
+        voxels += [self.suggestion.point or None] if self.suggestion is not None else []
+        for voxel in voxels:
             if voxel is not None and not (
                 len(voxel) == dims and all(0 <= i < n for i, n in zip(voxel, self.size, strict=True))
             ):
@@ -316,7 +332,9 @@ class Report:
     def _slices(self) -> list[tuple[str, int]]:
         """The slices that findings and suggestion name."""
         named = [where for finding in self.findings or () for where in finding.slices]
-        return named + ([] if self.suggestion is None else [(self.suggestion.axis, self.suggestion.index)])
+        if self.suggestion is not None and self.suggestion.axis:
+            named.append((self.suggestion.axis, self.suggestion.index))
+        return named
 
     @property
     def headline(self) -> Headline:
