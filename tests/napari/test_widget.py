@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from volseg.io import Volume, read_volume
+from volseg.session import Session
 
 pytest.importorskip("napari", reason="napari is an extra that .ci/run installs: pip install 'volseg[napari]'")
 from volseg.napari.layers import placement, turned
@@ -126,6 +127,9 @@ def test_finish_and_adopt_act_on_the_slice_that_is_shown(panel, viewer, qtbot, m
     viewer.dims.ndisplay = 3
     panel.finish_button.native.click()
     assert "shown in 3D" in said[-1]
+    viewer.layers.clear()
+    panel.finish_button.native.click()
+    assert said[-1] == "The layer that was painted on is gone. Start again."
 
 
 def test_the_suggested_place_is_shown(panel, viewer, qtbot):
@@ -142,6 +146,22 @@ def test_the_suggested_place_is_shown(panel, viewer, qtbot):
     assert panel.score.value == "IoU 0.50 (95 %: 0.25 to 0.75)"
     panel._bridge.came.emit({"kind": "score", "value": None, "reason": "Too little paint to tell."})
     assert panel.score.value == "Too little paint to tell."
+
+
+def test_closing_the_widget_closes_the_session_and_leaves_its_layers(panel, viewer, tmp_path, qtbot):
+    panel.folder.value = tmp_path
+    panel.start()
+    worker = panel._worker
+    stroke(panel, (4, 10, 4), 1)
+    painted = panel.paint.layer
+    viewer.window.remove_dock_widget("all")
+    qtbot.waitUntil(lambda: panel.session is None, timeout=10_000)
+    assert not worker._thread.is_alive()
+    assert painted in viewer.layers
+    painted.paint((4, 10, 18), 2)  # a layer like any other
+    with Session(np.zeros((2, *SIZE), np.float32), tmp_path) as again:
+        assert again.counts()[1] > 0
+        assert again.counts()[2] == 0
 
 
 def test_a_session_is_kept_and_continued(panel, viewer, tmp_path, qtbot):
@@ -181,6 +201,21 @@ def test_a_folder_in_use_is_refused_in_words(panel, viewer, tmp_path, monkeypatc
     assert "in use by another run" in text
     panel.start_button.native.click()
     assert panel.session is not None
+
+
+def test_a_folder_of_another_panel_is_refused(panel, viewer, tmp_path, monkeypatch):
+    said = errors(panel, monkeypatch)
+    other = PaintPanel(viewer)
+    viewer.window.add_dock_widget(other, name="other")
+    for one in (panel, other):
+        one.live.value, one.folder.value = False, tmp_path
+        one.start_button.native.click()
+    assert other.session is None
+    assert said == [f"{tmp_path} is open in another panel. Close that, or choose another folder."]
+    panel.end()
+    other.start_button.native.click()
+    assert other.session is not None
+    other.end()
 
 
 def test_a_viewer_without_image_says_so(panel, viewer, monkeypatch):

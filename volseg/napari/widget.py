@@ -24,7 +24,7 @@ from magicgui.widgets import (
 from napari.layers import Image
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QFileDialog
 
 from volseg.errors import InputError, in_words
@@ -38,13 +38,20 @@ if TYPE_CHECKING:
 
 __all__ = ["PaintPanel"]
 
+_KEPT: set[Path] = set()  # folders of the sessions of all panels of this process
 _FORMATS = "volumes (*.nii.gz *.tif *.nrrd *.seg.nrrd *.mha *.ome.zarr *.png)"
 
 
 class _Bridge(QObject):
-    """Carries news from any thread into that of the window."""
+    """Carries news from any thread into that of the window; notices that the panel was taken out of it."""
 
     came = Signal(object)
+    closed = Signal()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - of Qt
+        if event.type() == QEvent.Type.ParentChange and watched.parent() is None:
+            self.closed.emit()
+        return False
 
 
 class PaintPanel(Container):
@@ -96,6 +103,8 @@ class PaintPanel(Container):
         self._bridge.came.connect(self._on_news)
         for event in ("current_step", "order", "ndisplay"):
             getattr(self._viewer.dims.events, event).connect(self._look)
+        self._bridge.closed.connect(self.end)
+        self.native.installEventFilter(self._bridge)
         self.native.destroyed.connect(lambda: self.end())
         self._enable()
 
@@ -109,6 +118,8 @@ class PaintPanel(Container):
         volume = volume_of(data[0] if layer.multiscale else data, about | {"rgb": layer.rgb})
         names = [name.strip() for name in self.names.value.split(",") if name.strip()]
         folder = self.folder.value
+        if folder is not None and Path(folder).resolve() in _KEPT:
+            raise InputError(f"{folder} is open in another panel. Close that, or choose another folder.")
         begun = folder is not None and (Path(folder) / "paint.jsonl").exists()
         session = Session(volume, folder, None if begun else dict(enumerate(names, 1)))
         try:
@@ -118,6 +129,8 @@ class PaintPanel(Container):
             session.close()
             raise
         self.session = session
+        if session.folder is not None:
+            _KEPT.add(session.folder.path.resolve())
         for one in (self.results.doubt, self.results.result, self.paint.layer):
             self._viewer.add_layer(one)
         self._viewer.layers.selection.active = self.paint.layer
@@ -142,6 +155,8 @@ class PaintPanel(Container):
             self.paint.release()
             self.paint.layer.events.selected_label.disconnect(self._picked)
         if self.session is not None:
+            if self.session.folder is not None:
+                _KEPT.discard(self.session.folder.path.resolve())
             self.session.close()
         self.session = self.paint = self.results = self._worker = None
 
@@ -161,7 +176,7 @@ class PaintPanel(Container):
 
     def go(self) -> None:
         """Show the place that was suggested."""
-        if self.session is None or self.paint is None or not self._place:
+        if self.session is None or self.paint is None or not self._place or not self._is_shown():
             return
         dims, axis = len(self.session.size), self._place["axis"]
         voxel = list(self._place["point"])
@@ -245,12 +260,17 @@ class PaintPanel(Container):
     def _slice(self) -> tuple[Session, tuple[int, int]]:
         """The slice that is shown, as the session names it."""
         session, dims = self._session(), len(self._session().size)
+        if not self._is_shown():
+            raise InputError("The layer that was painted on is gone. Start again.")
         if dims == 2:
             return session, (2, 0)
         if self._viewer.dims.ndisplay == 3:
             raise InputError("The volume is shown in 3D. Show slices to work on one.")
         axis = self._normal()
         return session, (axis, self._position()[axis])
+
+    def _is_shown(self) -> bool:
+        return self.paint is not None and self.paint.layer in self._viewer.layers
 
     def _normal(self) -> int:
         """The session's axis across the slices that are shown."""
@@ -266,7 +286,7 @@ class PaintPanel(Container):
         return [min(max(round(float(p)), 0), n - 1) for p, n in zip(point[::-1], size, strict=True)]
 
     def _look(self, _: object = None) -> None:
-        if self.session is None or self._worker is None:
+        if self.session is None or self._worker is None or not self._is_shown():
             return
         flat = len(self.session.size) == 3 and self._viewer.dims.ndisplay == 2
         self._worker.look(self._position(), self._normal() if flat else None)
