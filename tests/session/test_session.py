@@ -10,7 +10,6 @@ import volseg
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, segments_of, write_volume
 from volseg.session import Session
-from volseg.session.advice import suggest
 from volseg.session.worker import Worker
 
 SIZES = ((40, 36, 16), (64, 60))
@@ -270,18 +269,44 @@ def test_densify_continues_a_session(scene, tmp_path):
 
 def test_a_place_is_suggested_where_the_result_is_least_sure(scene):
     session, truth = taught(scene), scene[1]
-    place = suggest(session)
+    place = session.suggest()
     assert set(place.classes) == {"background", "spot"}
     assert "background or spot?" in place.text or "spot or background?" in place.text
     doubt = 1 - session.slice(place.axis, place.index).confidence
     assert doubt[place.point] > np.median(doubt)
     assert session.paint_slice(place.axis, place.index)[place.point] == 255
-    assert suggest(Session(scene[0], classes=CLASSES)) is None
+    assert Session(scene[0], classes=CLASSES).suggest() is None
     if truth.ndim == 3:
         tall = Session(Volume(scene[0], np.diag([1.0, 1.0, 5.0, 1.0])), classes=CLASSES)
         strokes(tall, truth, planes(truth))
         tall.learn(steps=40)
-        assert suggest(tall).axis == 2
+        assert tall.suggest().axis == 2
+
+
+def test_there_is_no_number_before_there_is_enough_paint_and_one_with_an_interval_after(scene):
+    image, truth = scene
+    session = Session(image, classes=CLASSES)
+    assert session.score().value is None
+    strokes(session, truth, planes(truth)[:1])
+    session.learn(steps=40)
+    assert "Too little paint to tell" in session.score().reason or session.score().value is not None
+    where = [(a, p) for a in range(3) for p in (3, 8, 13)] if truth.ndim == 3 else [(2, 0)] * 6
+    for seed, plane in enumerate(where):
+        strokes(session, truth, [plane], seed)
+    for _ in range(3):
+        session.learn(steps=40)
+    found = session.score()
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert set(found.per_class) == {0, 1}
+    stack = (
+        [session.slice(2, i).values for i in range(truth.shape[2])]
+        if truth.ndim == 3
+        else [session.slice(2, 0).values]
+    )
+    right = iou(np.stack(stack, -1).reshape(truth.shape) == 1, truth == 1)
+    assert abs(found.value - right) < 0.2
+    assert json.loads(json.dumps(found.as_json()))["per_class"]["1"]["low"] <= found.per_class[1][0]
+    assert session.score(should_stop=lambda: True) is None
 
 
 class TestWorker:

@@ -115,6 +115,16 @@ class Live:
         """Whether another round would take no steps unless there is new paint."""
         return self._members is not None and self._owed == 0
 
+    def apart(self, classes: int) -> "Live":
+        """One that has learnt nothing, and looks at the same filter responses."""
+        other = copy.copy(self)
+        other.classes, other.rounds, other.curve = classes, 0, Curve()
+        other.agreement, other._owed, other._offset = (0, 0), 0, torch.zeros(classes)
+        other._members, other._folded, other._pool = None, None, dict(self._pool)
+        other._paint = Paint(np.empty(0, np.int64), np.empty(0, np.uint8))
+        other._rows = self._rows[:0]
+        return other
+
     def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
         """Compute the filter responses that a block lacks; whether they are all there."""
         return self.bricks.build(block, should_stop)

@@ -1,6 +1,7 @@
 """Where to paint next: the slice on which the live result is least sure, and the place on it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,9 @@ from scipy import ndimage
 from volseg.annotation import numbered
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
-from volseg.session.session import Session
+
+if TYPE_CHECKING:
+    from volseg.session.session import Session
 
 __all__ = ["Place", "suggest"]
 
@@ -37,7 +40,7 @@ class Place:
     text: str
 
 
-def suggest(session: Session, seed: int = 0) -> Place | None:
+def suggest(session: "Session", seed: int = 0) -> Place | None:
     """The place where paint is expected to help most; ``None`` before anything has been learnt.
 
     Random voxels without paint are looked at, and the slice with most doubt is chosen, not next to one that
@@ -70,7 +73,7 @@ def suggest(session: Session, seed: int = 0) -> Place | None:
     return None if best is None else _on_slice(session, *best)
 
 
-def _left(session: Session, axis: int, index: int) -> float:
+def _left(session: "Session", axis: int, index: int) -> float:
     """How much of a slice is unlabelled."""
     return float(np.mean(session.paint_slice(axis, index) == IGNORE_INDEX))
 
@@ -82,7 +85,7 @@ def _axes(spacing: tuple[float, ...]) -> list[int]:
     return [longest] if spacing[longest] > _COARSE * max(others) else [2, 1, 0]
 
 
-def _on_slice(session: Session, axis: int, index: int) -> Place:
+def _on_slice(session: "Session", axis: int, index: int) -> Place:
     scores = session.scores(axis, index)
     order = np.sort(scores, 0)
     doubt: npt.NDArray[np.float64] = np.exp(order[-2] - order[-1]).astype(np.float64)

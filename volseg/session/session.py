@@ -4,7 +4,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,8 +18,10 @@ from volseg.io import Volume, output_suffix, read_volume, suffix_of
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Live, Paint
 from volseg.runs.checkpoint import save_checkpoint
+from volseg.session.advice import Place, suggest
 from volseg.session.canvas import Canvas
 from volseg.session.folder import Folder, write_labels
+from volseg.session.judging import Score, score
 from volseg.session.painting import packed_values
 
 __all__ = ["Result", "Session"]
@@ -261,6 +263,17 @@ class Session(Canvas):
         return Result(
             np.where(on, paint, found.values), np.where(on, np.float32(1), found.confidence), found.revision
         )
+
+    def score(self, should_stop: Callable[[], bool] | None = None) -> Score | None:
+        """How good the result is, with an interval, or that there is too little paint to tell.
+
+        Four short trainings; ``None`` if ``should_stop`` ended them.
+        """
+        return score(self, should_stop)
+
+    def suggest(self) -> Place | None:
+        """Where to paint next: where the result is least sure; ``None`` before anything has been learnt."""
+        return suggest(self)
 
     def densify(
         self, minutes: float | None = None, *, folder: str | os.PathLike[str] | None = None, **choices: Any

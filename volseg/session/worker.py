@@ -5,7 +5,7 @@ One thread does one short thing after another, the most urgent first, so that no
 1. a round of learning, if there is new paint;
 2. the slices that are looked at;
 3. image features, nearest to where the person looks;
-4. slices next to those that are looked at, once painting has paused.
+4. where to paint next, the score, and slices next to those that are looked at, once painting has paused.
 """
 
 import logging
@@ -35,7 +35,7 @@ class Worker:
     Args:
         on_news: called from that thread with what has happened: ``kind`` is ``"model"`` (a round was learnt),
             ``"plane"`` (a slice of the result is at hand), ``"doing"`` (what is being done, and the share of
-            it), ``"trouble"``.
+            it), ``"suggestion"``, ``"score"``, ``"trouble"``.
     """
 
     def __init__(self, session: Session, on_news: News) -> None:
@@ -49,7 +49,7 @@ class Worker:
         self._visible: list[tuple[int, int]] = []
         self._painted = time.monotonic()
         self._built = False
-        self._failed = -1
+        self._failed = self._advised = self._scored = -1
         self._thread = threading.Thread(target=self._run, name="volseg-worker", daemon=True)
         self.look(self._position)
 
@@ -124,6 +124,13 @@ class Worker:
             return self._build()
         if time.monotonic() - self._painted < _PAUSE:
             return False
+        if session.is_learnt and self._advised != session.revision:
+            self._advised = session.revision
+            place = session.suggest()
+            self._news({"kind": "suggestion"} | ({} if place is None else vars(place)))
+            return True
+        if session.is_learnt and self._scored != session.revision:
+            return self._score()
         return any(
             self._predict((axis, index + step))
             for step in sorted(range(-_AHEAD, _AHEAD + 1), key=abs)
@@ -150,6 +157,15 @@ class Worker:
         self._say("looking at the image", live.ready(tuple(slice(0, n) for n in self.session.size)))
         with self.session.learning():
             live.build(block, should_stop=self._wake.is_set)
+        return True
+
+    def _score(self) -> bool:
+        self._say("scoring", None)
+        revision = self.session.revision
+        found = self.session.score(lambda: self._over.is_set() or self.session.revision != revision)
+        if found is not None:
+            self._scored = revision
+            self._news({"kind": "score", **found.as_json()})
         return True
 
     def _say(self, what: str, share: float | None) -> None:
