@@ -309,6 +309,23 @@ def test_there_is_no_number_before_there_is_enough_paint_and_one_with_an_interva
     assert session.score(should_stop=lambda: True) is None
 
 
+def test_of_a_volume_too_large_only_what_is_around_the_person_is_segmented(scene, monkeypatch):
+    image, truth = scene
+    monkeypatch.setattr("volseg.session.session._ALL", 1000)
+    monkeypatch.setattr("volseg.session.session._AROUND", 6)
+    session = taught(scene)
+    whole = session.slice(*planes(truth)[0]).values
+    assert (whole != 255).all()
+    position = [20, 18, 8][: truth.ndim]
+    session.look(position)
+    values, confidence, _ = session.slice(*planes(truth)[0])
+    around = np.zeros(values.shape, bool)
+    around[14:26, 12:24] = True
+    paint = session.paint_slice(*planes(truth)[0])
+    np.testing.assert_array_equal(values, np.where(around | (paint != 255), whole, 255))
+    np.testing.assert_array_equal(confidence == 0, ~around & (paint == 255))
+
+
 class TestWorker:
     @pytest.fixture
     def working(self, scene):

@@ -125,6 +125,13 @@ class Live:
         other._rows = self._rows[:0]
         return other
 
+    def at_hand(self, voxels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of some voxels ``(n, dims)`` have filter responses that are there."""
+        bricks, which = np.unique(self.bricks.brick_of(voxels), axis=0, return_inverse=True)
+        there = np.array([self.ready(self.bricks.span_of(index)) == 1 for index in bricks.tolist()], bool)
+        found: npt.NDArray[np.bool_] = there[which.reshape(-1)]
+        return found
+
     def build(self, block: Span, should_stop: Callable[[], bool] | None = None) -> bool:
         """Compute the filter responses that a block lacks; whether they are all there."""
         return self.bricks.build(block, should_stop)

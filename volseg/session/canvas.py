@@ -20,10 +20,10 @@ from volseg.session.journal import Journal, Record, read_journal
 from volseg.session.painting import BACKGROUND, ClassInfo, Painting, packed_mask, packed_values
 from volseg.session.shapes import brush, flooded, outline
 
-__all__ = ["Canvas"]
+__all__ = ["DENSE", "Canvas"]
 
 _LOCK = ".paint.lock"
-_DENSE = 2**28  # voxels up to which a whole array of labels is given
+DENSE = 2**28  # voxels up to which a whole array of labels is given
 
 Plane = npt.NDArray[np.uint8]
 
@@ -138,7 +138,7 @@ class Canvas:
         Raises:
             ResourceError: for a volume too large for an array; :meth:`paint_slice` gives a slice of it.
         """
-        if np.prod(self.size, dtype=float) > _DENSE:
+        if np.prod(self.size, dtype=float) > DENSE:
             raise ResourceError(
                 f"the paint of {' x '.join(map(str, self.size))} voxels is not held as an array. Ask for "
                 "slices "

@@ -19,7 +19,7 @@ from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Live, Paint
 from volseg.runs.checkpoint import save_checkpoint
 from volseg.session.advice import Place, suggest
-from volseg.session.canvas import Canvas
+from volseg.session.canvas import DENSE, Canvas
 from volseg.session.folder import Folder, write_labels
 from volseg.session.judging import Score, score
 from volseg.session.painting import packed_values
@@ -27,6 +27,10 @@ from volseg.session.painting import packed_values
 __all__ = ["Result", "Session"]
 
 _KEPT = 64  # slices of the result that are kept
+_ALL = (
+    2**26
+)  # voxels up to which slices are segmented whole; of a larger volume, around where the person looks
+_AROUND = 160  # voxels of the finest axis, on either side
 
 Plane = npt.NDArray[np.uint8]
 Confidence = npt.NDArray[np.float32]
@@ -99,6 +103,7 @@ class Session(Canvas):
         self._model = 0  # rounds of learning
         self._planes: OrderedDict[tuple[int, int], Result] = OrderedDict()
         self._whole: tuple[Plane, Confidence] | None = None  # what densify made of the same paint
+        self._focus: Block | None = None
         if self.folder is not None and self.is_result:
             self._whole = self._read_result()
 
@@ -222,19 +227,20 @@ class Session(Canvas):
                     self._planes.popitem(last=False)
         return self._as_painted(axis, index, found)
 
-    def scores(self, axis: int | None, index: int) -> npt.NDArray[np.float32]:
-        """Log probabilities of a slice by the model, ``(classes, *plane)``, in the order of ``classes``.
-
-        Raises:
-            InputError: if nothing has been learnt.
-        """
-        axis = self._axis(axis)
-        block = self._painting.plane(axis, index)
+    def look(self, position: Sequence[int]) -> None:
+        """Where the person looks, a voxel: of a volume too large to be segmented slice by slice, only what
+        lies around it is."""
+        if np.prod(self.size, dtype=float) <= _ALL:
+            return
+        finest = min(self.spacing)
+        reach = [max(round(_AROUND * finest / s), 1) for s in self.spacing]
+        focus = tuple(
+            slice(max(p - r, 0), min(p + r, n)) for p, r, n in zip(position, reach, self.size, strict=True)
+        )
         with self._learning:
-            if self._live is None or not self._model:
-                raise InputError("Nothing has been learnt yet. Paint two classes first.")
-            found = self._live.predict(block)
-        return found.reshape(len(found), *self._painting.shape(axis))
+            if focus != self._focus:
+                self._focus = focus
+                self._planes.clear()
 
     def known_slice(self, axis: int | None, index: int) -> Result | None:
         """The same if it is at hand, without waiting."""
@@ -251,11 +257,18 @@ class Session(Canvas):
             return Result(whole[0][block].reshape(shape), whole[1][block].reshape(shape), 0)
         if self._live is None or not self._model:
             return Result(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), 0)
-        scores: npt.NDArray[np.float32] = self._live.predict(block)
+        inner = block if self._focus is None else tuple(map(_common, block, self._focus))
+        if any(part.start >= part.stop for part in inner):
+            return Result(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
+        scores: npt.NDArray[np.float32] = self._live.predict(inner)
         values = np.array(list(self._painting.classes), np.uint8)[: len(scores)]
         scores = np.exp(scores - scores.max(0))
-        confidence = (scores.max(0) / scores.sum(0)).reshape(shape).astype(np.float32)
-        return Result(values[scores.argmax(0)].reshape(shape), confidence, self._model)
+        found = np.full([part.stop - part.start for part in block], IGNORE_INDEX, np.uint8)
+        confidence = np.zeros(found.shape, np.float32)
+        there = tuple(slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, block, strict=True))
+        found[there] = values[scores.argmax(0)]
+        confidence[there] = scores.max(0) / scores.sum(0)
+        return Result(found.reshape(shape), confidence.reshape(shape), self._model)
 
     def _as_painted(self, axis: int, index: int, found: Result) -> Result:
         paint = self.paint_slice(axis, index)
@@ -310,6 +323,14 @@ class Session(Canvas):
         }
         paint = Volume(labels[None], like.affine, like.unit)
         return densify(like, paint, target, minutes=minutes, overwrite=True, **given | dict(choices))
+
+    def close(self) -> None:
+        """Everything is on the disk, paint and model as files, too; another process may have the folder."""
+        try:
+            if self._journal is not None and self.revision and np.prod(self.size, dtype=float) <= DENSE:
+                self.save()
+        finally:
+            super().close()
 
     def save(self) -> None:
         """Write the paint as a file beside the journal, and what was learnt for densify to continue.
@@ -370,3 +391,7 @@ class Session(Canvas):
 
 def _steps(live: Live) -> int:
     return live.curve.iterations[-1] if live.curve.iterations else 0
+
+
+def _common(one: slice, other: slice) -> slice:
+    return slice(max(one.start, other.start), min(one.stop, other.stop))

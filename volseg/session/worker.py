@@ -117,6 +117,7 @@ class Worker:
             session.learn(_ROUND)
             self._news({"kind": "model", "model": session.model, "revision": session.revision})
             return True
+        session.look(self._position)
         for plane in self._visible:
             if self._predict(plane):
                 return True
