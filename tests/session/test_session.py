@@ -310,7 +310,7 @@ def test_there_is_no_number_before_there_is_enough_paint_and_one_with_an_interva
 
 
 def test_of_a_volume_too_large_only_what_is_around_the_person_is_segmented(scene, monkeypatch):
-    image, truth = scene
+    _, truth = scene
     monkeypatch.setattr("volseg.session.session._ALL", 1000)
     monkeypatch.setattr("volseg.session.session._AROUND", 6)
     session = taught(scene)
