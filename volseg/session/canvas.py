@@ -51,7 +51,7 @@ class Canvas:
         if not begun:
             self._begin(self._start(paint, read or {}), classes or {})
         elif paint is not None:
-            self.close()
+            Canvas.close(self)
             raise RefusedError(
                 f"{folder} holds a session already, which has its own paint. Choose another folder "
                 f"({option('output')}) to start from {paint}, or leave {paint} out."
