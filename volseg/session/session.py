@@ -24,7 +24,7 @@ from volseg.session.folder import Folder, write_labels
 from volseg.session.judging import Score, score
 from volseg.session.painting import packed_values
 
-__all__ = ["Result", "Session"]
+__all__ = ["Known", "Result", "Session"]
 
 _KEPT = 64  # slices of the result that are kept
 _ALL = (
@@ -43,8 +43,14 @@ class Result(NamedTuple):
     Attributes:
         values: as painted; 255 where nothing is known yet.
         confidence: probability of that value, 0 to 1; 1 where it was painted.
-        revision: of the model that found it; 0 for what ``densify`` has written.
     """
+
+    values: Plane
+    confidence: Confidence
+
+
+class Known(NamedTuple):
+    """The same, and after how many rounds the model found it; 0 for what ``densify`` has written."""
 
     values: Plane
     confidence: Confidence
@@ -101,7 +107,7 @@ class Session(Canvas):
         self._live: Live | None = None
         self._learnt = -1  # revision of the paint that the model has seen
         self._model = 0  # rounds of learning
-        self._planes: OrderedDict[tuple[int, int], Result] = OrderedDict()
+        self._planes: OrderedDict[tuple[int, int], Known] = OrderedDict()
         self._whole: tuple[Plane, Confidence] | None = None  # what densify made of the same paint
         self._focus: Block | None = None
         if self.folder is not None and self.is_result:
@@ -215,7 +221,10 @@ class Session(Canvas):
         return self._live
 
     def slice(self, axis: int | None, index: int) -> Result:
-        """Result of a slice; what was painted is as painted, and certain. It is computed if need be."""
+        """Values and confidence of a slice; what was painted is as painted, and certain.
+
+        They are computed if need be.
+        """
         axis = self._axis(axis)
         block = self._painting.plane(axis, index)
         with self._learning:
@@ -225,7 +234,7 @@ class Session(Canvas):
                 self._planes[axis, index] = found
                 while len(self._planes) > _KEPT:
                     self._planes.popitem(last=False)
-        return self._as_painted(axis, index, found)
+        return Result(*self._as_painted(axis, index, found)[:2])
 
     def look(self, position: Sequence[int]) -> None:
         """Where the person looks, a voxel: of a volume too large to be segmented slice by slice, only what
@@ -242,7 +251,7 @@ class Session(Canvas):
                 self._focus = focus
                 self._planes.clear()
 
-    def known_slice(self, axis: int | None, index: int) -> Result | None:
+    def known_slice(self, axis: int | None, index: int) -> Known | None:
         """The same if it is at hand, without waiting."""
         axis = self._axis(axis)
         found = self._planes.get((axis, index))
@@ -250,16 +259,16 @@ class Session(Canvas):
             found = self._find(axis, self._painting.plane(axis, index))
         return None if found is None else self._as_painted(axis, index, found)
 
-    def _find(self, axis: int, block: Block) -> Result:
+    def _find(self, axis: int, block: Block) -> Known:
         shape = self._painting.shape(axis)
         whole = self._whole
         if whole is not None:
-            return Result(whole[0][block].reshape(shape), whole[1][block].reshape(shape), 0)
+            return Known(whole[0][block].reshape(shape), whole[1][block].reshape(shape), 0)
         if self._live is None or not self._model:
-            return Result(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), 0)
+            return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), 0)
         inner = block if self._focus is None else tuple(map(_common, block, self._focus))
         if any(part.start >= part.stop for part in inner):
-            return Result(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
+            return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
         scores: npt.NDArray[np.float32] = self._live.predict(inner)
         values = np.array(list(self._painting.classes), np.uint8)[: len(scores)]
         scores = np.exp(scores - scores.max(0))
@@ -268,12 +277,12 @@ class Session(Canvas):
         there = tuple(slice(i.start - b.start, i.stop - b.start) for i, b in zip(inner, block, strict=True))
         found[there] = values[scores.argmax(0)]
         confidence[there] = scores.max(0) / scores.sum(0)
-        return Result(found.reshape(shape), confidence.reshape(shape), self._model)
+        return Known(found.reshape(shape), confidence.reshape(shape), self._model)
 
-    def _as_painted(self, axis: int, index: int, found: Result) -> Result:
+    def _as_painted(self, axis: int, index: int, found: Known) -> Known:
         paint = self.paint_slice(axis, index)
         on = paint != IGNORE_INDEX
-        return Result(
+        return Known(
             np.where(on, paint, found.values), np.where(on, np.float32(1), found.confidence), found.revision
         )
 
