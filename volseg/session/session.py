@@ -107,6 +107,7 @@ class Session(Canvas):
         self._live: Live | None = None
         self._learnt = -1  # revision of the paint that the model has seen
         self._model = 0  # rounds of learning
+        self._since = 0  # steps of learning from the paint that it has seen
         self._planes: OrderedDict[tuple[int, int], Known] = OrderedDict()
         self._whole: tuple[Plane, Confidence] | None = None  # what densify made of the same paint
         self._focus: Block | None = None
@@ -184,11 +185,13 @@ class Session(Canvas):
             before = _steps(live)
             paint = Paint(voxels[order], table[painted[order]])
             live.learn(paint, seconds=seconds, steps=steps, **watched)
+            steps_taken = _steps(live) - before
+            self._since = steps_taken + (self._since if self._learnt == revision else 0)
             self._learnt = revision
             self._model += 1
             self._planes.clear()
             self._whole = None
-            self._note({"do": "learn", "steps": _steps(live) - before, "revision": revision})
+            self._note({"do": "learn", "steps": steps_taken, "revision": revision})
 
     def prepare(self) -> Live:
         """What learns, before there is anything to learn from: it can look at the image."""
@@ -214,6 +217,11 @@ class Session(Canvas):
     def model(self) -> int:
         """How many rounds have been learnt."""
         return self._model
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps of learning since the paint changed, and in all."""
+        return self._since, 0 if self._live is None else _steps(self._live)
 
     @property
     def live(self) -> Live | None:

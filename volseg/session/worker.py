@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 News = Callable[[Mapping[str, Any]], None]
 
 _ROUND = 0.4  # seconds of learning after a stroke
+_STEPS, _FIRST = 40, 120  # of learning from the same paint, and in all, without new paint
 _PAUSE = 2.0  # seconds without a stroke before what can wait is done
 _AHEAD = 4  # slices on either side
 _TICK = 0.25  # seconds between two looks at whether there is something to do
@@ -113,14 +114,14 @@ class Worker:
             session.flush()
             self._news({"kind": "trouble", "what": session.trouble})
         if session.can_learn and not session.is_learnt and self._failed != session.revision:
-            self._say("learning", None)
-            session.learn(_ROUND)
-            self._news({"kind": "model", "model": session.model, "revision": session.revision})
-            return True
+            return self._learn()
         session.look(self._position)
         for plane in self._visible:
             if self._predict(plane):
                 return True
+        since, total = session.steps
+        if session.is_learnt and (since < _STEPS or total < _FIRST) and self._failed != session.revision:
+            return self._learn()
         if not self._built:
             return self._build()
         if time.monotonic() - self._painted < _PAUSE:
@@ -138,6 +139,13 @@ class Worker:
             for axis, index in self._visible
             if len(session.size) == 3 and 0 <= index + step < session.size[axis]
         )
+
+    def _learn(self) -> bool:
+        session = self.session
+        self._say("learning", None)
+        session.learn(_ROUND)
+        self._news({"kind": "model", "model": session.model, "revision": session.revision})
+        return True
 
     def _predict(self, plane: tuple[int, int]) -> bool:
         session = self.session
