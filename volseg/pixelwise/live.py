@@ -35,6 +35,7 @@ _RATE = 3e-3
 _NOISE = 0.2  # standard deviations
 _CYCLE = 20  # steps in which the learning rate comes to its end; as many are taken for new paint
 _PASSES = 25  # over the painted voxels, after which more steps do not help
+_FULL = 0.8  # of the memory for filter responses: no more are computed ahead
 _POOL = 4096  # voxels without paint that are looked at, about
 _UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
 
