@@ -142,8 +142,13 @@ class Live:
         return self.bricks.ready(block)
 
     def next_bricks(self, near: Sequence[float]) -> Iterator[Span]:
-        """Blocks whose filter responses are not there yet, those nearest to a voxel first."""
-        return (block for block in self.bricks.nearest(near) if not self.bricks.has(block))
+        """Blocks whose filter responses are not there yet, those nearest to a voxel first; no more when
+        memory for them is used up."""
+        for block in self.bricks.nearest(near):
+            if self.bricks.bytes > _FULL * self.bricks.most_bytes:
+                return
+            if not self.bricks.has(block):
+                yield block
 
     def learn(
         self,

@@ -107,7 +107,6 @@ class Session(Canvas):
         self._live: Live | None = None
         self._learnt = -1  # revision of the paint that the model has seen
         self._model = 0  # rounds of learning
-        self._since = 0  # steps of learning from the paint that it has seen
         self._planes: OrderedDict[tuple[int, int], Known] = OrderedDict()
         self._whole: tuple[Plane, Confidence] | None = None  # what densify made of the same paint
         self._focus: Block | None = None
@@ -186,7 +185,6 @@ class Session(Canvas):
             paint = Paint(voxels[order], table[painted[order]])
             live.learn(paint, seconds=seconds, steps=steps, **watched)
             steps_taken = _steps(live) - before
-            self._since = steps_taken + (self._since if self._learnt == revision else 0)
             self._learnt = revision
             self._model += 1
             self._planes.clear()
@@ -219,9 +217,9 @@ class Session(Canvas):
         return self._model
 
     @property
-    def steps(self) -> tuple[int, int]:
-        """Steps of learning since the paint changed, and in all."""
-        return self._since, 0 if self._live is None else _steps(self._live)
+    def is_done(self) -> bool:
+        """Whether more learning would take no steps without new paint."""
+        return self.is_learnt and self._live is not None and self._live.is_done
 
     @property
     def live(self) -> Live | None:

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 News = Callable[[Mapping[str, Any]], None]
 
 _ROUND = 0.4  # seconds of learning after a stroke
-_STEPS, _FIRST = 40, 120  # of learning from the same paint, and in all, without new paint
 _PAUSE = 2.0  # seconds without a stroke before what can wait is done
 _AHEAD = 4  # slices on either side
 _TICK = 0.25  # seconds between two looks at whether there is something to do
@@ -119,8 +118,7 @@ class Worker:
         for plane in self._visible:
             if self._predict(plane):
                 return True
-        since, total = session.steps
-        if session.is_learnt and (since < _STEPS or total < _FIRST) and self._failed != session.revision:
+        if session.is_learnt and not session.is_done and self._failed != session.revision:
             return self._learn()
         if not self._built:
             return self._build()
