@@ -2,11 +2,14 @@
 
     python benchmarks/densify_peers.py forest TASK.npz RESULT.npz
     python benchmarks/densify_peers.py nnunet TASK.npz RESULT.npz --seconds 300
+    python benchmarks/densify_peers.py strokes TASK.npz RESULT.npz
 
 Called by ``densify.py`` with the interpreter of an environment of its own (``peers.txt``); needs
 no volseg. ``TASK.npz`` holds ``image (C, *spatial)``, ``labels (*spatial)`` with 255 where nobody painted,
 ``spacing``, ``classes`` and ``seed``; ``RESULT.npz`` gets ``voxels`` (flat indices, or nothing for all)
-and their ``classes``.
+and their ``classes``. ``strokes`` is the forest again, on responses that ``loop.py`` computed: ``seen (n,
+features)``, ``painted (n,)`` and ``turn (n,)`` of painted voxels, ``asked (m, features)`` of others and the
+``turns`` after which they are asked about; the result holds ``classes (turns, m)``.
 """
 
 import argparse
@@ -45,6 +48,19 @@ def forest(task: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     trees = RandomForestClassifier(TREES, n_jobs=1, random_state=int(task["seed"]))
     trees.fit(train, labels[painted])
     return asked, trees.predict(test)
+
+
+def strokes(task: dict[str, np.ndarray]) -> np.ndarray:
+    """One forest after each of some turns, on what is painted by then."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    found = []
+    for turn in task["turns"]:
+        there = task["turn"] <= turn
+        trees = RandomForestClassifier(TREES, n_jobs=1, random_state=int(task["seed"]))
+        trees.fit(task["seen"][there], task["painted"][there])
+        found.append(trees.predict(task["asked"]))
+    return np.stack(found)
 
 
 def _responses(image: np.ndarray, sigma: float) -> list[np.ndarray]:
@@ -161,12 +177,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("method", choices=("forest", "nnunet"))
+    parser.add_argument("method", choices=("forest", "nnunet", "strokes"))
     parser.add_argument("task", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--seconds", type=float, default=300)
     given = parser.parse_args()
     task = dict(np.load(given.task))
+    if given.method == "strokes":
+        np.savez(given.result, classes=strokes(task).astype(np.uint8))
+        return
     voxels, classes = forest(task) if given.method == "forest" else nnunet(task, given.seconds)
     np.savez(given.result, voxels=voxels, classes=classes.astype(np.uint8))
 

@@ -57,6 +57,16 @@ def test_bricks_are_parts_of_the_bank_of_the_whole(case):
         )
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", ">u2", "int32", "float64"])
+def test_values_of_any_type_are_normalised_as_those_of_the_whole(dtype):
+    image = np.random.default_rng(0).integers(0, 120, (2, 30, 20)).astype(dtype)
+    if dtype == "int16":
+        image -= 60
+    whole = responses_in(filter_bank(normalised(image), (1.0, 1.0)), 0, 30)
+    found = Bricks(image, (1.0, 1.0)).responses_in((slice(None), slice(None)))
+    torch.testing.assert_close(found, whole, rtol=0, atol=2e-3)
+
+
 def test_responses_at_voxels_are_those_of_the_bank(case):
     image, spacing = case
     voxels = torch.from_numpy(np.random.default_rng(1).integers(0, image.shape[1:], (200, image.ndim - 1)))

@@ -75,6 +75,7 @@ class Bricks:
             self._sizes.append(tuple(-(-n // p) for n, p in pairs))
         self._edges = [self._edges_of(number) for number in range(len(self.octaves))]
         self._scales: list[GreyScale] | None = None
+        self._tables: dict[int, Tensor] = {}
         free = free_memory(torch.device("cpu"))
         self.most_bytes = min(_MOST_BYTES, free // _SHARE) if most_bytes is None else most_bytes
         self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
@@ -183,9 +184,16 @@ class Bricks:
             yield self.span_of([int(i) for i in grid[:, which]])
 
     def _bytes_of_one(self) -> int:
-        """That a brick of the finest grid takes, and what it is computed from."""
-        maps, base = 2 * len(self.octaves[0].scales) * self._per_scale, 4
-        return math.prod(self._edges[0]) * self.channels * (maps + base)
+        """That a brick of the finest grid takes."""
+        coarse = 1.2  # with those of the other grids
+        return int(
+            coarse
+            * math.prod(self._edges[0])
+            * self.channels
+            * 2
+            * len(self.octaves[0].scales)
+            * self._per_scale
+        )
 
     def _edges_of(self, number: int) -> tuple[int, ...]:
         choices = _EDGES[len(self.size)]
@@ -216,6 +224,8 @@ class Bricks:
 
     def _assembled(self, kind: str, number: int, first: Sequence[int], last: Sequence[int]) -> Tensor:
         """A block of an octave's grid: its ``maps``, or the ``base`` that they are computed from."""
+        if kind == "base" and number == 0:
+            return self._read(first, last)
         parts = list(self._indices(number, first, last))
         edges = self._edges[number]
         if len(parts) == 1:
@@ -256,12 +266,7 @@ class Bricks:
                 return self._kept[key]
         size = zip(index, self._edges[number], self._sizes[number], strict=True)
         first, last = zip(*((i * e, min((i + 1) * e, n)) for i, e, n in size), strict=True)
-        if kind == "maps":
-            brick = self._maps(number, first, last)
-        elif number:
-            brick = self._pooled(number, first, last)
-        else:
-            brick = self._read(first, last)
+        brick = (self._maps if kind == "maps" else self._pooled)(number, first, last)
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = brick
@@ -275,12 +280,31 @@ class Bricks:
         with self._lock:
             if self._scales is None:
                 self._scales = [self._measured(channel) for channel in range(self.channels)]
-        block = self._block(slice(None), tuple(map(slice, first, last)))
-        channels = [scale(torch.from_numpy(c)) for scale, c in zip(self._scales, block, strict=True)]
+        block = np.asarray(self.image[(slice(None), *map(slice, first, last))])
+        if block.dtype.kind in "ui" and block.dtype.itemsize <= 2:  # each of few values is normalised once
+            kind = np.dtype(f"u{block.dtype.itemsize}")
+            index = torch.from_numpy(np.ascontiguousarray(block).view(kind).astype(np.int32))
+            tables = [self._table(channel, block.dtype) for channel in range(self.channels)]
+            channels = [table[values] for table, values in zip(tables, index, strict=True)]
+        else:
+            block = self._known(block)
+            channels = [scale(torch.from_numpy(c)) for scale, c in zip(self._scales, block, strict=True)]
         return torch.stack(channels).to(self.device)
 
+    def _table(self, channel: int, dtype: np.dtype[Any]) -> Tensor:
+        """What each value of a channel is normalised to, by its bits as an unsigned number."""
+        if channel not in self._tables:
+            assert self._scales is not None  # the caller measured them
+            bits = np.arange(2 ** (8 * dtype.itemsize)).astype(f"u{dtype.itemsize}")
+            self._tables[channel] = self._scales[channel](torch.from_numpy(self._known(bits.view(dtype))))
+        return self._tables[channel]
+
     def _block(self, channels: slice, spans: Span) -> npt.NDArray[Any]:
-        block = known_to_torch(np.asarray(self.image[(channels, *spans)]))
+        return self._known(np.asarray(self.image[(channels, *spans)]))
+
+    @staticmethod
+    def _known(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        block = known_to_torch(block)
         return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
     def _measured(self, channel: int) -> GreyScale:
