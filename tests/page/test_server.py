@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from painted import CLASSES, Client, image_of, served
 
-from volseg.io import read_volume
+from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.session import Session
 
@@ -61,15 +61,26 @@ def test_strokes_outlines_and_fills_come_back_as_paint(page, packed):
     assert (page.session.labels == IGNORE_INDEX).all()
 
 
-def test_an_act_that_is_sent_twice_is_done_once(page):
-    act = {"axis": 2, "index": 0, "points": [[3, 3]], "radius": 1, "value": 1}
-    assert page.client.act("stroke", "twice", **act).changed
-    revision = page.session.revision
-    again = page.client.act("stroke", "twice", **act)
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("stroke", {"points": [[3, 3]], "radius": 1, "value": 1}),
+        ("polygon", {"points": [[2, 2], [2, 7], [7, 7]], "value": 1}),
+        ("fill", {"point": [0, 0], "tolerance": 40, "value": 1}),
+        ("finish", {}),
+    ],
+)
+def test_an_act_that_is_sent_twice_is_done_once(page, name, act):
+    act = {"axis": 2, "index": 0, **act}
+    assert page.client.act(name, f"{name} twice", **act).changed
+    assert page.client.act("undo", f"undo {name}").changed
+    assert not page.client.act("undo", f"undo {name}").changed
+    again = page.client.act(name, f"{name} twice", **act)
     assert (again.status, again.changed) == (200, False)
-    assert page.client.act("undo", "once").changed
-    assert not page.client.act("undo", "once").changed
-    assert page.session.revision == revision + 1
+    assert page.client.act("redo", f"redo {name}").changed
+    assert not page.client.act("redo", f"redo {name}").changed
+    assert page.client.act("undo").changed
+    assert (page.session.labels == IGNORE_INDEX).all()
 
 
 def test_classes_are_added_renamed_recoloured_and_locked(page):
@@ -217,6 +228,21 @@ def test_a_server_that_comes_back_knows_what_was_done(tmp_path):
             client.enter()
             assert client.act("stroke", "the one", **act).changed is changed
     assert (session.labels == 1).sum() == 5
+
+
+def test_the_image_is_never_written_over(tmp_path):
+    path = tmp_path / "image.tif"
+    write_volume(path, image_of((9, 8, 7))[0], Volume(image_of((9, 8, 7)), np.eye(4), "um"))
+    before = path.read_bytes()
+    with Session(path, tmp_path / "session", CLASSES) as session, served(session) as serving:
+        client = Client(serving.address)
+        client.enter()
+        body = {"client": "a tab", "what": "paint", "path": "image.tif", "overwrite": True}
+        answer = client.post("/save", body)
+        assert (answer.status, "would be lost" in answer.text) == (409, True)
+        assert client.post("/save", body | {"path": "other.tif"}).status == 200
+    assert path.read_bytes() == before
+    assert read_volume(tmp_path / "other.tif", labels=True).spatial_shape == (9, 8, 7)
 
 
 def test_a_folder_gets_the_same_port_again(tmp_path):

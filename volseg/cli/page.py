@@ -23,6 +23,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("paint", type=Path, nargs="?", help="a file with paint to start from")
     parser.add_argument(
+        "--channels", nargs="+", type=Path, default=[], metavar="FILE",
+        help="further channels of the image, one per file, on the same grid",
+    )  # fmt: skip
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -53,7 +57,7 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> int:
     else:
         read = {key: getattr(given, key) for key in ("unlabelled", "painted_only", "finished", "colours")}
         session = Session(
-            given.image,
+            [given.image, *given.channels] if given.channels else given.image,
             given.output or _default_output(given.image),
             names,
             paint=given.paint,

@@ -4,7 +4,6 @@ Whatever is not as it must be is an `InputError` with a sentence, which the serv
 """
 
 import asyncio
-import math
 from typing import Any
 
 from starlette.requests import Request
@@ -117,7 +116,7 @@ class Asked:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_byte(value: Any) -> bool:

@@ -108,7 +108,7 @@ class Desk:
     async def _state(self, _: Request) -> Response:
         state = await run_in_threadpool(whole_state, self.session, self._pictures)
         latest = {kind: self._last.get(kind) for kind in ("score", "doing")}
-        return _json(state | latest | {"densify": self.making.state(), "painter": self._painter})
+        return JSONResponse(state | latest | {"densify": self.making.state(), "painter": self._painter})
 
     async def _image(self, request: Request) -> Response:
         axis, index = self._slice(request)
@@ -151,7 +151,9 @@ class Desk:
         place = await run_in_threadpool(suggest, self.session)
         if place is None:
             return _refusal("There is nothing to suggest yet. Paint two classes first.", 409)
-        return _json({"axis": place.axis, "index": place.index, "point": place.point, "text": place.text})
+        return JSONResponse(
+            {"axis": place.axis, "index": place.index, "point": place.point, "text": place.text}
+        )
 
     async def _report(self, _: Request) -> Response:
         path = None if self.session.folder is None else self.session.folder.path / "report.html"
@@ -173,7 +175,7 @@ class Desk:
             self.worker.painted()
         state = await run_in_threadpool(paint_state, self.session)
         self.hub.publish({"kind": "paint", **state})
-        return _json({"changed": changed, **state})
+        return JSONResponse({"changed": changed, **state})
 
     async def _look(self, request: Request) -> Response:
         wanted = await self._of_painter(request)
@@ -181,7 +183,7 @@ class Desk:
         position = [wanted.whole(axis, 0, n - 1) for axis, n in zip("xyz", size, strict=False)]
         axis = wanted.whole("axis", 0, 2) if "axis" in wanted else None
         self.worker.look(position, axis if len(size) == 3 else None)
-        return _json({})
+        return JSONResponse({})
 
     async def _claim(self, request: Request) -> Response:
         wanted = await asked(request)
@@ -189,23 +191,23 @@ class Desk:
         if self._painter is None or force:
             self._painter = client
             self.hub.publish({"kind": "painter", "painter": client})
-        return _json({"painter": self._painter})
+        return JSONResponse({"painter": self._painter})
 
     async def _save(self, request: Request) -> Response:
         wanted = await self._of_painter(request)
-        return _json(await run_in_threadpool(save, self.session, wanted))
+        return JSONResponse(await run_in_threadpool(save, self.session, wanted))
 
     async def _densify(self, request: Request) -> Response:
         wanted = await self._of_painter(request)
         minutes = wanted.number("minutes", 0.05, 24 * 60)
         wanted.done()
         self.making.start(minutes)
-        return _json({"densify": self.making.state()})
+        return JSONResponse({"densify": self.making.state()})
 
     async def _stop(self, request: Request) -> Response:
         (await self._of_painter(request)).done()
         self.making.stop()
-        return _json({"densify": self.making.state()})
+        return JSONResponse({"densify": self.making.state()})
 
     async def _of_painter(self, request: Request) -> Asked:
         """What the tab that paints asks for; of another one it is refused."""
@@ -242,10 +244,6 @@ def _answered(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
 
 def _refusal(text: str, status: int) -> Response:
     return JSONResponse({"error": text}, status)
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return JSONResponse(content)
 
 
 def _number(text: str, limit: int, name: str) -> int:

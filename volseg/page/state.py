@@ -1,4 +1,4 @@
-"""What the page knows of a session, as JSON."""
+"""What the page knows of a session, as JSON: small, and apart from the server, which knows requests only."""
 
 from dataclasses import asdict
 from typing import Any

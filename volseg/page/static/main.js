@@ -194,7 +194,7 @@ const app = {
     if (tool !== "outline") this.hands.drop();
     this.tool = tool;
     root.dataset.tool = tool;
-    for (const button of byId("tools").children) button.setAttribute("aria-checked", String(button.dataset.name === tool));
+    for (const button of byId("tools").children) button.setAttribute("aria-pressed", String(button.dataset.name === tool));
     this.draw();
     this.showSlices();
   },
@@ -322,7 +322,7 @@ async function begin() {
   showScore(state.score, app.classes);
   showDoing(state.doing);
   byId("tools").replaceChildren(...TOOLS.map(({ name, label, key, icon: path }) =>
-    element("button", { type: "button", role: "radio", title: `${label} (${key})`, "aria-label": label, "data-name": name, onclick: () => app.use(name) }, icon(path))));
+    element("button", { type: "button", title: `${label} (${key})`, "aria-label": label, "data-name": name, onclick: () => app.use(name) }, icon(path))));
   app.use("brush");
   setSize(30);
   byId("size").addEventListener("input", () => setSize(byId("size").value));

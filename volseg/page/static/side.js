@@ -33,8 +33,8 @@ export function showClasses(app) {
   const focused = document.activeElement?.dataset?.value;
   box.replaceChildren(...app.classes.map(({ value, name, colour, locked }) => {
     const choose = element("button", {
-      type: "button", role: "radio", textContent: String(value), title: `Paint with ${name}${value < 10 ? ` (${value})` : ""}`,
-      "aria-checked": String(app.value === value), "aria-label": `${value}: ${name}`, "data-value": value,
+      type: "button", textContent: String(value), "aria-pressed": String(app.value === value),
+      title: `Paint with ${name}${value < 10 ? ` (${value})` : ""}; ${app.counts[value] ?? 0} voxels are painted`, "aria-label": `${value}: ${name}`, "data-value": value,
       onclick: () => app.choose(value),
     });
     const paint = element("input", { type: "color", value: hex(colour), title: `Colour of ${name}`, "aria-label": `colour of ${name}` });
@@ -149,9 +149,21 @@ export function showSuggestion(app) {
   byId("next").textContent = app.suggestion?.text ?? "";
 }
 
+/* What is being done, and for how long if that is worth a word. */
+let doing = null, began = 0, clock = 0;
 export function showDoing(news) {
-  const box = byId("doing");
-  const share = news?.share == null ? "" : `, ${Math.floor(100 * news.share)} %`;
-  box.classList.toggle("busy", Boolean(news?.what));
-  box.textContent = news?.what ? `${news.what}${share}` : "waiting for paint";
+  if (news?.what !== doing?.what) began = performance.now();
+  doing = news;
+  clearInterval(clock);
+  const show = () => {
+    const seconds = Math.floor((performance.now() - began) / 1000);
+    const share = doing.share == null ? "" : `, ${Math.floor(100 * doing.share)} %`;
+    byId("doing").textContent = `${doing.what}${share}${seconds > 1 ? `, ${seconds} s` : ""}`;
+  };
+  byId("doing").classList.toggle("busy", Boolean(news?.what));
+  if (!news?.what) byId("doing").textContent = "waiting for paint";
+  else {
+    show();
+    clock = setInterval(show, 1000);
+  }
 }
