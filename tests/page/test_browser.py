@@ -13,6 +13,7 @@ from painted import CLASSES, Client, image_of, served
 from volseg.io import read_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.session import Session
+from volseg.session.judging import Score
 from volseg.session.shapes import brush, outline
 
 pytestmark = pytest.mark.slow
@@ -376,6 +377,24 @@ def test_the_volume_is_made_and_its_report_shown_in_the_page(volume):
     # It is of no origin: neither can the page look into it, nor it into the page.
     assert volume.browser.run("document.querySelector('iframe').contentDocument") is None
     assert volume.browser.run("document.getElementById('report-box').open")
+
+
+def test_the_score_and_the_next_place_are_shown(volume, monkeypatch):
+    found = Score(0.625, 0.5, 0.75, {1: (0.6, 0.4, 0.7), 2: (None, None, None)}, "Two places only.", 1)
+    monkeypatch.setattr(type(volume.session), "score", lambda *_, **__: found)
+    volume.draw("xy", (3, 3), (3, 20))
+    volume.press("xy", "2")
+    volume.draw("xy", (26, 3), (26, 20))
+    end = time.monotonic() + PATIENCE
+    while volume.text("#score") != "IoU 0.63":
+        assert time.monotonic() < end, (volume.text("#score"), volume.text("#doing"))
+        time.sleep(0.1)
+    assert volume.text("#score-more") == "probably between 0.50 and 0.75; lumen 0.60; Two places only."
+    volume.press("xy", "n")
+    while not volume.text("#next").startswith("Paint near"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert volume.browser.run("document.documentElement.dataset.errors") is None
 
 
 def test_contrast_layers_and_finished_slices_change_the_picture(volume):

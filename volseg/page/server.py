@@ -107,7 +107,7 @@ class Desk:
 
     async def _state(self, _: Request) -> Response:
         state = await run_in_threadpool(whole_state, self.session, self._pictures)
-        latest = {kind: self._last.get(kind) for kind in ("score", "doing")}
+        latest = {kind: self._last.get(kind) for kind in ("score", "doing", "suggestion")}
         return JSONResponse(state | latest | {"densify": self.making.state(), "painter": self._painter})
 
     async def _image(self, request: Request) -> Response:

@@ -133,16 +133,20 @@ const app = {
     const found = this.painted[view.axis].filter((i) => direction * (i - view.index) > 0);
     if (this.size.length === 3 && found.length) this.goTo(view.axis, direction > 0 ? found[0] : found.at(-1));
   },
+  suggest(place) {
+    this.suggestion = place?.text ? place : null;
+    showSuggestion(this);
+    this.showSlices();
+  },
   async goToSuggestion() {
     try {
-      this.suggestion = await (await get("/suggestion")).json();
+      this.suggest(await (await get("/suggestion")).json());
     } catch (error) {
       this.announce(error.message);
       return this.complain("act", error.message);
     }
     this.complain("act", "");
     const found = this.suggestion;
-    showSuggestion(this);
     const view = this.views.find((one) => one.axis === found.axis) ?? this.views[0];
     this.enlarge(view);
     this.goTo(found.axis, found.index);
@@ -249,6 +253,7 @@ async function refresh() {
   showScore(state.score, app.classes);
   showDoing(state.doing);
   showMaking(app, state);
+  app.suggest(state.suggestion);
   app.refetch("paint", "result", "doubt");
   return state;
 }
@@ -262,6 +267,7 @@ function hear(news) {
   else if (news.kind === "plane") {
     for (const view of app.views) if (view.axis === news.axis && view.index === news.index) view.refetch("result", "doubt");
   } else if (news.kind === "score") showScore(news, app.classes);
+  else if (news.kind === "suggestion") app.suggest(news);
   else if (news.kind === "doing") showDoing(news);
   else if (news.kind === "densify") {
     showMaking(app, { densify: news });
@@ -345,7 +351,10 @@ async function begin() {
   app.showSlices();
 }
 
-begin().catch((error) => {
-  app.complain("page", error.message);
-  root.dataset.errors = error.stack ?? error.message;
-});
+function fail(error) {
+  app.complain("page", `This page has met an error, and may not work: ${error?.message ?? error}. What you painted is kept; reload it.`);
+  root.dataset.errors = String(error?.stack ?? error);
+}
+addEventListener("error", (event) => fail(event.error ?? event.message));
+addEventListener("unhandledrejection", (event) => fail(event.reason));
+begin().catch(fail);

@@ -140,7 +140,7 @@ export function showScore(score, classes) {
     box.textContent = `IoU ${score.value.toFixed(2)}`;
     const known = score.low != null && score.high != null;
     const names = Object.fromEntries(classes.map(({ value, name }) => [value, name]));
-    const each = Object.entries(score.per_class).filter(([, [one]]) => one != null).map(([k, [one]]) => `${names[k] ?? k} ${one.toFixed(2)}`);
+    const each = Object.entries(score.per_class).filter(([, one]) => one.value != null).map(([k, one]) => `${names[k] ?? k} ${one.value.toFixed(2)}`);
     more.textContent = [known ? `probably between ${score.low.toFixed(2)} and ${score.high.toFixed(2)}` : "", each.join(", "), score.reason].filter(Boolean).join("; ");
   }
 }
