@@ -235,6 +235,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Of this benchmark alone."""
     parser.add_argument("--continued", action="store_true", help="paint more, and go on, before it is scored")
     parser.add_argument("--strokes", action="store_true", help="paint strokes, not slices")
+    parser.add_argument("--live", action="store_true", help="with --strokes: as a session learns and scores")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="where real sets are")
 
 
