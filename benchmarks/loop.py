@@ -251,7 +251,11 @@ def table(given: argparse.Namespace) -> None:
     for kind in ("corrects", "anywhere"):
         for name in SETS:
             runs = [line["points"] for line in lines if line["k"] == kind and line["set"] == name]
-            for points in zip(*runs, strict=False):
+            for share in SHARES:
+                after = [[p for p in points if p["painted"] >= share] for points in runs]
+                points = [each[0] for each in after if each and each[0]["painted"] < 2 * share]
+                if not points:
+                    continue
                 means = {key: np.mean([p[key] for p in points]) for key in points[0]}
                 against = means["volseg"] / whole[name]["slices"] if name in whole else float("nan")
                 peer = f"{means['forest']:.3f}" if "forest" in means else "–"
