@@ -8,6 +8,7 @@ A scale is a standard deviation in voxels along the finest axis; along coarser a
 units, hence fewer voxels.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -264,12 +265,14 @@ def interpolated_in(
     """
     block = maps
     size = maps.shape[1:] if size is None else size
-    for axis, (factor, (low, high), n) in enumerate(zip(stride, limits, size, strict=True), start=1):
+    for axis in sorted(range(1, block.ndim), key=lambda axis: limits[axis - 1][1] - limits[axis - 1][0]):
+        # The axis that ends up shortest comes first: of a slice, little is left for the other two.
+        factor, (low, high), n = stride[axis - 1], limits[axis - 1], size[axis - 1]
         start = 0 if first is None else first[axis - 1]
         if factor == 1:
             block = block.narrow(axis, low - start, high - low)
             continue
-        below, above, weight = _neighbours(torch.arange(low, high, device=maps.device), factor, n)
+        below, above, weight = (each.to(maps.device) for each in _between(low, high, factor, n))
         weight = weight.view([-1 if a == axis else 1 for a in range(block.ndim)])
         lower, upper = (block.index_select(axis, side - start).float() for side in (below, above))
         block = lower.lerp_(upper, weight)
@@ -298,6 +301,12 @@ def interpolated_at(
             flat = flat * n + (above if c else below) - start
         total.addcmul_(maps.flatten(1).index_select(1, flat).float(), weight)
     return total
+
+
+@functools.lru_cache(maxsize=4096)
+def _between(low: int, high: int, factor: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of neighbouring voxels: block after block asks for them again."""
+    return _neighbours(torch.arange(low, high), factor, n)
 
 
 def _neighbours(index: Tensor, factor: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
