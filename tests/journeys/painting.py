@@ -76,6 +76,9 @@ class Page:
 page = Page("stack.tif", "-o", "painting", "--names", "1=nucleus")
 status, _, _ = page.ask("GET", "/state")
 expect(status == 200, "the state of the page", str(status))
+for path in ("/", "/static/main.js", "/static/paint.css", "/static/base.css"):
+    status, said, _ = page.ask("GET", path)
+    expect(status == 200 and len(said) > 500, f"{path} in the wheel", f"{status} {len(said)}")
 stranger = http.client.HTTPConnection(page.host, timeout=20)
 stranger.request("GET", "/state", headers={"Host": page.host})
 expect(stranger.getresponse().status == 403, "nobody without the token is let in")
