@@ -124,6 +124,20 @@ def test_the_same_acts_and_steps_give_the_same_model_bit_for_bit(scene):
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_class_that_is_not_painted_is_found_nowhere(scene):
+    image, truth = scene
+    session = Session(image, classes={2: "spot", 3: "rest", 4: "nothing"})
+    for axis, index in planes(truth):
+        here = truth.take(index, axis) if truth.ndim == 3 else truth
+        session.paint(axis, index, ndimage.binary_erosion(here == 1), 2)
+        session.paint(axis, index, ndimage.binary_erosion(here == 0, iterations=3), 3)
+    session.learn(steps=1)
+    for plane in planes(truth):
+        values, confidence = session.slice(*plane)
+        assert set(np.unique(values)) <= {2, 3}
+        assert np.isfinite(confidence).all()
+
+
 def test_a_class_that_comes_later_is_learnt_too(scene):
     session, truth = taught(scene), scene[1]
     session.set_class(5, name="corner")

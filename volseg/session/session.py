@@ -276,6 +276,10 @@ class Session(Canvas):
         if any(part.start >= part.stop for part in inner):
             return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
         scores: npt.NDArray[np.float32] = self._live.predict(inner)
+        counts = self.counts()
+        scores[
+            [not count for count in list(counts.values())[: len(scores)]]
+        ] = -np.inf  # never painted: not known
         values = np.array(list(self._painting.classes), np.uint8)[: len(scores)]
         scores = np.exp(scores - scores.max(0))
         found = np.full([part.stop - part.start for part in block], IGNORE_INDEX, np.uint8)
