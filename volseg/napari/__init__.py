@@ -2,7 +2,7 @@
 
 ``napari.yaml`` beside this file says what there is, for npe2, which imports each part when it is used. So
 nothing is exported here, and this module is short: volseg is imported without napari, which comes with
-``pip install '.[napari]'`` in the repository; Qt is the user's choice.
+``pip install napari``, the extra ``napari``; Qt is the user's choice.
 """
 
 __all__: list[str] = []
