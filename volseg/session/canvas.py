@@ -86,7 +86,7 @@ class Canvas:
             case "begin":
                 self._painting.forget()
             case "densified":
-                self.is_result = True
+                self.is_result = record.get("revision") == self._painting.revision
             case "learn":
                 pass  # what was learnt is learnt again from the paint
             case _:

@@ -109,9 +109,11 @@ class Session(Canvas):
         self._model = 0  # rounds of learning
         self._planes: OrderedDict[tuple[int, int], Known] = OrderedDict()
         self._whole: tuple[Plane, Confidence] | None = None  # what densify made of the same paint
+        self._whole_of = -1  # revision of that
         self._focus: Block | None = None
         if self.folder is not None and self.is_result:
             self._whole = self._read_result()
+            self._whole_of = self.revision
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], **given: Any) -> "Session":
@@ -188,7 +190,8 @@ class Session(Canvas):
             self._learnt = revision
             self._model += 1
             self._planes.clear()
-            self._whole = None
+            if self._whole_of != revision:
+                self._whole = None
             self._note({"do": "learn", "steps": steps_taken, "revision": revision})
 
     def prepare(self) -> Live:
@@ -316,6 +319,7 @@ class Session(Canvas):
             folder: for the result; the session's own if None.
             choices: others of :func:`volseg.densify`, ``on_progress`` and ``should_stop`` among them.
         """
+        revision = self.revision
         target = folder if folder is not None else (self.folder.path if self.folder else None)
         labels, like = self.labels, self.image.like
         if target is None:
@@ -324,9 +328,10 @@ class Session(Canvas):
         else:
             done = self._densified(labels, like, Path(target), minutes, choices)
         if folder is None:
-            self._note({"do": "densified", "revision": self.revision})
+            self._note({"do": "densified", "revision": revision})
         with self._learning:
             self._whole = done.labels.astype(np.uint8), done.confidence
+            self._whole_of = revision
             self._planes.clear()
         return done
 
