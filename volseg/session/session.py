@@ -34,7 +34,7 @@ _AROUND = 160  # voxels of the finest axis, on either side
 
 Plane = npt.NDArray[np.uint8]
 Confidence = npt.NDArray[np.float32]
-Block: TypeAlias = "tuple[slice, ...]"
+Block: TypeAlias = tuple[slice, ...]
 
 
 class Result(NamedTuple):
