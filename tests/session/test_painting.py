@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volseg.errors import InputError, RefusedError
+from volseg.io import Volume, write_volume
 from volseg.session import Session
 from volseg.session.bricks import BrickLabels
 from volseg.session.journal import Journal, read_journal
@@ -255,6 +257,28 @@ class TestJournal:
             while again.undo():
                 pass
             assert (again.labels == 255).all()
+
+    def test_a_start_that_a_kill_cut_off_is_made_again(self, tmp_path):
+        image, paint = np.zeros((1, 20, 18, 9), np.float32), np.zeros((20, 18, 9), np.uint8)
+        paint[3:9, 4:8, 2:7] = 1
+        like = Volume(image, np.eye(4))
+        write_volume(tmp_path / "p.nii.gz", paint, like)
+        given = {"paint": tmp_path / "p.nii.gz", "read": {"painted_only": True}}
+        with Session(like, tmp_path / "s", **given) as session:
+            labels = session.labels
+        lines = (tmp_path / "s" / "paint.jsonl").read_bytes().splitlines(keepends=True)
+        assert (labels == 1).sum() == 120
+        for kept in range(1, len(lines) - 1):
+            shutil.rmtree(tmp_path / "s")
+            (tmp_path / "s").mkdir()
+            (tmp_path / "s" / "paint.jsonl").write_bytes(b"".join(lines[:kept]))
+            if b'"begin"' in b"".join(lines[:kept]):
+                break
+            with Session(like, tmp_path / "s", **given) as session:
+                np.testing.assert_array_equal(session.labels, labels)
+            with Session(like, tmp_path / "s") as session:
+                np.testing.assert_array_equal(session.labels, labels)
+        assert kept > 6
 
     def test_a_line_that_a_kill_cut_off_costs_no_other(self, size, tmp_path):
         image = np.zeros((1, *size), np.uint8)

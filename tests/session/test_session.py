@@ -183,6 +183,18 @@ def test_a_segmentation_of_slicer_has_names_and_colours_and_can_be_painted_on(tm
     np.testing.assert_array_equal(np.where(again.labels == 0, background, again.labels), expected)
 
 
+def test_a_size_that_is_given_counts_for_paint_too_and_there_is_a_class_to_begin_with(tmp_path):
+    image = np.random.default_rng(0).random((1, 20, 18, 9)).astype(np.float32)
+    paint = np.zeros((20, 18, 9), np.uint8)
+    paint[3:9, 4:8, 4] = 1
+    for name, array in (("i.tif", image[0]), ("p.tif", paint)):
+        write_volume(tmp_path / name, array, Volume(array[None], np.eye(4)))
+    session = Session(tmp_path / "i.tif", paint=tmp_path / "p.tif", spacing="0.5,0.5,2um")
+    assert session.spacing == pytest.approx((0.5, 0.5, 2))
+    assert (session.labels == 1).sum() == 24
+    assert {v: c.name for v, c in Session(image).classes.items()} == {0: "background", 1: "class 1"}
+
+
 def test_paint_of_another_program_is_where_a_session_starts(tmp_path):
     image = np.random.default_rng(0).random((1, 20, 18, 9)).astype(np.float32)
     paint = np.zeros((20, 18, 9), np.uint8)
@@ -225,6 +237,34 @@ def test_densify_takes_the_paint_and_a_session_opens_what_it_made(scene, tmp_pat
         np.testing.assert_array_equal(again.labels, labels)
         for plane, before in zip(planes(truth), found, strict=True):
             np.testing.assert_array_equal(again.slice(*plane).values, before.values)
+
+
+@pytest.mark.slow
+def test_what_densify_made_by_itself_is_opened_and_opened_again(scene, tmp_path):
+    image, truth = scene
+    like = Volume(image, np.eye(image.ndim))
+    with Session(like, classes=CLASSES) as session:
+        strokes(session, truth, planes(truth))
+        labels = session.labels
+    write_volume(tmp_path / "i.nii.gz", image[0], like)
+    write_volume(tmp_path / "p.nii.gz", labels, like)
+    done = volseg.densify(
+        tmp_path / "i.nii.gz", tmp_path / "p.nii.gz", tmp_path / "out", unlabelled=255,
+        names={0: "background", 1: "spot"}, minutes=0.05, folds=0, compare=False,
+    )  # fmt: skip
+    axis, index = planes(truth)[0]
+    found = done.labels.take(index, axis) if done.labels.ndim == 3 else done.labels
+    for _ in range(2):
+        with Session.open(tmp_path / "out") as session:
+            np.testing.assert_array_equal(session.labels, labels)
+            assert session.known_slice(axis, index).revision == 0
+            np.testing.assert_array_equal(session.slice(axis, index).values, found)
+    with Session.open(tmp_path / "out") as session:
+        assert session.paint(axis, index, (found == 1) & (session.paint_slice(axis, index) == 255), 0)
+        session.learn(steps=20)
+        assert session.known_slice(axis, index) is None
+    with Session.open(tmp_path / "out") as session:
+        assert session.known_slice(axis, index) is None
 
 
 @pytest.mark.slow

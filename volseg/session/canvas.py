@@ -45,19 +45,22 @@ class Canvas:
         self._painting = Painting(self.image.size)
         self._lock = threading.RLock()
         self._journal: Journal | None = None
-        self.is_result = True  # what densify has written in the folder, if it has, is of the paint at hand
+        self.is_result = False  # what densify has written in the folder, if it has, is of the paint at hand
         self.folder = None if folder is None else Folder(Path(folder))
         begun = self._open(spacing) if self.folder is not None else False
-        if not begun:
-            self._begin(self._start(paint, read or {}), classes or {})
-        elif paint is not None:
+        try:
+            if not begun:
+                self._begin(self._start(paint, read or {}, spacing), classes or {})
+            elif paint is not None:
+                raise RefusedError(
+                    f"{folder} holds a session already, which has its own paint. Choose another folder "
+                    f"({option('output')}) to start from {paint}, or leave {paint} out."
+                )
+            for value, name in (classes or {}).items() if begun else ():
+                self.set_class(value, name=name)
+        except BaseException:
             Canvas.close(self)
-            raise RefusedError(
-                f"{folder} holds a session already, which has its own paint. Choose another folder "
-                f"({option('output')}) to start from {paint}, or leave {paint} out."
-            )
-        for value, name in (classes or {}).items() if begun else ():
-            self.set_class(value, name=name)
+            raise
 
     def _open(self, spacing: str | Sequence[float] | None) -> bool:
         """Take the folder, and replay its journal; whether there was one."""
@@ -66,9 +69,9 @@ class Canvas:
         claim(self.folder.path, "output", lock=_LOCK)
         try:
             self.folder.check(self.image)
-            number = 0
+            number, begun = 0, False
             for record in read_journal(self.folder.journal):
-                number = record["n"] + 1
+                number, begun = record["n"] + 1, begun or record.get("do") == "begin"
                 self._replay(record)
             if not self.folder.about.is_file():
                 given = (
@@ -76,15 +79,20 @@ class Canvas:
                 )
                 self.folder.write_about(self.image, given)
             self._journal = Journal(self.folder.journal, number)
+            if number and not begun:  # a kill while the paint to start from was taken over
+                self._replay({"do": "restart"})
+                self._note({"do": "restart"})
         except BaseException:
             release(self.folder.path, lock=_LOCK)
             raise
-        return number > 0
+        return begun
 
     def _replay(self, record: Record) -> None:
         match record.get("do"):
             case "begin":
                 self._painting.forget()
+            case "restart":
+                self._painting = Painting(self.image.size)
             case "densified":
                 self.is_result = record.get("revision") == self._painting.revision
             case "learn":
@@ -93,19 +101,27 @@ class Canvas:
                 if self._painting.apply(record):
                     self.is_result = False
 
-    def _start(self, paint: str | os.PathLike[str] | None, read: Mapping[str, Any]) -> Start | None:
+    def _start(
+        self,
+        paint: str | os.PathLike[str] | None,
+        read: Mapping[str, Any],
+        spacing: str | Sequence[float] | None,
+    ) -> Start | None:
+        self.is_result = False
         if paint is None and self.folder is not None:
             found = self.folder.labels_of_result()
             if found is not None:
+                self.is_result = True
                 path, choices = found
-                return read_start(path, self.image, **choices)
-        return None if paint is None else read_start(paint, self.image, **read)
+                return read_start(path, self.image, **{**choices, "spacing": spacing})
+        return None if paint is None else read_start(paint, self.image, spacing=spacing, **read)
 
     def _begin(self, start: Start | None, classes: Mapping[int, str]) -> None:
         """The first records: classes, and the paint that there was before."""
         names = dict(start.names if start else {}) | {
             int(value): str(name) for value, name in classes.items()
         }
+        names = names or {1: "class 1"}
         others = [name for value, name in names.items() if value != BACKGROUND]
         names = {BACKGROUND: "rest" if "background" in others else "background"} | names
         for value, name in names.items():
@@ -120,6 +136,8 @@ class Canvas:
             for axis, index in start.finished:
                 self._do({"do": "finish", "axis": axis, "index": index})
         self._do({"do": "begin"})
+        if self.is_result:
+            self._note({"do": "densified", "revision": self.revision})
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -141,8 +159,7 @@ class Canvas:
         if np.prod(self.size, dtype=float) > DENSE:
             raise ResourceError(
                 f"the paint of {' x '.join(map(str, self.size))} voxels is not held as an array. Ask for "
-                "slices "
-                "(paint_slice), or export it to a file."
+                "slices of it (paint_slice)."
             )
         with self._lock:
             return self._painting.labels.dense()

@@ -126,8 +126,7 @@ class Folder:
             if not files:
                 raise InputError(
                     f"{self.path} was made from an image in memory, so it is not known which file to paint "
-                    "on. "
-                    f"Name the image, and the folder with {option('output')}."
+                    f"on. Name the image, and the folder with {option('output')}."
                 )
             found = tuple(self._found(str(file)) for file in files)
             given = content.get("spacing") or (content.get("choices") or {}).get("spacing")
@@ -144,8 +143,7 @@ class Folder:
                 return place
         raise InputError(
             f"{self.path} was painted on {name}, which is not there. Bring the image back, or name it and "
-            "give "
-            f"the folder with {option('output')}."
+            f"give the folder with {option('output')}."
         )
 
     def labels_of_result(self) -> tuple[Path, Mapping[str, Any]] | None:
@@ -194,8 +192,8 @@ class Folder:
         if size is not None and list(size) != list(image.size):
             raise InputError(
                 f"{self.path} holds paint for an image of {' x '.join(map(str, size))} voxels, and "
-                f"{image.name} "
-                f"has {' x '.join(map(str, image.size))}. Choose another folder ({option('output')})."
+                f"{image.name} has {' x '.join(map(str, image.size))}. Choose another folder "
+                f"({option('output')})."
             )
 
 
@@ -206,7 +204,7 @@ def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Imag
         InputError: if a file cannot be read.
         ValueError: if an array has no axis of channels.
     """
-    given = spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+    given = _as_text(spacing)
     if isinstance(image, Volume):
         return Image(image.array, image, () if image.path is None else (image.path,))
     if isinstance(image, np.ndarray):
@@ -231,17 +229,24 @@ def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Imag
     return Image(opened, opened.like, (opened.path,))
 
 
-def read_start(path: _Path, image: Image, **read: Any) -> Start:
+def _as_text(spacing: str | Sequence[float] | None) -> str | None:
+    return spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+
+
+def read_start(
+    path: _Path, image: Image, *, spacing: str | Sequence[float] | None = None, **read: Any
+) -> Start:
     """Paint in a file, as a session holds it.
 
     Args:
+        spacing: voxel size that was given for the image.
         read: how to read it: ``unlabelled``, ``painted_only``, ``finished``, ``names``, ``colours``.
 
     Raises:
         InputError: if it cannot be read, does not lie on the image's grid, or holds values that a session
             cannot hold.
     """
-    label = read_volume(Path(path), labels=True, colours=read.pop("colours", None))
+    label = read_volume(Path(path), labels=True, colours=read.pop("colours", None), spacing=_as_text(spacing))
     segments = segments_of(label)
     names = {int(value): str(name) for value, name in (read.pop("names", None) or {}).items()}
     names = names or dict(class_names(segments))
@@ -261,8 +266,7 @@ def read_start(path: _Path, image: Image, **read: Any) -> Start:
     if beyond:
         raise InputError(
             f"{path} holds the value {beyond[0]}; while painting, classes have values from 0 to {_MOST}. "
-            "Give the "
-            "classes small numbers and save it again."
+            "Give the classes small numbers and save it again."
         )
     table = np.full(256, IGNORE_INDEX, np.uint8)
     table[: len(paint.values)] = paint.values

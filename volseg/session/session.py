@@ -27,9 +27,7 @@ from volseg.session.painting import packed_values
 __all__ = ["Known", "Result", "Session"]
 
 _KEPT = 64  # slices of the result that are kept
-_ALL = (
-    2**26
-)  # voxels up to which slices are segmented whole; of a larger volume, around where the person looks
+_ALL = 2**26  # voxels up to which slices are segmented whole; of a larger volume, around the person's place
 _AROUND = 160  # voxels of the finest axis, on either side
 
 Plane = npt.NDArray[np.uint8]
@@ -78,7 +76,8 @@ class Session(Canvas):
         read: how to read it: ``unlabelled``, ``painted_only``, ``finished``, ``names``, ``colours``.
         spacing: voxel size, where the image names none or a wrong one.
         seed: of all random numbers.
-        device: ``"cpu"``, ``"cuda"``; by itself a GPU if there is one.
+        device: of :meth:`densify`, ``"cpu"`` or ``"cuda"``; by itself a GPU if there is one. What is learnt
+            while painting is learnt on the CPU.
 
     Attributes:
         image: the image and where it lies.
@@ -405,9 +404,7 @@ class Session(Canvas):
 
     def _learner(self, classes: int) -> Live:
         if self._live is None:
-            self._live = Live(
-                self.image.voxels, self.spacing, classes, seed=self.seed, device=self.device or "cpu"
-            )
+            self._live = Live(self.image.voxels, self.spacing, classes, seed=self.seed)
         while self._live.classes < classes:
             self._live.add_class()
         return self._live
