@@ -35,7 +35,7 @@ from volseg.engines.evaluator import segment
 from volseg.engines.scale import scale_names, to_device
 from volseg.errors import InputError
 from volseg.installation import find
-from volseg.io import Volume, read_channels, read_volume, with_spacing
+from volseg.io import Volume, as_volume
 from volseg.labels import LabelScheme
 from volseg.learning import Task
 from volseg.runs.checkpoint import load_checkpoint, load_weights
@@ -106,7 +106,7 @@ class LoadedModel(ABC):
         Raises:
             InputError: if the image has other channels, axes or voxels than what was learnt from.
         """
-        volume = _as_volume(image, spacing)
+        volume = as_volume(image, spacing)
         self._check(volume)
         found = self._probabilities(volume)
         values = self.labels.decode(found.argmax(0).astype(np.uint8))
@@ -295,18 +295,3 @@ def _closure(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             found[name] = config[name]
             todo += [each for each in _REFERENCE.findall(json.dumps(config[name])) if each in config]
     return found
-
-
-def _as_volume(image: Image, spacing: Spacing | None) -> Volume:
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (3, 4):
-            raise InputError(
-                f"an image as an array is (channels, *spatial), not {image.shape}: add the axis of channels "
-                "with image[None]."
-            )
-        image = Volume(image, np.eye(image.ndim))
-    if isinstance(image, Volume):
-        return image if spacing is None else with_spacing(image, spacing)
-    if isinstance(image, list | tuple):
-        return read_channels(image, spacing=spacing)
-    return read_volume(image, spacing=spacing)  # type: ignore[arg-type]

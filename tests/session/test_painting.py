@@ -149,7 +149,7 @@ def test_what_cannot_be_painted_is_refused_and_changes_nothing(session, size):
     ):
         with pytest.raises(ValueError, match=match):
             session.paint(*arguments)
-    for points in ([[0, float("nan")]], [1, 2, 3], [[1, 2, 3]]):
+    for points in ([[0, float("nan")]], [1, 2, 3], [[1, 2, 3]], []):
         with pytest.raises(ValueError, match="two finite numbers per point"):
             session.stroke(axis, index, points, 1, 1)
     with pytest.raises(ValueError, match="radius = -1 must be a length"):
@@ -361,6 +361,25 @@ class TestJournal:
             assert "is in use by another run" in done.stderr
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+    def test_a_folder_that_is_opened_again_in_the_program_belongs_to_who_came_last(self, tmp_path):
+        image, mask = np.zeros((1, 9, 9)), np.eye(9, dtype=bool)
+        first = Session(image, tmp_path, CLASSES)
+        first.paint(2, 0, mask, 1)
+        second = Session(image, tmp_path)
+        np.testing.assert_array_equal(second.labels, first.labels)
+        with pytest.raises(
+            RefusedError, match=r"its folder was opened again in this program.*Open the folder"
+        ):
+            first.paint(2, 0, mask[::-1], 2)
+        first.close()
+        second.paint(2, 0, mask[::-1], 2)
+        expected = second.labels
+        second.close()
+        with pytest.raises(RefusedError, match="This session is closed"):
+            second.undo()
+        with Session(image, tmp_path) as again:
+            np.testing.assert_array_equal(again.labels, expected)
 
     def test_a_folder_of_another_image_is_refused(self, tmp_path):
         Session(np.zeros((1, 9, 9)), tmp_path).close()

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 import volseg
-from volseg.errors import InputError, RefusedError
+from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Volume, read_volume, segments_of, write_volume
 from volseg.session import Session
 from volseg.session.worker import Worker
@@ -102,6 +102,27 @@ def test_the_result_follows_undo(scene):
     assert not (session.slice(axis, index).values == 1).all()
 
 
+@pytest.mark.parametrize("wrong", [0.08, 0.6])
+def test_what_was_learnt_from_a_wrong_stroke_goes_with_it(scene, wrong):
+    image, truth = scene
+    session = Session(image, classes=CLASSES)
+    strokes(session, truth, planes(truth))
+    axis, index = planes(truth)[0]
+    here = truth.take(index, axis) if truth.ndim == 3 else truth
+
+    def found():
+        while not session.is_done:
+            session.learn(60)
+        return iou(session.slice(axis, index).values == 1, here == 1)
+
+    before = found()
+    far = np.arange(len(here))[:, None] < wrong * len(here)
+    assert session.paint(axis, index, (here == 0) & far, 1)
+    assert found() < before - 0.05
+    session.undo()
+    assert found() > before - 0.05
+
+
 def test_what_is_adopted_is_the_result_and_can_be_corrected_and_undone(scene):
     session, truth = taught(scene), scene[1]
     axis, index = planes(truth)[0]
@@ -161,6 +182,24 @@ def test_paint_and_result_are_written_in_every_format(scene, tmp_path, suffix):
         np.testing.assert_array_equal(plane, session.slice(axis, index).values)
     with pytest.raises(RefusedError, match="exists"):
         session.export(tmp_path / f"r{suffix}")
+
+
+def test_paint_too_large_for_an_array_is_written_piece_by_piece(scene, tmp_path, monkeypatch):
+    session = taught(scene)
+    labels = session.labels
+    monkeypatch.setattr("volseg.session.session.DENSE", 100)
+    monkeypatch.setattr("volseg.session.folder._SLAB", 7)
+    for suffix in (".tif", ".nii", ".nrrd", ".mha"):
+        path = session.export(tmp_path / f"p{suffix}", "paint")
+        np.testing.assert_array_equal(read_volume(path, labels=True).array[0], labels)
+    with pytest.raises(RefusedError, match="exists"):
+        session.export(path, "paint")
+    with pytest.raises(
+        InputError, match=r"voxels are written piece by piece, which \.ome\.zarr.*Choose a name"
+    ):
+        session.export(tmp_path / "p.nii.gz", "paint")
+    with pytest.raises(ResourceError, match=r"is found slice by slice only.*Cut the part that matters"):
+        session.export(tmp_path / "r.nii")
 
 
 def test_a_segmentation_of_slicer_has_names_and_colours_and_can_be_painted_on(tmp_path):
@@ -365,10 +404,10 @@ def test_there_is_no_number_before_there_is_enough_paint_and_one_with_an_interva
     assert session.score(should_stop=lambda: True) is None
 
 
-def test_of_a_volume_too_large_only_what_is_around_the_person_is_segmented(scene, monkeypatch):
+def test_of_a_volume_too_large_only_what_is_around_the_person_is_segmented(scene, tmp_path, monkeypatch):
     _, truth = scene
-    monkeypatch.setattr("volseg.session.session._ALL", 1000)
-    monkeypatch.setattr("volseg.session.session._AROUND", 6)
+    monkeypatch.setattr("volseg.session.found._ALL", 1000)
+    monkeypatch.setattr("volseg.session.found._AROUND", 6)
     session = taught(scene)
     whole = session.slice(*planes(truth)[0]).values
     assert (whole != 255).all()
@@ -380,6 +419,8 @@ def test_of_a_volume_too_large_only_what_is_around_the_person_is_segmented(scene
     paint = session.paint_slice(*planes(truth)[0])
     np.testing.assert_array_equal(values, np.where(around | (paint != 255), whole, 255))
     np.testing.assert_array_equal(confidence == 0, ~around & (paint == 255))
+    written = read_volume(session.export(tmp_path / "r.tif"), labels=True).array[0]  # all of it all the same
+    np.testing.assert_array_equal(written.take(8, 2) if written.ndim == 3 else written, whole)
 
 
 class TestWorker:

@@ -24,13 +24,12 @@ from volseg.io import (
     Volume,
     as_colours,
     as_spacing,
+    as_volume,
     check_alignment,
     class_names,
     digest,
-    read_channels,
     read_volume,
     segments_of,
-    with_spacing,
 )
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.learners import check_learner
@@ -227,10 +226,7 @@ def read_inputs(
     image_files = _files_of(image)
     label_files = () if labels is None else _files_of(labels)
     stamps = {path: _stamp(path) for path in (*image_files, *label_files)}
-    if isinstance(image, list | tuple):
-        picture = read_channels(image, spacing=choices.spacing)
-    else:
-        picture = _volume(image, choices, labels=False)
+    picture = as_volume(image, choices.spacing)
     if picture.array.dtype.kind == "f" and not np.isfinite(picture.array).all():  # files were refused already
         raise InputError(
             "the image holds NaN or infinite voxels, and one is enough to spoil every average. Give them a "
@@ -360,26 +356,17 @@ def _why_to_stop(findings: list[Finding], force: bool) -> str:
 
 
 def _volume(source: Any, choices: Choices, *, labels: bool, like: Volume | None = None) -> Volume:
-    """A file, a volume, or an array: an image as ``(*spatial)`` or ``(C, *spatial)`` beside its labels."""
-    if isinstance(source, Volume):
-        return source if choices.spacing is None else with_spacing(source, choices.spacing)
-    if not isinstance(source, np.ndarray):
-        colours = choices.colours if labels else None
-        return read_volume(Path(source), labels=labels, spacing=choices.spacing, colours=colours)
-    if like is not None:
-        if source.shape != like.spatial_shape:
-            raise InputError(
-                f"the labels have the shape {source.shape}, the image has {like.spatial_shape} voxels: give "
-                "labels as (*spatial) and the image as (channels, *spatial)."
-            )
-        return Volume(source[None], like.affine, like.unit)
-    if source.ndim not in (3, 4):
-        raise ValueError(
-            f"an image as an array is (channels, *spatial), not {source.shape}: add the axis of channels "
-            "with image[None]."
+    """A file, a volume, or an array: an image as ``(C, *spatial)``, or labels ``(*spatial)`` beside it."""
+    if labels and isinstance(source, str | os.PathLike):
+        return read_volume(source, labels=True, spacing=choices.spacing, colours=choices.colours)
+    if like is None or isinstance(source, Volume):
+        return as_volume(source, choices.spacing)
+    if source.shape != like.spatial_shape:
+        raise InputError(
+            f"the labels have the shape {source.shape}, the image has {like.spatial_shape} voxels: give "
+            "labels as (*spatial) and the image as (channels, *spatial)."
         )
-    plain = Volume(source, np.eye(source.ndim))
-    return plain if choices.spacing is None else with_spacing(plain, choices.spacing)
+    return Volume(source[None], like.affine, like.unit)
 
 
 def _told(volume: Volume) -> str:

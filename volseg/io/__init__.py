@@ -9,6 +9,7 @@ from volseg.io.atomic import atomic_write, digest, stamp
 from volseg.io.colours import as_colours
 from volseg.io.files import (
     SUFFIXES,
+    as_volume,
     channel_of,
     is_volume,
     join_volumes,
@@ -35,6 +36,7 @@ __all__ = [
     "append_text",
     "as_colours",
     "as_spacing",
+    "as_volume",
     "atomic_write",
     "channel_of",
     "check_alignment",

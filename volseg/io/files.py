@@ -32,6 +32,7 @@ from volseg.io.volume import (
 )
 
 __all__ = [
+    "as_volume",
     "SUFFIXES",
     "channel_of",
     "is_volume",
@@ -294,6 +295,29 @@ def read_channels(
     if not paths:
         raise ValueError("No file given: an image has at least one channel.")
     return join_volumes([read_volume(path, spacing=spacing, notes=notes) for path in paths], notes)
+
+
+def as_volume(image: Any, spacing: str | Sequence[float] | Spacing | None = None) -> Volume:
+    """An image as it is given: a file, files with a channel each, a `Volume`, an array ``(C, *spatial)``.
+
+    Args:
+        spacing: the voxel size, where it has none or a wrong one; see `volseg.io.read_volume`.
+
+    Raises:
+        InputError: if a file cannot be read, or an array has no axis of channels.
+    """
+    if isinstance(image, list | tuple):
+        return read_channels(image, spacing=spacing)
+    if isinstance(image, str | os.PathLike):
+        return read_volume(image, spacing=spacing)
+    if not isinstance(image, Volume):
+        if image.ndim not in (3, 4):
+            raise InputError(
+                f"an image as an array is (channels, *spatial), not {image.shape}: add the axis of channels "
+                "with image[None]."
+            )
+        image = Volume(image, np.eye(image.ndim))
+    return image if spacing is None else with_spacing(image, spacing)
 
 
 def join_volumes(volumes: Sequence[Volume], notes: Notes | None = None) -> Volume:

@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -17,13 +18,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from volseg.errors import InputError, RefusedError, ResourceError, cause, in_words
+from volseg.geometry import AXES
 from volseg.io import read_text
 from volseg.page.acts import ACTS, act, save
 from volseg.page.asked import Asked, TooLargeError, asked
 from volseg.page.making import Making
 from volseg.page.news import Hub
 from volseg.page.planes import Pictures, as_bytes
-from volseg.page.state import paint_state, whole_state
 from volseg.session import Session
 from volseg.session.advice import suggest
 from volseg.session.worker import Worker
@@ -44,6 +45,8 @@ _REPORT = (
     "sandbox allow-scripts allow-popups; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'self'"
 )
+_FORMATS = (".nii.gz", ".tif", ".nrrd", ".seg.nrrd", ".mha", ".ome.zarr")
+_FORMATS_2D = (".png", ".tif", ".nrrd", ".seg.nrrd", ".mha", ".ome.zarr")
 _SHARED = ("clamp", "doubtTable", "borders", "strokeBorders", "drawWords", "drawLetters", "drawScale")
 
 
@@ -106,7 +109,7 @@ class Desk:
         return Response(self._statics[name], media_type=_TYPES[name[name.rindex(".") :]])
 
     async def _state(self, _: Request) -> Response:
-        state = await run_in_threadpool(whole_state, self.session, self._pictures)
+        state = await run_in_threadpool(_whole_state, self.session, self._pictures)
         latest = {kind: self._last.get(kind) for kind in ("score", "doing", "suggestion")}
         return JSONResponse(state | latest | {"densify": self.making.state(), "painter": self._painter})
 
@@ -173,7 +176,7 @@ class Desk:
             changed = await run_in_threadpool(act, self.session, name, wanted)
         if changed:
             self.worker.painted()
-        state = await run_in_threadpool(paint_state, self.session)
+        state = await run_in_threadpool(_paint_state, self.session)
         self.hub.publish({"kind": "paint", **state})
         return JSONResponse({"changed": changed, **state})
 
@@ -224,6 +227,50 @@ class Desk:
         if len(size) == 2 and axis != 2:
             raise InputError("an image has one plane: axis 2, index 0.")
         return axis, _number(request.path_params["index"], 1 if len(size) == 2 else size[axis], "index")
+
+
+def _paint_state(session: Session) -> dict[str, Any]:
+    """What changes as a person paints."""
+    return {
+        "revision": session.revision,
+        "undo": session.can_undo,
+        "redo": session.can_redo,
+        "finished": sorted(session.finished),
+        "painted": session.painted(),
+        "counts": session.counts(),
+        "classes": [
+            {"value": value, "name": info.name, "colour": list(info.colour), "locked": info.locked}
+            for value, info in session.classes.items()
+        ],
+        "unsaved": session.trouble,
+    }
+
+
+def _whole_state(session: Session, pictures: Pictures) -> dict[str, Any]:
+    """All of it, for a page that is opened."""
+    image, folder = session.image, session.folder
+    return _paint_state(session) | {
+        "name": image.name,
+        "folder": None if folder is None else str(folder.path.resolve()),
+        "size": list(session.size),
+        "spacing": list(session.spacing),
+        "unit": image.like.unit.replace("um", "µm"),
+        "channels": [asdict(channel) for channel in pictures.channels],
+        "planes": [
+            {
+                "name": plane.name,
+                "h": plane.across,
+                "v": plane.down,
+                "axis": 2 if plane.normal is None else plane.normal,
+                "letter": "" if plane.normal is None else AXES[plane.normal],
+                "flip": list(plane.flipped),
+                "letters": list(plane.letters),
+            }
+            for plane in pictures.planes
+        ],
+        "formats": list(_FORMATS if len(session.size) == 3 else _FORMATS_2D),
+        "report": folder is not None and (folder.path / "report.html").is_file(),
+    }
 
 
 def _answered(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -93,6 +93,12 @@ class Bricks:
         return self._bytes
 
     @property
+    def filled(self) -> float:
+        """The share of the volume's bricks of the finest grid that are kept."""
+        there = sum(key[:2] == ("maps", 0) for key in list(self._kept))
+        return there / math.prod(-(-n // e) for n, e in zip(self.size, self._edges[0], strict=True))
+
+    @property
     def _per_scale(self) -> int:
         return 2 + 2 * len(self.size)
 

@@ -36,6 +36,7 @@ _NOISE = 0.2  # standard deviations
 _CYCLE = 20  # steps in which the learning rate comes to its end; as many are taken for new paint
 _PASSES = 25  # over the painted voxels, after which more steps do not help
 _FULL = 0.8  # of the memory for filter responses: no more are computed ahead
+_UNLEARNT = 0.3  # of the paint: where more of it is taken back or changed, learning begins again
 _POOL = 4096  # voxels without paint that are looked at, about
 _UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
 
@@ -117,13 +118,11 @@ class Live:
         return self._members is not None and self._owed == 0
 
     def apart(self, classes: int) -> "Live":
-        """One that has learnt nothing, and looks at the same filter responses."""
+        """One that has learnt nothing, and looks at the same filter responses, those of the paint kept."""
         other = copy.copy(self)
         other.classes, other.rounds, other.curve = classes, 0, Curve()
         other.agreement, other._owed, other._offset = (0, 0), 0, torch.zeros(classes)
         other._members, other._folded, other._pool = None, None, dict(self._pool)
-        other._paint = Paint(np.empty(0, np.int64), np.empty(0, np.uint8))
-        other._rows = self._rows[:0]
         return other
 
     def at_hand(self, voxels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -322,8 +321,11 @@ class Live:
             agreed = int((found == torch.from_numpy(paint.classes)[added]).sum())
             self.agreement = (self.agreement[0] + agreed, self.agreement[1] + len(found))
         changed = int((paint.classes[is_old] != self._paint.classes[place[is_old]]).sum())
-        is_new = bool(changed or added.any() or len(old) != len(paint.voxels))
-        self._owed += _PASSES * (changed + int(added.sum()))
+        removed = len(old) - int(is_old.sum())
+        is_new = bool(changed or added.any() or removed)
+        self._owed += _PASSES * (changed + int(added.sum()) + removed)
+        if changed + removed > _UNLEARNT * len(paint.voxels):
+            self._members, self.agreement, self._owed = None, (0, 0), _PASSES * len(paint.voxels)
         self._paint, self._rows = paint, rows
         touched = np.unique(self.bricks.brick_of(voxels), axis=0)
         if len(touched) > _POOL // 64:

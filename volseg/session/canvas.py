@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,16 +17,18 @@ from volseg.labels import IGNORE_INDEX
 from volseg.report import class_colours
 from volseg.runs.claim import claim, release
 from volseg.session.folder import Folder, Image, Start, open_image, read_start
-from volseg.session.journal import Journal, Record, read_journal
+from volseg.session.journal import Journal, Record, read_journal, retire
 from volseg.session.painting import BACKGROUND, ClassInfo, Painting, packed_mask, packed_values
 from volseg.session.shapes import brush, flooded, outline
 
 __all__ = ["DENSE", "Canvas"]
 
 _LOCK = ".paint.lock"
+_GREY = (150, 150, 150)  # background
 DENSE = 2**28  # voxels up to which a whole array of labels is given
 
 Plane = npt.NDArray[np.uint8]
+_Path = str | os.PathLike[str]
 
 
 class Canvas:
@@ -34,17 +37,18 @@ class Canvas:
     def __init__(
         self,
         image: Any,
-        folder: str | os.PathLike[str] | None = None,
-        classes: Mapping[int, str] | None = None,
-        *,
-        paint: str | os.PathLike[str] | None = None,
-        read: Mapping[str, Any] | None = None,
-        spacing: str | Sequence[float] | None = None,
+        folder: _Path | None,
+        classes: Mapping[int, str] | None,
+        paint: _Path | None,
+        read: Mapping[str, Any] | None,
+        spacing: str | Sequence[float] | None,
     ) -> None:
         self.image: Image = open_image(image, spacing)
         self._painting = Painting(self.image.size)
+        self._axis = self._painting.axis
         self._lock = threading.RLock()
         self._journal: Journal | None = None
+        self._is_closed = False
         self.is_result = False  # what densify has written in the folder, if it has, is of the paint at hand
         self.folder = None if folder is None else Folder(Path(folder))
         begun = self._open(spacing) if self.folder is not None else False
@@ -68,16 +72,14 @@ class Canvas:
         self.folder.make()
         claim(self.folder.path, "output", lock=_LOCK)
         try:
+            retire(self.folder.journal)
             self.folder.check(self.image)
             number, begun = 0, False
             for record in read_journal(self.folder.journal):
                 number, begun = record["n"] + 1, begun or record.get("do") == "begin"
                 self._replay(record)
             if not self.folder.about.is_file():
-                given = (
-                    spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
-                )
-                self.folder.write_about(self.image, given)
+                self.folder.write_about(self.image, spacing)
             self._journal = Journal(self.folder.journal, number)
             if number and not begun:  # a kill while the paint to start from was taken over
                 self._replay({"do": "restart"})
@@ -103,7 +105,7 @@ class Canvas:
 
     def _start(
         self,
-        paint: str | os.PathLike[str] | None,
+        paint: _Path | None,
         read: Mapping[str, Any],
         spacing: str | Sequence[float] | None,
     ) -> Start | None:
@@ -251,10 +253,7 @@ class Canvas:
             radius: in the unit of the spacing.
         """
         axis = self._axis(axis)
-        line = _points(points)
-        if not (np.isfinite(radius) and radius >= 0):
-            raise ValueError(f"radius = {radius} must be a length of at least 0.")
-        mask = brush(self._painting.shape(axis), line, radius, self._across(axis))
+        mask = brush(self._painting.shape(axis), points, radius, self._across(axis))
         return self.paint(axis, index, mask, value, id=id)
 
     def polygon(
@@ -262,7 +261,7 @@ class Canvas:
     ) -> bool:
         """Fill a closed outline ``(n, 2)``, in voxels of the slice."""
         axis = self._axis(axis)
-        return self.paint(axis, index, outline(self._painting.shape(axis), _points(points)), value, id=id)
+        return self.paint(axis, index, outline(self._painting.shape(axis), points), value, id=id)
 
     def fill(
         self,
@@ -277,13 +276,11 @@ class Canvas:
         """Fill what is connected with a voxel of the slice and differs from it by at most ``tolerance`` in
         every channel of the image."""
         axis = self._axis(axis)
-        shape = self._painting.shape(axis)
-        if len(point) != 2 or not all(0 <= int(p) < n for p, n in zip(point, shape, strict=True)):
+        shape, place = self._painting.shape(axis), [int(p) for p in point]
+        if len(place) != 2 or not all(0 <= p < n for p, n in zip(place, shape, strict=True)):
             raise ValueError(f"point = {tuple(point)} is outside of the slice, which has {shape} voxels.")
-        place = [int(p) for p in point]
-        return self.paint(
-            axis, index, flooded(self.image_slice(axis, index), place, float(tolerance)), value, id=id
-        )
+        mask = flooded(self.image_slice(axis, index), place, float(tolerance))
+        return self.paint(axis, index, mask, value, id=id)
 
     def erase(self, axis: int | None, index: int, mask: npt.ArrayLike, *, id: str | None = None) -> bool:
         """Take the paint away where ``mask`` is true; of locked classes it stays."""
@@ -314,21 +311,21 @@ class Canvas:
             known = self._painting.classes.get(value)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < IGNORE_INDEX:
                 raise ValueError(f"value = {value!r} must be a whole number from 0 to {IGNORE_INDEX - 1}.")
-            taken = {info.name for other, info in self._painting.classes.items() if other != value}
-            chosen = name if name is not None else known.name if known else f"class {value}"
-            if not chosen.strip() or chosen in taken:
+            info = known or ClassInfo(f"class {value}", _colour(class_colours(value)[-1] if value else _GREY))
+            info = replace(
+                info,
+                name=info.name if name is None else name,
+                colour=info.colour if colour is None else _colour(colour),
+                locked=info.locked if locked is None else locked,
+            )
+            if not info.name.strip() or info.name in {
+                other.name for one, other in self._painting.classes.items() if one != value
+            }:
                 raise ValueError(
-                    f"the name {chosen!r} is empty or that of another class. Every class needs a name of its "
-                    "own."
+                    f"the name {info.name!r} is empty or that of another class. Every class needs a name of "
+                    "its own."
                 )
-            red, green, blue = colour or (known.colour if known else self._colour(value))
-            record = {
-                "do": "class",
-                "value": value,
-                "name": chosen,
-                "colour": [int(red), int(green), int(blue)],
-            }
-            self._do(record | {"locked": bool(known.locked if locked is None and known else locked)})
+            self._do({"do": "class", "value": value} | vars(info) | {"colour": list(info.colour)})
 
     def image_slice(self, axis: int | None, index: int) -> npt.NDArray[Any]:
         """Grey values of a slice, ``(C, *plane)``."""
@@ -345,10 +342,12 @@ class Canvas:
     def close(self) -> None:
         """Everything is on the disk; another process may have the folder."""
         if self._journal is not None:
+            retired = self._journal.is_retired
             self._journal.close()
             self._journal = None
-        if self.folder is not None:
-            release(self.folder.path, lock=_LOCK)
+            if self.folder is not None and not retired:
+                release(self.folder.path, lock=_LOCK)
+        self._is_closed = self.folder is not None
 
     def __enter__(self) -> Self:
         return self
@@ -370,6 +369,11 @@ class Canvas:
                 if id in self._painting.known:
                     return False
                 record = {**record, "id": id}
+            if self._is_closed or (self._journal is not None and self._journal.is_retired):
+                raise RefusedError(
+                    "This session is closed, or its folder was opened again in this program: what is painted "
+                    "here would not be kept. Open the folder again, and paint there."
+                )
             changed = self._painting.apply(record) if record["do"] != "begin" else self._painting.forget()
             self._note(record)
             return changed
@@ -378,13 +382,6 @@ class Canvas:
         with self._lock:
             if self._journal is not None:
                 self._journal.append(record)
-
-    def _axis(self, axis: int | None) -> int:
-        if axis is None:
-            if len(self.size) == 3:
-                raise ValueError("axis = None is for images in 2D; a volume needs 0 (x), 1 (y) or 2 (z).")
-            return 2
-        return int(axis)
 
     def _across(self, axis: int) -> tuple[float, ...]:
         """Voxel size along the axes of a slice."""
@@ -401,17 +398,7 @@ class Canvas:
         if known.locked:
             raise RefusedError(f"{known.name} is locked. Unlock it to paint with it.")
 
-    def _colour(self, value: int) -> tuple[int, int, int]:
-        if value == BACKGROUND:
-            return 150, 150, 150
-        red, green, blue = (int(c) for c in class_colours(value)[-1])
-        return red, green, blue
 
-
-def _points(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    line = np.asarray(points, np.float64)
-    if line.ndim != 2 or line.shape[1] != 2 or not np.isfinite(line).all():
-        raise ValueError(
-            f"points have the shape {line.shape}: one row of two finite numbers per point is needed."
-        )
-    return line
+def _colour(parts: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(part) for part in parts)
+    return red, green, blue

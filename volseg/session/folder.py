@@ -19,28 +19,30 @@ from volseg.errors import InputError, ResourceError
 from volseg.io import (
     Segment,
     Volume,
+    as_volume,
+    atomic_write,
     check_alignment,
     class_names,
     is_volume,
     output_suffix,
-    read_channels,
     read_json,
     read_volume,
     segments_of,
     suffix_of,
     with_segments,
-    with_spacing,
     write_json,
     write_volume,
 )
-from volseg.io.blocks import BlockVolume, open_blocks, voxels_of
+from volseg.io.blocks import can_write_blocks, create_blocks, finish_blocks, open_blocks, voxels_of
 from volseg.labels import IGNORE_INDEX
+from volseg.session.bricks import BrickLabels
 from volseg.session.painting import BACKGROUND, ClassInfo
 
-__all__ = ["Folder", "Image", "Start", "open_image", "read_start", "write_labels"]
+__all__ = ["Folder", "Image", "Start", "open_image", "read_start", "write_labels", "write_large"]
 
 _WHOLE = 2**28  # voxels up to which an image is read into memory
 _MOST = IGNORE_INDEX - 1
+_SLAB = 64  # layers that are written at once
 
 _Path = str | os.PathLike[str]
 Colour = tuple[int, int, int]
@@ -111,7 +113,7 @@ class Folder:
                 f"cannot write to {self.path}: {error.strerror}. Choose another folder ({option('output')})."
             ) from error
 
-    def images(self) -> tuple[tuple[Path, ...], str | None]:
+    def images(self) -> tuple[tuple[Path, ...], str | list[float] | None]:
         """The image of the session or the result that lies here, and the voxel size that was given for it.
 
         Raises:
@@ -130,7 +132,7 @@ class Folder:
                 )
             found = tuple(self._found(str(file)) for file in files)
             given = content.get("spacing") or (content.get("choices") or {}).get("spacing")
-            return found, None if given is None else str(given)
+            return found, given
         raise InputError(
             f"{self.path} holds neither a session nor a result of volseg densify. Name an image, or such a "
             "folder."
@@ -166,10 +168,11 @@ class Folder:
         first, second = (sorted(self.path.glob(f"{stem}_{k}.*"))[0] for k in ("segmentation", "confidence"))
         return first, second
 
-    def write_about(self, image: Image, spacing: str | None) -> None:
+    def write_about(self, image: Image, spacing: str | Sequence[float] | None) -> None:
         """Note which image it is, by its files."""
         entries = [{"path": str(path.resolve())} for path in image.files]
-        about = {"image": entries, "size": list(image.size), "channels": image.channels, "spacing": spacing}
+        about = {"image": entries, "size": list(image.size), "channels": image.channels}
+        about |= {"spacing": spacing if spacing is None or isinstance(spacing, str) else list(spacing)}
         write_json(self.about, about)
 
     def write_settings(self, image: Image, paint: Path, names: Mapping[int, str]) -> None:
@@ -198,39 +201,26 @@ class Folder:
 
 
 def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Image:
-    """An image from a path, several paths with a channel each, a Volume, or an array ``(C, *spatial)``.
+    """An image from a path, paths with a channel each, a Volume, an array ``(C, *spatial)``, or blocks.
+
+    A very large one stays in its file, if it can be read block by block.
 
     Raises:
-        InputError: if a file cannot be read.
-        ValueError: if an array has no axis of channels.
+        InputError: if a file cannot be read, or an array has no axis of channels.
     """
-    given = _as_text(spacing)
-    if isinstance(image, Volume):
-        return Image(image.array, image, () if image.path is None else (image.path,))
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (3, 4):
-            raise ValueError(
-                f"an image as an array is (channels, *spatial), not {image.shape}: add the axis of channels "
-                "with image[None]."
-            )
-        plain = Volume(image, np.eye(image.ndim))
-        return Image(image, plain if given is None else with_spacing(plain, given))
-    if isinstance(image, str | os.PathLike | list | tuple):
-        paths = [Path(one) for one in (image if isinstance(image, list | tuple) else [image])]
-        if sum(map(voxels_of, paths)) > _WHOLE:
-            blocks = open_blocks(*paths, spacing=given)
-            return Image(blocks, blocks.like, tuple(paths))
-        if len(paths) > 1:
-            volume = read_channels(paths, spacing=given)
-        else:
-            volume = read_volume(paths[0], spacing=given)
-        return Image(volume.array, volume, tuple(paths))
-    opened: BlockVolume = image
-    return Image(opened, opened.like, (opened.path,))
-
-
-def _as_text(spacing: str | Sequence[float] | None) -> str | None:
-    return spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+    several = image if isinstance(image, list | tuple) else [image]
+    if all(isinstance(one, str | os.PathLike) for one in several):
+        paths = tuple(map(Path, several))
+        if sum(map(voxels_of, paths)) <= _WHOLE:
+            volume = as_volume(image, spacing)
+            return Image(volume.array, volume, paths)
+        given = spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
+        image = open_blocks(*paths, spacing=given)
+        return Image(image, image.like, paths)
+    if not isinstance(image, Volume | np.ndarray):
+        return Image(image, image.like, (image.path,))
+    volume = as_volume(image, spacing)
+    return Image(volume.array, volume, () if volume.path is None else (volume.path,))
 
 
 def read_start(
@@ -246,7 +236,7 @@ def read_start(
         InputError: if it cannot be read, does not lie on the image's grid, or holds values that a session
             cannot hold.
     """
-    label = read_volume(Path(path), labels=True, colours=read.pop("colours", None), spacing=_as_text(spacing))
+    label = read_volume(Path(path), labels=True, colours=read.pop("colours", None), spacing=spacing)
     segments = segments_of(label)
     names = {int(value): str(name) for value, name in (read.pop("names", None) or {}).items()}
     names = names or dict(class_names(segments))
@@ -282,6 +272,27 @@ def read_start(
     return Start(
         table[paint.labels], dict(zip(scheme.values, scheme.names, strict=True)), colours, tuple(finished)
     )
+
+
+def write_large(path: _Path, labels: BrickLabels, like: Volume, *, overwrite: bool) -> Path:
+    """Write labels that are too large for an array, slab by slab.
+
+    Raises:
+        InputError: if the format does not take that.
+    """
+    path = Path(path)
+    if not can_write_blocks(path) or path.name.lower().endswith(".gz"):
+        raise InputError(
+            f"{path} cannot be written: {' x '.join(map(str, labels.size))} voxels are written "
+            "piece by piece, which .ome.zarr, .nii, .tif, .nrrd and .mha take. Choose a name that ends so."
+        )
+    with atomic_write(path, overwrite=overwrite, folder=path.suffix.lower() == ".zarr") as made:
+        blocks = create_blocks(made, (1, *labels.size), np.dtype(np.uint8), like)
+        for first in range(0, labels.size[0], _SLAB):
+            slab = (slice(first, min(first + _SLAB, labels.size[0])), *(slice(0, n) for n in labels.size[1:]))
+            blocks[(slice(0, 1), *slab)] = labels.read(slab)[None]
+        finish_blocks(made, path)
+    return path
 
 
 def write_labels(

@@ -14,17 +14,19 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from volseg.errors import InputError
 from volseg.io.text import Lines, lines_of, parse_json
 
-__all__ = ["Journal", "Record", "read_journal"]
+__all__ = ["Journal", "Record", "read_journal", "retire"]
 
 logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 
 _DIGITS = 8
+_OPEN: "WeakValueDictionary[Path, Journal]" = WeakValueDictionary()  # by this process
 
 
 class Journal:
@@ -36,6 +38,7 @@ class Journal:
 
     Attributes:
         trouble: why records are waiting in memory; empty while all are on the disk.
+        is_retired: whether the file was opened again in this process: nothing may be added here.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -45,7 +48,9 @@ class Journal:
         self.path = path
         self.number = number
         self.trouble = ""
+        self.is_retired = False
         self._lines = Lines(path)
+        _OPEN[path.resolve()] = self
         self._waiting: list[str] = []
 
     @property
@@ -55,9 +60,10 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Note a record; see ``trouble`` for whether it has reached the disk."""
-        self._waiting.append(_line({"n": self.number, **record}))
-        self.number += 1
-        self.flush()
+        if not self.is_retired:
+            self._waiting.append(_line({"n": self.number, **record}))
+            self.number += 1
+            self.flush()
 
     def flush(self) -> None:
         """Write what is waiting, as far as the disk takes it."""
@@ -74,6 +80,14 @@ class Journal:
         """Write what is waiting, and close the file."""
         self.flush()
         self._lines.close()
+
+
+def retire(path: Path) -> None:
+    """Before a journal is opened again in this process: whoever has it open still adds nothing more."""
+    before = _OPEN.get(path.resolve())
+    if before is not None:
+        before.flush()
+        before.is_retired = True
 
 
 def read_journal(path: Path) -> Iterator[Record]:

@@ -86,6 +86,16 @@ class Painting:
     def can_redo(self) -> bool:
         return bool(self._undone)
 
+    def axis(self, axis: int | None) -> int:
+        """The axis across a slice, as a number; ``None`` is that of an image.
+
+        Raises:
+            ValueError: if it has to be said.
+        """
+        if axis is None and len(self.size) == 3:
+            raise ValueError("axis = None is for images in 2D; a volume needs 0 (x), 1 (y) or 2 (z).")
+        return 2 if axis is None else int(axis)
+
     def plane(self, axis: int, index: int) -> Block:
         """The block that a slice is.
 

@@ -2,6 +2,9 @@
 
 Points are ``(n, 2)`` in voxels of the plane, whose axes are x, y, z without the one that it is perpendicular
 to; a voxel's centre lies at whole numbers. Anything may reach beyond the border; what lies there is cut off.
+
+The brush is ours: skimage.draw has disks, and lines of one voxel, but no thick line in voxels that are not
+square.
 """
 
 import itertools
@@ -27,12 +30,17 @@ def brush(
         shape: of the plane.
         radius: in the unit of ``spacing``.
         spacing: voxel size along the plane's axes.
+
+    Raises:
+        ValueError: if points or radius are no finite numbers, or none.
     """
-    line = np.asarray(points, float).reshape(-1, 2)
+    line = _points(points)
+    if not (np.isfinite(radius) and radius >= 0):
+        raise ValueError(f"radius = {radius} must be a length of at least 0.")
     step = np.asarray(spacing, float)
     mask = np.zeros(tuple(shape), bool)
     reach = np.ceil(radius / step).astype(int) + 1
-    ends = np.concatenate([line, line[-1:]]) if len(line) else line
+    ends = np.concatenate([line, line[-1:]])
     for first, last in itertools.pairwise(ends):
         low = np.maximum(np.floor(np.minimum(first, last)).astype(int) - reach, 0)
         high = np.minimum(np.ceil(np.maximum(first, last)).astype(int) + reach + 1, shape)
@@ -53,7 +61,7 @@ def brush(
 
 def outline(shape: Sequence[int], points: npt.ArrayLike) -> Mask:
     """What lies within a closed outline, and the voxels that its corners lie in."""
-    corners = np.asarray(points, float).reshape(-1, 2)
+    corners = _points(points)
     mask = np.zeros(tuple(shape), bool)
     if len(corners) > 2:
         mask |= polygon2mask(tuple(shape), corners)
@@ -74,3 +82,12 @@ def flooded(image: npt.NDArray[np.floating], point: Sequence[int], tolerance: fl
         within &= np.abs(channel.astype(np.float64) - float(channel[tuple(point)])) <= tolerance
     found: Mask = flood(within, tuple(point), connectivity=1)
     return found
+
+
+def _points(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    line = np.asarray(points, np.float64)
+    if line.ndim != 2 or line.shape[1] != 2 or not line.size or not np.isfinite(line).all():
+        raise ValueError(
+            f"points have the shape {line.shape}: one row of two finite numbers per point is needed."
+        )
+    return line

@@ -161,7 +161,7 @@ class Worker:
         if block is None:
             self._built = True
             return False
-        self._say("looking at the image", live.ready(tuple(slice(0, n) for n in self.session.size)))
+        self._say("looking at the image", live.bricks.filled)
         with self.session.learning():
             live.build(block, should_stop=self._wake.is_set)
         return True
