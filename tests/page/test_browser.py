@@ -227,6 +227,29 @@ def test_by_keyboard_alone(volume):
     assert volume.wait()["finished"] == []
 
 
+def test_an_answer_that_was_overtaken_changes_nothing(browser, tmp_path):
+    session = Session(image_of((30, 24, 16)), tmp_path / "session", CLASSES)
+    with session, served(session) as serving:
+        volume = Paper(browser, session, serving.address)
+        browser.run("""(() => { const real = fetch; window.held = []; window.fetch = async (url, ...more) => {
+            const found = await real(url, ...more);
+            if (url === '/state') await new Promise((go) => window.held.push(go));
+            return found; }; })()""")
+        serving._desk.hub.publish({"kind": "missed"})
+        end = time.monotonic() + PATIENCE
+        while not browser.run("window.held.length"):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        volume.press("xy", "m")
+        volume.wait(value=3)
+        browser.run("window.held.forEach((go) => go())")
+        time.sleep(0.3)
+        assert volume.wait()["value"] == 3
+        assert "class 3" in volume.browser.run(
+            "document.querySelector('#classes .on input[type=text]').value"
+        )
+
+
 def test_classes(volume):
     volume.press("xy", "m")
     volume.wait(value=3)

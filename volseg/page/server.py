@@ -5,7 +5,10 @@ One tab paints at a time; others look. Every act is answered after it has reache
 
 import asyncio
 import gzip
+import itertools
 import logging
+import secrets
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -70,6 +73,7 @@ class Desk:
         self._last: dict[str, Any] = {}  # the last news of each kind, for a tab that comes later
         self._painter: str | None = None
         self._order = asyncio.Lock()
+        self._reading, self._reads, self._name = threading.Lock(), itertools.count(), secrets.token_hex(4)
         routes = [
             ("/", self._page),
             ("/static/{name}", self._static),
@@ -109,7 +113,7 @@ class Desk:
         return Response(self._statics[name], media_type=_TYPES[name[name.rindex(".") :]])
 
     async def _state(self, _: Request) -> Response:
-        state = await run_in_threadpool(_whole_state, self.session, self._pictures)
+        state = await run_in_threadpool(self._whole_state)
         latest = {kind: self._last.get(kind) for kind in ("score", "doing", "suggestion")}
         return JSONResponse(state | latest | {"densify": self.making.state(), "painter": self._painter})
 
@@ -176,7 +180,7 @@ class Desk:
             changed = await run_in_threadpool(act, self.session, name, wanted)
         if changed:
             self.worker.painted()
-        state = await run_in_threadpool(_paint_state, self.session)
+        state = await run_in_threadpool(self._paint_state)
         self.hub.publish({"kind": "paint", **state})
         return JSONResponse({"changed": changed, **state})
 
@@ -221,56 +225,59 @@ class Desk:
         self._painter = client
         return wanted
 
+    def _paint_state(self) -> dict[str, Any]:
+        """What changes as a person paints. Answers overtake each other; each says when it was read."""
+        session = self.session
+        with self._reading:
+            return {
+                "server": self._name,
+                "read": next(self._reads),
+                "revision": session.revision,
+                "undo": session.can_undo,
+                "redo": session.can_redo,
+                "finished": sorted(session.finished),
+                "painted": session.painted(),
+                "counts": session.counts(),
+                "classes": [
+                    {"value": value, "name": info.name, "colour": list(info.colour), "locked": info.locked}
+                    for value, info in session.classes.items()
+                ],
+                "unsaved": session.trouble,
+            }
+
+    def _whole_state(self) -> dict[str, Any]:
+        """All of it, for a page that is opened."""
+        session, pictures = self.session, self._pictures
+        image, folder = session.image, session.folder
+        return self._paint_state() | {
+            "name": image.name,
+            "folder": None if folder is None else str(folder.path.resolve()),
+            "size": list(session.size),
+            "spacing": list(session.spacing),
+            "unit": image.like.unit.replace("um", "µm"),
+            "channels": [asdict(channel) for channel in pictures.channels],
+            "planes": [
+                {
+                    "name": plane.name,
+                    "h": plane.across,
+                    "v": plane.down,
+                    "axis": 2 if plane.normal is None else plane.normal,
+                    "letter": "" if plane.normal is None else AXES[plane.normal],
+                    "flip": list(plane.flipped),
+                    "letters": list(plane.letters),
+                }
+                for plane in pictures.planes
+            ],
+            "formats": list(_FORMATS if len(session.size) == 3 else _FORMATS_2D),
+            "report": folder is not None and (folder.path / "report.html").is_file(),
+        }
+
     def _slice(self, request: Request) -> tuple[int, int]:
         size = self.session.size
         axis = _number(request.path_params["axis"], 3, "axis")
         if len(size) == 2 and axis != 2:
             raise InputError("an image has one plane: axis 2, index 0.")
         return axis, _number(request.path_params["index"], 1 if len(size) == 2 else size[axis], "index")
-
-
-def _paint_state(session: Session) -> dict[str, Any]:
-    """What changes as a person paints."""
-    return {
-        "revision": session.revision,
-        "undo": session.can_undo,
-        "redo": session.can_redo,
-        "finished": sorted(session.finished),
-        "painted": session.painted(),
-        "counts": session.counts(),
-        "classes": [
-            {"value": value, "name": info.name, "colour": list(info.colour), "locked": info.locked}
-            for value, info in session.classes.items()
-        ],
-        "unsaved": session.trouble,
-    }
-
-
-def _whole_state(session: Session, pictures: Pictures) -> dict[str, Any]:
-    """All of it, for a page that is opened."""
-    image, folder = session.image, session.folder
-    return _paint_state(session) | {
-        "name": image.name,
-        "folder": None if folder is None else str(folder.path.resolve()),
-        "size": list(session.size),
-        "spacing": list(session.spacing),
-        "unit": image.like.unit.replace("um", "µm"),
-        "channels": [asdict(channel) for channel in pictures.channels],
-        "planes": [
-            {
-                "name": plane.name,
-                "h": plane.across,
-                "v": plane.down,
-                "axis": 2 if plane.normal is None else plane.normal,
-                "letter": "" if plane.normal is None else AXES[plane.normal],
-                "flip": list(plane.flipped),
-                "letters": list(plane.letters),
-            }
-            for plane in pictures.planes
-        ],
-        "formats": list(_FORMATS if len(session.size) == 3 else _FORMATS_2D),
-        "report": folder is not None and (folder.path / "report.html").is_file(),
-    }
 
 
 def _answered(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

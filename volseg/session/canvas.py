@@ -97,10 +97,8 @@ class Canvas:
                 self._painting = Painting(self.image.size)
             case "densified":
                 self.is_result = record.get("revision") == self._painting.revision
-            case "learn":
-                pass  # what was learnt is learnt again from the paint
-            case _:
-                if self._painting.apply(record):
+            case kind:
+                if kind != "learn" and self._painting.apply(record):  # what was learnt is learnt again
                     self.is_result = False
 
     def _start(
@@ -253,7 +251,8 @@ class Canvas:
             radius: in the unit of the spacing.
         """
         axis = self._axis(axis)
-        mask = brush(self._painting.shape(axis), points, radius, self._across(axis))
+        steps = tuple(s for a, s in enumerate(self.spacing) if len(self.size) == 2 or a != axis)
+        mask = brush(self._painting.shape(axis), points, radius, steps)
         return self.paint(axis, index, mask, value, id=id)
 
     def polygon(
@@ -382,10 +381,6 @@ class Canvas:
         with self._lock:
             if self._journal is not None:
                 self._journal.append(record)
-
-    def _across(self, axis: int) -> tuple[float, ...]:
-        """Voxel size along the axes of a slice."""
-        return tuple(s for a, s in enumerate(self.spacing) if len(self.size) == 2 or a != axis)
 
     def _check_value(self, value: int) -> None:
         if value == IGNORE_INDEX:

@@ -36,7 +36,10 @@ const app = {
     return acts.filter(({ body }) => body.axis === axis && body.index === index);
   },
 
+  /* A state that the server gives; an older one than that which is shown, overtaken on its way, is not. */
   take(state) {
+    if (state.server === this.server && state.read < this.read) return false;
+    [this.server, this.read] = [state.server, state.read];
     for (const name of ["classes", "painted", "counts", "revision"]) this[name] = state[name];
     this.finished = new Set(state.finished.map(([axis, index]) => `${axis}/${index}`));
     byId("undo").disabled = !state.undo;
@@ -47,6 +50,7 @@ const app = {
     showClasses(this);
     this.showSlices();
     this.showSaved();
+    return true;
   },
 
   /* --- what is shown --- */
@@ -260,9 +264,7 @@ async function refresh() {
 
 function hear(news) {
   if (news.kind === "paint") {
-    const isOld = news.revision < app.revision;
-    if (!isOld) app.take(news);
-    if (!isOld && !app.outbox.items.length) app.refetch("paint");
+    if (app.take(news) && !app.outbox.items.length) app.refetch("paint");
   } else if (news.kind === "model") app.refetch("result", "doubt");
   else if (news.kind === "plane") {
     for (const view of app.views) if (view.axis === news.axis && view.index === news.index) view.refetch("result", "doubt");
@@ -301,7 +303,7 @@ async function begin() {
   app.position = [...state.size.map((n) => Math.floor(n / 2)), 0].slice(0, 3);
   app.outbox = new Outbox(`volseg ${state.folder ?? state.name}`, {
     answer: (item, answer) => {
-      if (answer.revision >= app.revision) app.take(answer);
+      app.take(answer);
       if (item.name === "class") app.retint("paint"), app.retint("result");
       if (app.wanted !== undefined && app.classOf(app.wanted)) { app.choose(app.wanted); app.wanted = undefined; }
       if (!app.outbox.items.length) app.refetch("paint");
