@@ -163,7 +163,10 @@ def _connected(
     classes: npt.NDArray[np.uint8],
     shape: tuple[int, ...],
 ) -> npt.NDArray[np.intp]:
-    """The number of the stroke of each voxel: those of its class that touch, at corners, too."""
+    """The number of the stroke of each voxel: those of its class that touch, at corners, too.
+
+    `skimage.measure.label` numbers every voxel of the volume, at 8 bytes each; this asks the painted ones.
+    """
     n = len(flat)
     pairs = [np.zeros((2, 0), np.intp)]
     for offset in product((-1, 0, 1), repeat=len(shape)):

@@ -9,6 +9,8 @@ it. So each request has to pass, in this order:
 * ``Origin`` and ``Sec-Fetch-Site`` are those of the page itself. A request that changes something must carry
   one of the two.
 
+Starlette's TrustedHostMiddleware looks at the name without its port, and at nothing else of these.
+
 Everything answered forbids the browser to keep it, to show it inside of another site, and to load or run
 anything from elsewhere (Content-Security-Policy).
 """
