@@ -6,6 +6,7 @@ import errno
 import html
 import json
 import logging
+import os
 import re
 import shlex
 import signal
@@ -27,6 +28,7 @@ from volseg.learners import LEARNERS
 from volseg.learning import Task
 from volseg.pixelwise import PixelwiseLearner
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
+from volseg.runs.claim import take_lock
 
 SIZE = (24, 20, 16)
 SPACING = (0.5, 0.5, 1.0)
@@ -633,6 +635,34 @@ def never_learns(monkeypatch):
         raise AssertionError("it began to learn")
 
     monkeypatch.setattr(QuickLearner, "learn", learn)
+
+
+@pytest.mark.parametrize("again", [{"overwrite": True}, {}])
+def test_a_folder_that_is_painted_in_is_refused(case, tmp_path, never_learns, again):
+    files, out = case(), tmp_path / "out"
+    out.mkdir()
+    painting = os.open(out / ".paint.lock", os.O_RDWR | os.O_CREAT)  # as another process would
+    assert take_lock(painting)
+    with pytest.raises(RefusedError, match=r"out is in use by another run .*choose another output"):
+        densify(files.image, files.labels, out, **again, **QUICK)
+    os.close(painting)
+    assert [path.name for path in out.iterdir()] == [".paint.lock"]
+
+
+def test_a_folder_is_densified_once_at_a_time_in_a_program(case, tmp_path, monkeypatch):
+    files, out, begun = case(), tmp_path / "out", []
+
+    def learn(*_, **__):
+        begun.append(1)
+        assert len(begun) == 1
+        densify(files.image, files.labels, out, overwrite=True, **QUICK)
+
+    monkeypatch.setattr(QuickLearner, "learn", learn)
+    for count in (1, 2):  # the one that was refused is in the way of nothing later
+        with pytest.raises(RefusedError, match=r"running already there, in this program\. Wait for it"):
+            densify(files.image, files.labels, out, overwrite=True, **QUICK)
+        assert begun == [1], count
+        begun.clear()
 
 
 @pytest.mark.parametrize("name", ["report.html", "ball_segmentation.nii.gz", "model.pt", "folds/fold_1.pt"])

@@ -34,7 +34,7 @@ from volseg.io import (
 from volseg.labels import IGNORE_INDEX
 from volseg.machine import library_versions
 from volseg.report import class_colours
-from volseg.runs.claim import claim, release
+from volseg.runs.claim import PAINT_LOCK, claim, release, require_free
 from volseg.runs.replacing import install, settle, stage_of
 
 __all__ = ["Outputs", "classes_of", "outputs_for", "values_of", "write_volumes"]
@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 _ARGUMENTS = {"suggest": "suggest_next"}  # of densify, where choices have another name
 
 _FIGURES = ("overview.png", "scores.png", "curve.png", "calibration.png")
+
+
+_AT_WORK: "dict[Path, Outputs]" = {}  # in this process, which may have several threads
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,25 @@ class Outputs:
 
         Raises:
             RefusedError: if a result stands there already and neither was asked for, or another run
-                is at work there.
+                is at work there, or another process paints there.
             InputError: if there is nothing to resume, or it was another request.
         """
+        if _AT_WORK.setdefault(self.folder.resolve(), self) is not self:
+            raise RefusedError(
+                f"{self.folder} is in use: densify is running already there, in this program. Wait for it, "
+                f"or choose another {option('output')}."
+            )
+        try:
+            return self._open(settings, resume=resume, overwrite=overwrite)
+        except BaseException:
+            self.release()
+            raise
+
+    def _open(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> "Outputs":
         with _told(self.folder):
             if self.folder.is_dir():
                 claim(self.folder, "output")
+                require_free(self.folder, "output", lock=PAINT_LOCK)
                 settle(self.folder)
         there, stage = self.all(), self.stage
         begun = stage.settings.is_file()
@@ -165,6 +181,7 @@ class Outputs:
         """Another run may have the folder now."""
         for folder in (self.folder, self.stage.folder):
             release(folder)
+        _AT_WORK.pop(self.folder.resolve(), None)
 
     def check_same(self, settings: Mapping[str, Any], *, may_be_whole: bool) -> None:
         """Whether what was begun here is what is asked for now, and not done already."""

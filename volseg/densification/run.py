@@ -113,8 +113,8 @@ class Run:
         )
         if self.outputs is None:
             return self._work(settings, resume=False)
+        self.place = self.outputs.open(settings, resume=resume, overwrite=overwrite)
         try:
-            self.place = self.outputs.open(settings, resume=resume, overwrite=overwrite)
             open_log(self.place.log)
             done = self._work(settings, resume=resume)
             self.outputs.close(self.place)

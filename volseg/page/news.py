@@ -1,7 +1,7 @@
 """News for the tabs that are open, as server-sent events, from whatever thread they come.
 
-A module of its own, small as it is: it knows neither requests nor the session. sse-starlette sends events of a
-generator; that several threads publish and a slow tab is told what it has missed would be ours there, too.
+A module of its own, small as it is: it knows neither requests nor the session. sse-starlette sends events of
+a generator; that several threads publish and a slow tab is told what it has missed would be ours there, too.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError
 from volseg.io.text import open_shared
 
-__all__ = ["claim", "release", "take_lock"]
+__all__ = ["PAINT_LOCK", "claim", "release", "renew", "require_free", "take_lock"]
 
 try:
     import fcntl
@@ -18,14 +18,19 @@ except ImportError:  # Windows
 
 _HELD: dict[Path, int] = {}  # by this process
 _LOCK = ".lock"
+PAINT_LOCK = ".paint.lock"
+"""Of a session of painting, which a run of its own may work beside."""
 
 
-def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> None:
+def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> bool:
     """Take a folder; the system gives it back when the process ends, however it ends.
 
     Args:
         argument: that another folder is chosen with.
         lock: the name of the lock, where several things in the folder can be taken, each by another process.
+
+    Returns:
+        whether it was taken now: not if this process has it already, or the system knows no locks.
 
     Raises:
         RefusedError: if a run of another process has it.
@@ -33,7 +38,7 @@ def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> N
     """
     path = folder.resolve() / lock
     if fcntl is None or path in _HELD:
-        return
+        return False
     try:
         handle = open_shared(path)
     except OSError as error:
@@ -50,12 +55,44 @@ def claim(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> N
         )
     if not _is_there(handle, path):  # the other run has just ended, and taken its file along
         os.close(handle)
-        claim(folder, argument, lock=lock)
-        return
+        return claim(folder, argument, lock=lock)
     _HELD[path] = handle
     with suppress(OSError):  # on a full disk no one gets the number
         os.truncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return True
+
+
+def require_free(folder: Path, argument: str = "output_dir", *, lock: str) -> None:
+    """Whether no other process has a folder; it is not taken.
+
+    Two that each take a lock of their own and then ask for the other's are never both let in.
+
+    Raises:
+        RefusedError: if a run of another process has it.
+        ResourceError: if the folder cannot be written to.
+    """
+    if claim(folder, argument, lock=lock):
+        release(folder, lock=lock)
+
+
+def renew(folder: Path, argument: str = "output_dir", *, lock: str = _LOCK) -> None:
+    """Take a folder that this process has once more, if it was deleted and made again meanwhile.
+
+    Raises:
+        RefusedError: if a run of another process has it by now.
+    """
+    path = folder.resolve() / lock
+    handle = _HELD.get(path)
+    if handle is None or _is_there(handle, path):
+        return
+    del _HELD[path]
+    try:
+        claim(folder, argument, lock=lock)
+    except BaseException:
+        _HELD[path] = handle
+        raise
+    os.close(handle)
 
 
 def release(folder: Path, *, lock: str = _LOCK) -> None:
