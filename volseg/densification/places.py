@@ -15,12 +15,12 @@ from volseg.annotation.numbering import PLANES, numbered
 from volseg.annotation.strokes import FEWEST_PLACES, TOUCHING, Strokes, counted
 from volseg.geometry import AXES
 
-__all__ = ["STROKE_FOLDS", "cannot_know", "deal_places", "missing", "touching"]
+__all__ = ["STROKE_FOLDS", "TOO_LITTLE", "cannot_know", "deal_places", "missing", "touching"]
 
 STROKE_FOLDS = 4
 """Parts that the places are held out in; how much models agree depends on what they share."""
 
-_TOO_LITTLE = "Too little paint to tell how good the result is"
+TOO_LITTLE = "Too little paint to tell how good the result is"
 _CORNER = 0.25  # of the volume, the box around all strokes is smaller
 
 
@@ -76,12 +76,12 @@ def missing(strokes: Strokes, names: Sequence[str], expected: Sequence[int] = ()
     wanted = sorted({*expected, *at_places})
     lacking = {c: FEWEST_PLACES - at_places.get(c, 0) for c in wanted}
     if len(wanted) < 2:
-        return f"{_TOO_LITTLE}: only one class is painted. Paint another one."
+        return f"{TOO_LITTLE}: only one class is painted. Paint another one."
     what = ", ".join(f"{counted(n, 'more place')} with {names[c]}" for c, n in lacking.items() if n > 0)
     if not what:
         return ""
     return (
-        f"{_TOO_LITTLE}: places are held out in turn, and {FEWEST_PLACES} of every class are needed for "
+        f"{TOO_LITTLE}: places are held out in turn, and {FEWEST_PLACES} of every class are needed for "
         f"that. Paint {what}, some way from the others."
     )
 

@@ -25,7 +25,7 @@ from scipy import special, stats
 
 from volseg.annotation.strokes import FEWEST_PLACES, Strokes, strokes_of
 from volseg.densification.intervals import Estimate, Score
-from volseg.densification.places import STROKE_FOLDS, cannot_know, deal_places, missing, touching
+from volseg.densification.places import STROKE_FOLDS, TOO_LITTLE, cannot_know, deal_places, missing, touching
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, iou
 from volseg.pixelwise.balance import offsets, trust_in
@@ -209,6 +209,12 @@ def live_score(
         mask, left_out = np.zeros((2, *labels.shape), bool)
         mask[tuple(strokes.voxels[held].T)] = True
         left_out[tuple(strokes.voxels[held | touching(strokes, held, spacing)].T)] = True
+        if len(np.unique(labels[(labels != IGNORE_INDEX) & ~left_out])) < 2:
+            why = (
+                f"{TOO_LITTLE}: places are held out in turn, and beside one of them all paint of every class "
+                "but one touches it, so nothing can be learnt without it. Paint at places some way from it."
+            )
+            return LiveScore(None, None, None, unknown, why)
         scores = learn_without(left_out)(mask | look)
         where = mask[mask | look]
         models.append(Compared(scores[:, where], strokes.classes[held], scores[:, ~where]))

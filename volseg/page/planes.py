@@ -19,6 +19,7 @@ __all__ = ["Channel", "Pictures", "as_bytes"]
 
 _BLOCKS, _SIDE = 6, 32  # per axis, and voxels of each: from these the range of a channel is found
 _LEVELS = 65535
+_FAR, _NEAR, _ALIKE = 1e300, 1e-300, 1e-12  # largest values, smallest range of them, and its smallest share
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Pictures:
         known = self.channels[channel]
         if known.bits == 8:
             return as_bytes(plane.astype(np.uint8, copy=False))
-        share = (plane - np.float64(known.low)) * (_LEVELS / (known.high - known.low))
-        return as_bytes(np.rint(np.clip(share, 0, _LEVELS)).astype("<u2"))
+        with np.errstate(over="ignore"):
+            share = (plane - np.float64(known.low)) * (_LEVELS / (known.high - known.low))
+        return as_bytes(np.rint(np.nan_to_num(np.clip(share, 0, _LEVELS))).astype("<u2"))
 
 
 def as_bytes(plane: NDArray[Any]) -> bytes:
@@ -83,9 +85,13 @@ def _sample(session: Session) -> list[NDArray[Any]]:
 
 
 def _channel(values: NDArray[Any]) -> Channel:
-    first, last = (float(value) for value in np.percentile(values, (1, 99.7)))
-    least, most = float(values.min()), float(values.max())
-    most = most if most > least else least + 1
+    """What is known of a channel from a sample of it; values that are not finite say nothing."""
+    finite = values[np.isfinite(values)].astype(np.float64).clip(-_FAR, _FAR)
+    finite = finite if len(finite) else np.zeros(1)
+    first, last = (float(value) for value in np.percentile(finite, (1, 99.7)))
+    least, most = float(finite.min()), float(finite.max())
+    if most - least < max(_NEAR, abs(least) * _ALIKE):
+        most = least + max(1.0, abs(least) * _ALIKE)
     if not first < last:
         first, last = least, most
     kind, width = values.dtype.kind, most - least
@@ -93,5 +99,5 @@ def _channel(values: NDArray[Any]) -> Channel:
     if kind in "ui" and values.dtype.itemsize <= 2:
         info = np.iinfo(values.dtype)
         low, high = float(info.min), float(info.max)
-    bits = 8 if values.dtype == np.uint8 else 16
-    return Channel(low, high, (least, most), (first, last), bits, kind in "ui")
+    bits = 8 if values.dtype in (np.uint8, bool) else 16
+    return Channel(low, high, (least, most), (first, last), bits, kind in "uib")

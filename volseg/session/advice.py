@@ -20,6 +20,7 @@ __all__ = ["Place", "suggest"]
 _SAMPLED = 6000  # voxels that are looked at
 _NEAR = 2  # slices this close to a painted one are not suggested
 _COARSE = 1.5  # an axis with voxels this much longer is the only one to paint across
+_NARROW = 8  # voxels across a slice, below which nothing can be seen on it
 _WIDE = 0.05  # of a slice: over so much of it doubts are gathered
 _FEWEST = 200  # voxels at hand without which nothing is said
 
@@ -49,7 +50,7 @@ def suggest(session: "Session", seed: int = 0) -> Place | None:
     next to one that is painted in many places already, and on it the place with most doubt around it.
     """
     live, size = session.live, session.size
-    if live is None or not session.model:
+    if live is None or not session.model or not session.can_learn:
         return None
     random = np.random.default_rng(seed)
     voxels = np.stack([random.integers(0, n, _SAMPLED) for n in size], 1)
@@ -88,7 +89,7 @@ def _slice(
 ) -> tuple[int, int]:
     """The slice with most doubt, by how much of it is blank if it is painted or next to one that is."""
     best, most = (2, 0), -1.0
-    for axis in _axes(session.spacing):
+    for axis in _axes(session.spacing, session.size):
         n = session.size[axis]
         width = max(n / 64, 1.0)
         sums = np.bincount(voxels[:, axis], doubt, minlength=n)
@@ -107,8 +108,10 @@ def _left(session: "Session", axis: int, index: int) -> float:
     return float(np.mean(session.paint_slice(axis, index) == IGNORE_INDEX))
 
 
-def _axes(spacing: tuple[float, ...]) -> list[int]:
-    """Axes across which people can paint: none whose slices have voxels longer than wide."""
+def _axes(spacing: tuple[float, ...], size: tuple[int, ...]) -> list[int]:
+    """Axes across which people can paint: none whose slices are narrow, or have voxels longer than wide."""
     longest = max(range(3), key=lambda axis: spacing[axis])
     others = [spacing[axis] for axis in range(3) if axis != longest]
-    return [longest] if spacing[longest] > _COARSE * max(others) else [2, 1, 0]
+    axes = [longest] if spacing[longest] > _COARSE * max(others) else [2, 1, 0]
+    wide = [axis for axis in axes if min(n for a, n in enumerate(size) if a != axis) >= _NARROW]
+    return wide or [min((2, 1, 0), key=lambda axis: size[axis])]

@@ -209,7 +209,7 @@ def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Imag
         InputError: if a file cannot be read, or an array has no axis of channels.
     """
     several = image if isinstance(image, list | tuple) else [image]
-    if all(isinstance(one, str | os.PathLike) for one in several):
+    if several and all(isinstance(one, str | os.PathLike) for one in several):
         paths = tuple(map(Path, several))
         if sum(map(voxels_of, paths)) <= _WHOLE:
             volume = as_volume(image, spacing)
@@ -217,8 +217,19 @@ def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Imag
         given = spacing if spacing is None or isinstance(spacing, str) else ",".join(map(str, spacing))
         image = open_blocks(*paths, spacing=given)
         return Image(image, image.like, paths)
-    if not isinstance(image, Volume | np.ndarray):
+    array = image.array if isinstance(image, Volume) else image
+    if not isinstance(array, np.ndarray):
+        if not isinstance(getattr(image, "like", None), Volume):
+            raise InputError(
+                f"an image of the type {type(image).__name__} cannot be painted on. Give a file, several "
+                "files with a channel each, an array (channels, *spatial) of numpy, or a volseg.Volume."
+            )
         return Image(image, image.like, (image.path,))
+    if array.dtype.kind not in "buif" or not array.size:
+        raise InputError(
+            f"an image of {' x '.join(map(str, array.shape))} values of the type {array.dtype} cannot be "
+            "painted on. Give one with at least one voxel, of whole or real numbers."
+        )
     volume = as_volume(image, spacing)
     return Image(volume.array, volume, () if volume.path is None else (volume.path,))
 

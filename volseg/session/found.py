@@ -143,11 +143,15 @@ class Found(Canvas):
     def slice(self, axis: int | None, index: int) -> Result:
         """Values and confidence of a slice; what was painted is as painted, and certain.
 
-        They are computed if need be.
+        They are computed if need be. With fewer than two classes painted nothing else is known, whatever was
+        learnt before.
         """
         axis = self._axis(axis)
         block = self._painting.plane(axis, index)
         with self._learning:
+            if not self.can_learn:
+                self._planes.clear()
+                return Result(*self._as_painted(axis, index, self._unknown(axis))[:2])
             found = self._planes.get((axis, index))
             if found is None:
                 found = self._find(axis, block)
@@ -174,6 +178,9 @@ class Found(Canvas):
     def known_slice(self, axis: int | None, index: int) -> Known | None:
         """The same if it is at hand, without waiting."""
         axis = self._axis(axis)
+        if not self.can_learn:
+            anything = self._model or self._whole is not None
+            return self._as_painted(axis, index, self._unknown(axis)) if anything else None
         found = self._planes.get((axis, index))
         if found is None and self._whole is not None:
             found = self._find(axis, self._painting.plane(axis, index))
@@ -182,18 +189,17 @@ class Found(Canvas):
     def _find(self, axis: int, block: Block, *, whole: bool = False) -> Known:
         """A slice of what densify made, or else by the model, ``whole`` or around where the person looks."""
         shape = self._painting.shape(axis)
+        painted = np.array(list(self.counts().values())) > 0
         made = self._whole
-        if made is not None:
+        if made is not None and painted.sum() > 1:
             return Known(made[0][block].reshape(shape), made[1][block].reshape(shape), 0)
-        if self._live is None or not self._model:
-            return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), 0)
+        if self._live is None or not self._model or painted[: self._live.classes].sum() < 2:
+            return self._unknown(axis)
         inner = block if whole or self._focus is None else tuple(map(_common, block, self._focus))
         if any(part.start >= part.stop for part in inner):
-            return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
+            return self._unknown(axis)
         scores: npt.NDArray[np.float32] = self._live.predict(inner)
-        counts = self.counts()
-        painted = np.array(list(counts.values())[: len(scores)]) > 0
-        scores[~painted] = -np.inf  # nothing can have been learnt of it
+        scores[~painted[: len(scores)]] = -np.inf  # nothing can have been learnt of it
         values = np.array(list(self._painting.classes), np.uint8)[: len(scores)]
         scores = np.exp(scores - scores.max(0))
         found = np.full([part.stop - part.start for part in block], IGNORE_INDEX, np.uint8)
@@ -202,6 +208,11 @@ class Found(Canvas):
         found[there] = values[scores.argmax(0)]
         confidence[there] = scores.max(0) / scores.sum(0)
         return Known(found.reshape(shape), confidence.reshape(shape), self._model)
+
+    def _unknown(self, axis: int) -> Known:
+        """A slice of which nothing is known."""
+        shape = self._painting.shape(axis)
+        return Known(np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.float32), self._model)
 
     def _as_painted(self, axis: int, index: int, found: Known) -> Known:
         paint = self.paint_slice(axis, index)

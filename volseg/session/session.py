@@ -191,15 +191,18 @@ class Session(Found):
         write_labels(paint, self.labels, self.image.like, self.classes)
         if self._live is None or not self._model or (self.folder.path / "report.html").exists():
             return
+        counts = self.counts()
+        names = {value: info.name for value, info in self.classes.items() if counts[value]}
         with self._learning:
-            known = list(self.classes.items())
-            painted = sorted((value, i) for i, (value, _) in enumerate(known) if self.counts()[value])
-            model = self._live.as_model([i for _, i in painted])
-        names = dict(known)
-        about = {"values": [value for value, _ in painted], "names": [names[v].name for v, _ in painted]}
+            places = {value: i for i, value in enumerate(counts) if i < self._live.classes}
+            learnt = sorted(value for value in names if value in places)
+            if len(learnt) < 2:
+                return
+            model = self._live.as_model([places[value] for value in learnt])
+        about = {"values": learnt, "names": [names[value] for value in learnt]}
         about |= {"channels": self.image.channels, "images": []}
         save_checkpoint(self.folder.path / "model.pt", model.state() | about)
-        self.folder.write_settings(self.image, paint, {value: names[value].name for value, _ in painted})
+        self.folder.write_settings(self.image, paint, dict(sorted(names.items())))
 
     def export(self, path: str | os.PathLike[str], what: str = "result", *, overwrite: bool = False) -> Path:
         """Write the paint or the result of the whole volume, in any format that volseg writes.

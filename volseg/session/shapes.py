@@ -75,12 +75,23 @@ def flooded(image: npt.NDArray[np.floating], point: Sequence[int], tolerance: fl
     """What is connected with a voxel and differs from it by no more than ``tolerance`` in every channel.
 
     Args:
-        image: ``(C, *plane)``.
+        image: ``(C, *plane)``. Infinite values are alike if they are equal; NaN is like nothing, so from
+            there only the voxel itself is filled.
+
+    Raises:
+        ValueError: if the tolerance is negative, or NaN.
     """
-    within = np.ones(image.shape[1:], bool)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance = {tolerance} must be a difference of grey values, at least 0.")
+    within, place = np.ones(image.shape[1:], bool), tuple(point)
     for channel in image:
-        within &= np.abs(channel.astype(np.float64) - float(channel[tuple(point)])) <= tolerance
-    found: Mask = flood(within, tuple(point), connectivity=1)
+        with np.errstate(invalid="ignore"):  # the difference of two infinities
+            apart = np.abs(channel.astype(np.float64) - float(channel[place]))
+        within &= (channel == channel[place]) | (apart <= tolerance)
+    if not within[place]:
+        within[...] = False
+        within[place] = True
+    found: Mask = flood(within, place, connectivity=1)
     return found
 
 

@@ -49,7 +49,9 @@ class Worker:
         self._visible: list[tuple[int, int]] = []
         self._painted = time.monotonic()
         self._built = False
-        self._failed = self._advised = self._scored = -1
+        self._advised = self._scored = -1
+        self._could_learn = False
+        self._failed: set[tuple[object, ...]] = set()  # what is not tried again
         self._thread = threading.Thread(target=self._run, name="volseg-worker", daemon=True)
         self.look(self._position)
 
@@ -94,12 +96,10 @@ class Worker:
             try:
                 did = not self._resting.is_set() and self._next()
             except VolsegError as error:
-                self._failed = self.session.revision
                 self._news({"kind": "trouble", "what": str(error)})
                 did = False
             except Exception as error:
                 logger.exception("What happens beside painting has failed.")
-                self._failed = self.session.revision
                 self._news({"kind": "trouble", "what": f"Learning has failed: {error!r}. Painting goes on."})
                 did = False
             if not did:
@@ -112,14 +112,17 @@ class Worker:
         if session.trouble:
             session.flush()
             self._news({"kind": "trouble", "what": session.trouble})
-        if session.can_learn and not session.is_learnt and self._failed != session.revision:
-            return self._learn()
+        if session.can_learn != self._could_learn:
+            self._could_learn = not self._could_learn
+            self._news({"kind": "model", "model": session.model, "revision": session.revision})
+        if session.can_learn and not session.is_learnt and self._learn():
+            return True
         session.look(self._position)
         for plane in self._visible:
             if self._predict(plane):
                 return True
-        if session.is_learnt and not session.is_done and self._failed != session.revision:
-            return self._learn()
+        if session.is_learnt and not session.is_done and self._learn():
+            return True
         if not self._built:
             return self._build()
         if time.monotonic() - self._painted < _PAUSE:
@@ -138,10 +141,22 @@ class Worker:
             if len(session.size) == 3 and 0 <= index + step < session.size[axis]
         )
 
+    def _once(self, what: tuple[object, ...], do: Callable[[], object]) -> bool:
+        """Do something that is not tried again if it has failed; whether it was done."""
+        if what in self._failed:
+            return False
+        self._say(str(what[0]), None)
+        try:
+            do()
+        except Exception:
+            self._failed.add(what)
+            raise
+        return True
+
     def _learn(self) -> bool:
         session = self.session
-        self._say("learning", None)
-        session.learn(_ROUND)
+        if not self._once(("learning", session.revision), lambda: session.learn(_ROUND)):
+            return False
         self._news({"kind": "model", "model": session.model, "revision": session.revision})
         return True
 
@@ -149,8 +164,8 @@ class Worker:
         session = self.session
         if not session.model or session.known_slice(*plane) is not None:
             return False
-        self._say("segmenting", None)
-        session.slice(*plane)
+        if not self._once(("segmenting", *plane, session.model), lambda: session.slice(*plane)):
+            return False
         self._news({"kind": "plane", "axis": plane[0], "index": plane[1], "model": session.model})
         return True
 
@@ -162,16 +177,17 @@ class Worker:
             self._built = True
             return False
         self._say("looking at the image", live.bricks.filled)
+        self._built = True  # if it fails, until the person looks elsewhere
         with self.session.learning():
             live.build(block, should_stop=self._wake.is_set)
+        self._built = False
         return True
 
     def _score(self) -> bool:
         self._say("scoring", None)
-        revision = self.session.revision
+        self._scored = revision = self.session.revision
         found = self.session.score(lambda: self._over.is_set() or self.session.revision != revision)
         if found is not None:
-            self._scored = revision
             self._news({"kind": "score", **found.as_json()})
         return True
 
