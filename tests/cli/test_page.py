@@ -71,6 +71,34 @@ def test_a_kill_loses_nothing_that_was_answered(image, tmp_path):
         assert [session.labels[x, 5, x - 3] for x in range(3, 9)] == [1] * 6
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no prlimit elsewhere")
+@pytest.mark.parametrize("again", [False, True])
+def test_on_a_full_disk_ctrl_c_waits_for_room_and_a_second_one_says_what_is_lost(image, tmp_path, again):
+    import resource
+
+    process = paint(image, "-o", tmp_path / "painting", "--names", "1=nucleus")
+    client = client_of(process)
+    size = (tmp_path / "painting" / "paint.jsonl").stat().st_size
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    answer = client.act("stroke", axis=2, index=2, points=[[3, 5]], radius=1, value=1)
+    assert (answer.changed, answer.unsaved) == (True, "File too large")
+    process.send_signal(signal.SIGINT)
+    with process:
+        said = iter(process.stderr.readline, "")
+        assert any("1 acts of painting are only in memory: File too large" in line for line in said)
+        if again:
+            process.send_signal(signal.SIGINT)
+        else:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        rest = process.stderr.read()
+    assert process.returncode == (4 if again else 0)
+    assert (
+        "could not be written and are lost: File too large" if again else "To go on: volseg paint"
+    ) in rest
+    with Session.open(tmp_path / "painting") as session:
+        assert session.labels[3, 5, 2] == (255 if again else 1)
+
+
 def test_a_file_with_paint_is_where_it_starts(image, tmp_path):
     labels = np.full((12, 10, 8), 255, np.uint8)
     labels[:, :, 2] = np.where(np.arange(12) < 6, 1, 2)[:, None]

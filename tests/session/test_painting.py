@@ -1,6 +1,7 @@
 """The paint of a session: what acts do to it, in 2D and 3D, and that a journal gives it again bit for bit."""
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from volseg.errors import InputError, RefusedError
+from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Volume, write_volume
+from volseg.runs.claim import take_lock
 from volseg.session import Session
 from volseg.session.bricks import BrickLabels
 from volseg.session.journal import Journal, read_journal
@@ -228,6 +230,26 @@ def test_bricks_hold_what_an_array_would(data):
     np.testing.assert_array_equal(again, array)
 
 
+def full(handle, content):
+    """As ``os.write`` does it on a disk that is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def is_taken(folder):
+    """Whether another process could not open a folder."""
+    handle = os.open(folder / ".paint.lock", os.O_RDWR | os.O_CREAT)
+    free = take_lock(handle)
+    os.close(handle)
+    return not free
+
+
+def said_by_another(folder):
+    """What another process says that opens a folder; empty if it can."""
+    code = "import numpy as np; from volseg.session import Session; "
+    code += f"Session(np.zeros((1, 9, 9)), {str(folder)!r})"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+
+
 class TestJournal:
     def paint_some(self, session, size, seed):
         random = np.random.default_rng(seed)
@@ -352,15 +374,9 @@ class TestJournal:
             np.testing.assert_array_equal(again.labels, after)
 
     def test_a_second_process_on_the_same_folder_is_refused(self, tmp_path):
-        code = (
-            "import sys, numpy as np; from volseg.session import Session; "
-            f"Session(np.zeros((1, 9, 9)), {str(tmp_path)!r})"
-        )
         with Session(np.zeros((1, 9, 9)), tmp_path):
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-            assert "is in use by another run" in done.stderr
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+            assert "is in use by another run" in said_by_another(tmp_path)
+        assert said_by_another(tmp_path) == ""
 
     def test_a_folder_that_is_opened_again_in_the_program_belongs_to_who_came_last(self, tmp_path):
         image, mask = np.zeros((1, 9, 9)), np.eye(9, dtype=bool)
@@ -380,6 +396,132 @@ class TestJournal:
             second.undo()
         with Session(image, tmp_path) as again:
             np.testing.assert_array_equal(again.labels, expected)
+
+    def test_on_a_full_disk_it_stays_open_until_there_is_room(self, tmp_path, monkeypatch):
+        image = np.zeros((1, 20, 20), np.uint8)
+        session = Session(image, tmp_path, CLASSES)
+        monkeypatch.setattr(os, "write", full)
+        for number in range(3):
+            session.paint(2, 0, np.eye(20, k=number, dtype=bool), 1)
+        for _ in range(2):
+            with pytest.raises(
+                ResourceError, match=r"^3 acts .* only in memory: No space .*Make room .* close"
+            ):
+                session.close()
+        with pytest.raises(ResourceError, match=r"^3 acts of painting are only in memory"):
+            Session(image, tmp_path)
+        session.paint(2, 0, np.eye(20, k=-4, dtype=bool), 2)
+        monkeypatch.undo()
+        labels = session.labels
+        session.close()
+        with Session(image, tmp_path) as again:
+            np.testing.assert_array_equal(again.labels, labels)
+
+    def test_where_only_the_file_of_the_paint_finds_no_room_the_journal_is_whole(self, tmp_path, monkeypatch):
+        image = np.zeros((1, 20, 20), np.uint8)
+        session = Session(image, tmp_path, CLASSES)
+        session.paint(2, 0, np.eye(20, dtype=bool), 1)
+
+        def write(*_, **__):
+            raise ResourceError("cannot write it.")
+
+        monkeypatch.setattr("volseg.session.session.write_labels", write)
+        with pytest.raises(
+            ResourceError, match=r"cannot write it. What was painted is whole, in .*paint.jsonl"
+        ):
+            session.close()
+        monkeypatch.undo()
+        with Session(image, tmp_path) as again:
+            np.testing.assert_array_equal(again.labels, session.labels)
+
+    @pytest.mark.parametrize("gone", ["folder", "journal", "replaced", "moved"])
+    def test_what_is_deleted_while_it_is_open_is_written_again(self, tmp_path, gone, caplog):
+        image, folder = np.zeros((1, 20, 20), np.uint8), tmp_path / "s"
+        session = Session(image, folder, CLASSES)
+        session.paint(2, 0, np.eye(20, dtype=bool), 1)
+        match gone:
+            case "journal":
+                (folder / "paint.jsonl").unlink()
+            case "replaced":
+                (folder / "paint.jsonl").unlink()
+                (folder / "paint.jsonl").write_text("another")
+            case "moved":
+                folder.rename(tmp_path / "t")
+            case _:
+                shutil.rmtree(folder)
+        session.paint(2, 0, np.eye(20, k=1, dtype=bool), 2)
+        if gone in ("folder", "moved"):
+            assert "is not there any more: move it back, or make it again" in session.trouble
+            with pytest.raises(
+                ResourceError, match=r"acts of painting are only in memory: the folder .* is not"
+            ):
+                session.close()
+            (tmp_path / "t").rename(folder) if gone == "moved" else folder.mkdir()
+            assert session.flush()
+        session.paint(2, 0, np.eye(20, k=2, dtype=bool), 2)
+        assert not session.trouble
+        copy = tmp_path / "copy"  # as a kill would leave it
+        shutil.copytree(folder, copy)
+        with Session(image, copy) as again:
+            np.testing.assert_array_equal(again.labels, session.labels)
+        assert (copy / "session.json").exists()
+        others = [path.read_text() for path in copy.glob("paint.jsonl.*")]
+        assert others == (["another"] if gone == "replaced" else [])
+        assert is_taken(folder)
+        session.close()
+        assert not (folder / ".paint.lock").exists()
+
+    def test_who_has_the_folder_that_was_made_again_keeps_it(self, tmp_path):
+        session = Session(np.zeros((1, 9, 9), np.uint8), tmp_path / "s", CLASSES)
+        shutil.rmtree(tmp_path / "s")
+        (tmp_path / "s").mkdir()
+        other = os.open(tmp_path / "s" / ".paint.lock", os.O_RDWR | os.O_CREAT)
+        assert take_lock(other)
+        session.paint(2, 0, np.eye(9, dtype=bool), 1)
+        assert "is in use by another run" in session.trouble
+        assert not (tmp_path / "s" / "paint.jsonl").exists()
+        os.close(other)
+        assert session.flush()
+        session.close()
+
+    def test_a_folder_that_cannot_be_opened_again_stays_with_who_has_it(self, tmp_path):
+        image, mask = np.zeros((1, 9, 9)), np.eye(9, dtype=bool)
+        write_volume(tmp_path / "p.nii.gz", np.eye(9, dtype=np.uint8), Volume(image, np.eye(3)))
+        folder = tmp_path / "s"
+        session = Session(image, folder, CLASSES)
+        for wrong, match in (
+            ({"image": np.zeros((1, 9, 8))}, "9 x 8"),
+            ({"paint": tmp_path / "p.nii.gz"}, "holds a session already"),
+            ({"classes": {5: "new", 6: "new"}}, "that of another class"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                Session(**{"image": image, "folder": folder} | wrong)
+            assert is_taken(folder)
+            assert session.paint(2, 0, mask, 1)
+            mask = np.roll(mask, 1, 0)
+        expected = session.labels
+        session.close()
+        with Session(image, folder) as again:
+            np.testing.assert_array_equal(again.labels, expected)
+
+    def test_a_run_of_another_process_in_the_folder_is_respected(self, tmp_path):
+        running = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
+        assert take_lock(running)
+        with pytest.raises(RefusedError, match="is in use by another run"):
+            Session(np.zeros((1, 9, 9)), tmp_path)
+        os.close(running)
+        Session(np.zeros((1, 9, 9)), tmp_path).close()
+
+    def test_a_closed_session_writes_nothing(self, tmp_path):
+        session = Session(np.zeros((1, 9, 9)), tmp_path, CLASSES)
+        session.paint(2, 0, np.eye(9, dtype=bool), 1)
+        session.close()
+        (tmp_path / "image_paint.nii.gz").unlink()
+        before = sorted(tmp_path.iterdir())
+        for act in (session.save, session.densify):
+            with pytest.raises(RefusedError, match="This session is closed"):
+                act()
+        assert sorted(tmp_path.iterdir()) == before
 
     def test_a_folder_of_another_image_is_refused(self, tmp_path):
         Session(np.zeros((1, 9, 9)), tmp_path).close()

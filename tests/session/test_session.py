@@ -1,6 +1,8 @@
 """The loop without a window: what is painted is learnt, seen, corrected, kept, and handed to densify."""
 
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import volseg
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Volume, read_volume, segments_of, write_volume
 from volseg.session import Session
+from volseg.session.folder import Folder
+from volseg.session.painting import packed_values
 from volseg.session.worker import Worker
 
 SIZES = ((40, 36, 16), (64, 60))
@@ -136,6 +140,48 @@ def test_what_is_adopted_is_the_result_and_can_be_corrected_and_undone(scene):
     session.undo()
     session.undo()
     np.testing.assert_array_equal(session.labels, before)
+
+
+def test_what_is_painted_while_a_result_is_adopted_stays(scene, monkeypatch):
+    session, truth = taught(scene), scene[1]
+    axis, index = planes(truth)[0]
+    stroke = np.zeros(session.paint_slice(axis, index).shape, bool)
+    stroke[:6] = True
+    painting = threading.Thread(target=session.paint, args=(axis, index, stroke, 1))
+    pack = packed_values
+
+    def slow(values):
+        painting.start()
+        painting.join(0.3)
+        return pack(values)
+
+    monkeypatch.setattr("volseg.session.session.packed_values", slow)
+    assert session.adopt(axis, index)
+    painting.join()
+    assert (session.paint_slice(axis, index)[stroke] == 1).all()
+
+
+def test_a_name_with_brackets_finds_its_result(tmp_path):
+    for name in ("im[1]_segmentation.tif", "im[1]_confidence.tif", "im1_segmentation.tif"):
+        (tmp_path / name).touch()
+    found = Folder(tmp_path).result("im[1].tif")
+    assert found == (tmp_path / "im[1]_segmentation.tif", tmp_path / "im[1]_confidence.tif")
+    assert Folder(tmp_path).result("im1.tif") is None
+
+
+def test_densify_replaces_what_is_in_its_own_folder_only(scene, tmp_path, monkeypatch):
+    session, given = Session(scene[0], tmp_path / "own", CLASSES), []
+
+    def densify(image, paint, target, **choices):
+        given.append((target, choices["overwrite"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("volseg.session.session.densify", densify)
+    monkeypatch.chdir(tmp_path)
+    for folder in (None, "own", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            session.densify(folder=folder)
+    assert given == [(tmp_path / "own", True), (Path("own"), True), (Path("other"), False)]
 
 
 def test_the_same_acts_and_steps_give_the_same_model_bit_for_bit(scene):
@@ -308,8 +354,6 @@ def test_what_densify_made_by_itself_is_opened_and_opened_again(scene, tmp_path)
 
 @pytest.mark.slow
 def test_densify_can_be_watched_and_stopped_from_another_thread(scene, tmp_path):
-    import threading
-
     image, truth = scene
     said, found, began = [], [], threading.Event()
     over = threading.Event()

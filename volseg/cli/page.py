@@ -6,15 +6,23 @@ import os
 import shlex
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from volseg.cli.command import Command, add_paint, add_reading
+from volseg.errors import ResourceError
+
+if TYPE_CHECKING:
+    from volseg.session import Session
 
 __all__ = ["PAINT"]
 
 logger = logging.getLogger(__name__)
+
+_PAUSE = 0.5  # seconds between two tries to write what is only in memory
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,22 +73,46 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> int:
             spacing=given.spacing,
             **settings,
         )
-    with session:
-        assert session.folder is not None
-        place = session.folder.path
-        logger.info("Everything is kept in the folder %s. Ctrl-C ends this; nothing is lost.", place)
+    assert session.folder is not None
+    place = session.folder.path
+    logger.info("Everything is kept in the folder %s. Ctrl-C ends this; nothing is lost.", place)
 
-        def ready(address: str) -> None:
-            print(address, flush=True)
-            if given.browser and _has_screen():
-                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    def ready(address: str) -> None:
+        print(address, flush=True)
+        if given.browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-        try:
-            serve(session, port=given.port, on_ready=ready)
-        except KeyboardInterrupt:
-            session.save()
-            logger.info("Ended. To go on: volseg paint %s", shlex.quote(str(place)))
+    try:
+        serve(session, port=given.port, on_ready=ready)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _close(session)
+    logger.info("Ended. To go on: volseg paint %s", shlex.quote(str(place)))
     return 0
+
+
+def _close(session: "Session") -> None:
+    """Close a session; while what was painted finds no room on the disk, wait for that until Ctrl-C."""
+    is_said = False
+    try:
+        while True:
+            try:
+                return session.close()
+            except ResourceError as error:
+                if not session.trouble:
+                    raise
+                if not is_said:
+                    logger.warning("%s Until then this tries again; Ctrl-C ends it, and loses them.", error)
+                is_said = True
+            time.sleep(_PAUSE)
+    except KeyboardInterrupt:
+        if not session.trouble:
+            raise
+        raise ResourceError(
+            f"Ended with acts of painting that could not be written and are lost: {session.trouble}. The "
+            "folder holds what was painted before."
+        ) from None
 
 
 def _default_output(image: Path) -> Path:

@@ -114,6 +114,38 @@ class Lines:
         """The lines that are there, whole or not, without empty ones."""
         return lines_of(self.path)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is open still has its name: it was neither deleted, moved nor replaced."""
+        try:
+            return os.path.samestat(os.fstat(self.handle), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def restore(self) -> Path | None:
+        """Write the file again under its name, with all that was in it: the system has that as long as it is
+        open.
+
+        Returns:
+            the new name of another file that stands there by now; ``None`` if there was none, or it held no
+            more than a beginning of this one.
+
+        Raises:
+            OSError, ResourceError: if it cannot be written.
+        """
+        with open(self.handle, "rb", closefd=False) as file:
+            file.seek(0)
+            content = file.read()
+        other = None
+        if self.path.exists() and not content.startswith(self.path.read_bytes()):
+            other = self.path.with_name(f"{self.path.name}.{self.path.stat().st_mtime_ns}")
+            os.replace(self.path, other)
+        with atomic_write(self.path, overwrite=True) as temporary:
+            temporary.write_bytes(content)
+        before, self.handle = self.handle, open_shared(self.path, append=True)
+        os.close(before)
+        return other
+
     def append(self, line: str) -> None:
         """Add a line, in one call of the system; it has reached the disk afterwards."""
         content = f"\n{line}\n".encode()

@@ -27,7 +27,7 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QFileDialog
 
-from volseg.errors import InputError, in_words
+from volseg.errors import InputError, ResourceError, in_words
 from volseg.napari.layers import across, volume_of
 from volseg.napari.painted import PaintLayer, ResultLayers, Slices
 from volseg.session import Session
@@ -147,6 +147,11 @@ class PaintPanel(Container):
 
     def end(self) -> None:
         """Close the session, which is on the disk then if it is kept; its layers stay as they are."""
+        if self.session is not None and not self.session.flush():
+            raise ResourceError(
+                f"What was painted last is only in memory: {self.session.trouble}. Make room on the disk, "
+                "then close again."
+            )
         if self._job is not None:
             self._job.quit()
         if self._worker is not None:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,15 +16,14 @@ from volseg.errors import RefusedError, ResourceError
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.report import class_colours
-from volseg.runs.claim import claim, release
+from volseg.runs.claim import PAINT_LOCK, release
 from volseg.session.folder import Folder, Image, Start, open_image, read_start
-from volseg.session.journal import Journal, Record, read_journal, retire
+from volseg.session.journal import Journal, Record, read_journal, taken
 from volseg.session.painting import BACKGROUND, ClassInfo, Painting, packed_mask, packed_values
 from volseg.session.shapes import brush, flooded, outline
 
 __all__ = ["DENSE", "Canvas"]
 
-_LOCK = ".paint.lock"
 _GREY = (150, 150, 150)  # background
 DENSE = 2**28  # voxels up to which a whole array of labels is given
 
@@ -51,8 +51,11 @@ class Canvas:
         self._is_closed = False
         self.is_result = False  # what densify has written in the folder, if it has, is of the paint at hand
         self.folder = None if folder is None else Folder(Path(folder))
-        begun = self._open(spacing) if self.folder is not None else False
-        try:
+        with ExitStack() as stack:
+            if self.folder is not None:
+                self.folder.make()
+                stack.enter_context(taken(self.folder.path, self.folder.journal))
+            begun = self._open(self.folder, spacing) if self.folder is not None else False
             if not begun:
                 self._begin(self._start(paint, read or {}, spacing), classes or {})
             elif paint is not None:
@@ -62,31 +65,20 @@ class Canvas:
                 )
             for value, name in (classes or {}).items() if begun else ():
                 self.set_class(value, name=name)
-        except BaseException:
-            Canvas.close(self)
-            raise
 
-    def _open(self, spacing: str | Sequence[float] | None) -> bool:
-        """Take the folder, and replay its journal; whether there was one."""
-        assert self.folder is not None
-        self.folder.make()
-        claim(self.folder.path, "output", lock=_LOCK)
-        try:
-            retire(self.folder.journal)
-            self.folder.check(self.image)
-            number, begun = 0, False
-            for record in read_journal(self.folder.journal):
-                number, begun = record["n"] + 1, begun or record.get("do") == "begin"
-                self._replay(record)
-            if not self.folder.about.is_file():
-                self.folder.write_about(self.image, spacing)
-            self._journal = Journal(self.folder.journal, number)
-            if number and not begun:  # a kill while the paint to start from was taken over
-                self._replay({"do": "restart"})
-                self._note({"do": "restart"})
-        except BaseException:
-            release(self.folder.path, lock=_LOCK)
-            raise
+    def _open(self, folder: Folder, spacing: str | Sequence[float] | None) -> bool:
+        """Replay the journal of a folder; whether there was one."""
+        folder.check(self.image)
+        number, begun = 0, False
+        for record in read_journal(folder.journal):
+            number, begun = record["n"] + 1, begun or record.get("do") == "begin"
+            self._replay(record)
+        if not folder.about.is_file():
+            folder.write_about(self.image, spacing)
+        self._journal = Journal(folder.journal, number, lambda: folder.write_about(self.image, spacing))
+        if number and not begun:  # a kill while the paint to start from was taken over
+            self._replay({"do": "restart"})
+            self._note({"do": "restart"})
         return begun
 
     def _replay(self, record: Record) -> None:
@@ -339,14 +331,20 @@ class Canvas:
             return self._painting.read(self._axis(axis), index)
 
     def close(self) -> None:
-        """Everything is on the disk; another process may have the folder."""
-        if self._journal is not None:
-            retired = self._journal.is_retired
-            self._journal.close()
-            self._journal = None
-            if self.folder is not None and not retired:
-                release(self.folder.path, lock=_LOCK)
-        self._is_closed = self.folder is not None
+        """Everything is on the disk; another process may have the folder.
+
+        Raises:
+            ResourceError: if records wait in memory: it stays open.
+        """
+        with self._lock:
+            if self._journal is not None:
+                self._journal.require_written()
+                was_ours = not self._journal.is_over
+                self._journal.close()
+                self._journal = None
+                if self.folder is not None and was_ours:
+                    release(self.folder.path, lock=PAINT_LOCK)
+            self._is_closed = self.folder is not None
 
     def __enter__(self) -> Self:
         return self
@@ -363,19 +361,22 @@ class Canvas:
 
     def _do(self, record: Record, id: str | None = None) -> bool:
         """Apply a record and note it."""
-        with self._lock:
+        with self._lock, nullcontext() if self._journal is None else self._journal.lock:
             if id is not None:
                 if id in self._painting.known:
                     return False
                 record = {**record, "id": id}
-            if self._is_closed or (self._journal is not None and self._journal.is_retired):
-                raise RefusedError(
-                    "This session is closed, or its folder was opened again in this program: what is painted "
-                    "here would not be kept. Open the folder again, and paint there."
-                )
+            self._require_open()
             changed = self._painting.apply(record) if record["do"] != "begin" else self._painting.forget()
             self._note(record)
             return changed
+
+    def _require_open(self) -> None:
+        if self._is_closed or (self._journal is not None and self._journal.is_over):
+            raise RefusedError(
+                "This session is closed, or its folder was opened again in this program: what is painted "
+                "here would not be kept. Open the folder again, and paint there."
+            )
 
     def _note(self, record: Record) -> None:
         with self._lock:

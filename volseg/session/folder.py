@@ -4,6 +4,7 @@
 and reads: so a session continues from its results, and they from a session.
 """
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Folder:
 
     def result(self, name: str) -> tuple[Path, Path] | None:
         """Segmentation and confidence that densify has written here for an image of this name."""
-        stem = name[: len(name) - len(suffix_of(name))]
+        stem = glob.escape(name[: len(name) - len(suffix_of(name))])
         for kind in ("segmentation", "confidence"):
             if not sorted(self.path.glob(f"{stem}_{kind}.*")):
                 return None

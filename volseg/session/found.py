@@ -147,18 +147,22 @@ class Found(Canvas):
         learnt before.
         """
         axis = self._axis(axis)
+        return Result(*self._as_painted(axis, index, self._found(axis, index))[:2])
+
+    def _found(self, axis: int, index: int) -> Known:
+        """The same without what was painted."""
         block = self._painting.plane(axis, index)
         with self._learning:
             if not self.can_learn:
                 self._planes.clear()
-                return Result(*self._as_painted(axis, index, self._unknown(axis))[:2])
+                return self._unknown(axis)
             found = self._planes.get((axis, index))
             if found is None:
                 found = self._find(axis, block)
                 self._planes[axis, index] = found
                 while len(self._planes) > _KEPT:
                     self._planes.popitem(last=False)
-        return Result(*self._as_painted(axis, index, found)[:2])
+            return found
 
     def look(self, position: Sequence[int]) -> None:
         """Where the person looks, a voxel: of a volume too large to be segmented slice by slice, only what

@@ -106,18 +106,18 @@ class Session(Found):
             RefusedError: if there is no result yet.
         """
         axis = self._axis(axis)
-        found = self.slice(axis, index)
-        values = np.where(self.paint_slice(axis, index) == IGNORE_INDEX, found.values, np.uint8(IGNORE_INDEX))
-        if mask is not None:
-            values = np.where(np.asarray(mask, bool), values, np.uint8(IGNORE_INDEX))
-        locked = [value for value, info in self.classes.items() if info.locked]
-        values = np.where(np.isin(values, locked), np.uint8(IGNORE_INDEX), values)
-        packed = packed_values(values)
-        if packed is None:
-            if (found.values == IGNORE_INDEX).any():
+        found = self._found(axis, index).values
+        with self._lock:  # what is painted meanwhile stays
+            blank = self.paint_slice(axis, index) == IGNORE_INDEX
+            where = blank if mask is None else blank & np.asarray(mask, bool)
+            locked = [value for value, info in self.classes.items() if info.locked]
+            values = np.where(where & ~np.isin(found, locked), found, np.uint8(IGNORE_INDEX))
+            packed = packed_values(values)
+            if packed is not None:
+                return self._do({"do": "adopt", "axis": axis, "index": int(index), **packed}, id)
+            if (blank & (found == IGNORE_INDEX)).any():
                 raise RefusedError("There is no result to adopt yet. Paint two classes first.")
             return False
-        return self._do({"do": "adopt", "axis": axis, "index": int(index), **packed}, id)
 
     def score(self, should_stop: Callable[[], bool] | None = None) -> Score | None:
         """How good the result is, with an interval, or that there is too little paint to tell.
@@ -138,16 +138,22 @@ class Session(Found):
         Args:
             folder: for the result; the session's own if None.
             choices: others of :func:`volseg.densify`, ``on_progress`` and ``should_stop`` among them.
+
+        Raises:
+            RefusedError: if the session is closed, or another folder holds a result.
         """
+        self._require_open()
         revision = self.revision
-        target = folder if folder is not None else (self.folder.path if self.folder else None)
+        own = None if self.folder is None else self.folder.path
+        target = own if folder is None else Path(folder)
+        is_own = own is not None and target is not None and target.resolve() == own.resolve()
         labels, like = self.labels, self.image.like
         if target is None:
             with tempfile.TemporaryDirectory() as temporary:
                 done = self._densified(labels, like, Path(temporary) / "result", minutes, choices)
         else:
-            done = self._densified(labels, like, Path(target), minutes, choices)
-        if folder is None:
+            done = self._densified(labels, like, target, minutes, {"overwrite": is_own, **choices})
+        if is_own:
             self._note({"do": "densified", "revision": revision})
         with self._learning:
             self._whole = done.labels.astype(np.uint8), done.confidence
@@ -166,14 +172,23 @@ class Session(Found):
             "device": self.device,
         }
         paint = Volume(labels[None], like.affine, like.unit)
-        return densify(like, paint, target, minutes=minutes, overwrite=True, **given | dict(choices))
+        return densify(like, paint, target, minutes=minutes, **given | dict(choices))
 
     def close(self) -> None:
-        """Everything is on the disk, paint and model as files, too; another process may have the folder."""
+        """Everything is on the disk, paint and model as files, too; another process may have the folder.
+
+        Raises:
+            ResourceError: if what was painted is in memory only, and the session stays open: see
+                ``trouble``. If the files find no room; then it is closed, and the paint is in the journal.
+        """
+        if self._journal is None or self._journal.is_over:
+            return super().close()
+        self._journal.require_written()
         try:
-            is_kept = self._journal is not None and not self._journal.is_retired
-            if is_kept and self.revision and np.prod(self.size, dtype=float) <= DENSE:
+            if self.revision and np.prod(self.size, dtype=float) <= DENSE:
                 self.save()
+        except ResourceError as error:
+            raise ResourceError(f"{error} What was painted is whole, in {self._journal.path}.") from error
         finally:
             super().close()
 
@@ -184,6 +199,7 @@ class Session(Found):
         """
         if self.folder is None:
             return
+        self._require_open()
         name = self.image.name
         stem = name[: len(name) - len(suffix_of(name))]
         suffix = output_suffix(name) if self.image.files else ".nii.gz"
