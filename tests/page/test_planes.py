@@ -70,3 +70,14 @@ def test_of_true_and_false_there_is_black_and_white(grey):
     pictures = Pictures(Session(grey > 0))
     assert asdict(pictures.channels[0])["range"] == (0, 1)
     assert set(pictures.image(2, 0, 0)) == {0, 1}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", ">u2", ">i2", "int8"])
+def test_whole_numbers_are_shown_as_they_are(grey, dtype):
+    info = np.iinfo(dtype)
+    image = np.random.default_rng(0).integers(info.min, info.max, grey.shape, endpoint=True).astype(dtype)
+    pictures = Pictures(Session(image))
+    known = pictures.channels[0]
+    found = np.frombuffer(pictures.image(2, 0, 0), "<u2").reshape(grey.shape[2:0:-1]).T
+    shown = np.rint(known.low + found / 65535 * (known.high - known.low))
+    np.testing.assert_array_equal(shown, image[0, ..., 0] if grey.ndim == 4 else image[0])

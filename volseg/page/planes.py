@@ -60,6 +60,8 @@ class Pictures:
         known = self.channels[channel]
         if known.bits == 8:
             return as_bytes(plane.astype(np.uint8, copy=False))
+        if plane.dtype.kind in "ui" and plane.dtype.itemsize == 2:  # as it is, from its lowest value upwards
+            return as_bytes(plane.astype("<u2", copy=False) + np.uint16(-int(known.low)))
         with np.errstate(over="ignore"):
             share = (plane - np.float64(known.low)) * (_LEVELS / (known.high - known.low))
         return as_bytes(np.rint(np.nan_to_num(np.clip(share, 0, _LEVELS))).astype("<u2"))
