@@ -154,6 +154,7 @@ def test_the_file_that_is_saved_holds_the_paint_voxel_for_voxel(page, tmp_path):
     [
         ({"path": "a.jpg"}, 400), ({"path": "a"}, 400), ({"path": "/no/such/folder/a.tif"}, 507),
         ({"path": "\0.tif"}, 400), ({"what": "all"}, 400), ({"path": ""}, 400),
+        ({"path": "x" * 300 + ".tif"}, 507), ({"path": "/proc/x.tif"}, 507),
         ({"path": "x" * 5000}, 400), ({"overwrite": "yes"}, 400), ({"path": "paint.jsonl"}, 400),
     ],
 )  # fmt: skip
@@ -161,7 +162,17 @@ def test_what_cannot_be_saved_is_an_error_in_words(page, change, status):
     body = {"client": "a tab", "what": "paint", "path": "a.tif", "overwrite": False}
     answer = page.client.post("/save", body | change)
     assert answer.status in (status, 400)
-    assert json.loads(answer.content)["error"].endswith(".")
+    said = json.loads(answer.content)["error"]
+    assert said.endswith(".")
+    assert "disk is full" not in said
+
+
+def test_a_fill_begins_at_the_voxel_that_the_point_lies_in_as_a_stroke_does(page):
+    place = {"axis": 2, "index": 0, "value": 1}
+    assert page.client.act("fill", **place, point=[2.6, -0.4], tolerance=0).changed
+    assert np.argwhere(page.session.paint_slice(2, 0) == 1).tolist() == [[3, 0]]
+    assert page.client.act("undo").changed
+    assert page.client.act("fill", **place, point=[page.size[0] - 0.4, 0], tolerance=0).status == 400
 
 
 def news(client, kind, act):

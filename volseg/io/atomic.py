@@ -27,6 +27,12 @@ logger = logging.getLogger(__name__)
 _MARK = ".partial"
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+)  # also where the system shows files, as /proc
 _TRIES = 20  # to remove a folder
 _ZARR = ("zarr.json", ".zgroup", ".zarray")  # a folder with one of these is an image
 
@@ -109,6 +115,13 @@ def _remove(path: Path) -> None:
 
 
 def _check_target(target: Path, overwrite: bool, folder: bool) -> None:
+    try:
+        target.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ResourceError(
+                f"cannot write {target}: the name is too long. Choose a shorter one."
+            ) from error
     if folder and target.exists() and not any((target / name).is_file() for name in _ZARR):
         raise RefusedError(
             f"cannot write {target}: what stands there is no image in Zarr. Choose another name."
@@ -192,14 +205,14 @@ def _disk_trouble(error: Exception, temporary: Path, target: Path) -> ResourceEr
         free = shutil.disk_usage(target.parent).free
     except OSError:
         free = None
-    if number in _FULL or (free is not None and free < 1 << 16):
+    if number in _FULL or (number not in _REFUSED and free is not None and free < 1 << 16):
         left = "unknown" if free is None else f"{free / 1e6:.1f} MB"
         return ResourceError(
             f"cannot write {target}: the disk is full or the quota used up ({left} free in {target.parent}). "
             "Nothing was changed. Free some space or choose another folder."
         )
     ours = isinstance(error, OSError) and error.filename in (str(temporary), temporary, str(target), target)
-    if ours and number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if ours and number in _REFUSED:
         return ResourceError(
             f"cannot write {target}: {os.strerror(number)}. Choose a folder you may write to."
         )

@@ -4,6 +4,7 @@ An act has an ``id``, which the page gave it. The session notes it with what was
 again, because the answer was lost or the server had to be started again, is done once.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ def _polygon(session: Session, asked: Asked, id: str) -> bool:
 
 def _fill(session: Session, asked: Asked, id: str) -> bool:
     axis, index = _slice(session, asked)
-    h, v = asked.point("point")
+    h, v = map(round, asked.point("point"))
     value, tolerance = _value(session, asked), asked.number("tolerance", 0, _LARGEST)
     asked.done()
     across = [n for a, n in enumerate(session.size) if len(session.size) == 2 or a != axis]
     if not (0 <= h < across[0] and 0 <= v < across[1]):
-        raise InputError(f"point = {h:g}, {v:g} is outside of the slice {AXES[axis]} = {index}.")
-    return session.fill(axis, index, (int(h), int(v)), value, tolerance, id=id)
+        raise InputError(f"point = {h}, {v} is outside of the slice {AXES[axis]} = {index}.")
+    return session.fill(axis, index, (h, v), value, tolerance, id=id)
 
 
 def _finish(session: Session, asked: Asked, id: str) -> bool:
@@ -130,6 +131,6 @@ def save(session: Session, asked: Asked) -> dict[str, Any]:
     if not path.is_absolute():
         path = (Path.cwd() if folder is None else folder.path.resolve().parent) / path
     inputs = [*session.image.files, *([folder.journal, folder.about] if folder else [])]
-    if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
+    if os.path.exists(path) and any(one.exists() and path.samefile(one) for one in inputs):
         raise RefusedError(f"{path} is read by this session, and would be lost. Choose another name.")
     return {"path": str(session.export(path, what, overwrite=overwrite))}

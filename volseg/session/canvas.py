@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +14,15 @@ from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
-from volseg.report import class_colours
 from volseg.runs.claim import PAINT_LOCK, release
+from volseg.session.classes import changed, named, with_background
 from volseg.session.folder import Folder, Image, Start, open_image, read_start
 from volseg.session.journal import Journal, Record, read_journal, taken
-from volseg.session.painting import BACKGROUND, ClassInfo, Painting, packed_mask, packed_values
+from volseg.session.painting import ClassInfo, Painting, packed_mask, packed_values
 from volseg.session.shapes import brush, flooded, outline
 
 __all__ = ["DENSE", "Canvas"]
 
-_GREY = (150, 150, 150)  # background
 DENSE = 2**28  # voxels up to which a whole array of labels is given
 
 Plane = npt.NDArray[np.uint8]
@@ -45,7 +43,6 @@ class Canvas:
     ) -> None:
         self.image: Image = open_image(image, spacing)
         self._painting = Painting(self.image.size)
-        self._axis = self._painting.axis
         self._lock = threading.RLock()
         self._journal: Journal | None = None
         self._is_closed = False
@@ -63,8 +60,8 @@ class Canvas:
                     f"{folder} holds a session already, which has its own paint. Choose another folder "
                     f"({option('output')}) to start from {paint}, or leave {paint} out."
                 )
-            for value, name in (classes or {}).items() if begun else ():
-                self.set_class(value, name=name)
+            else:
+                self._change({value: {"name": name} for value, name in named(classes or {}).items()})
 
     def _open(self, folder: Folder, spacing: str | Sequence[float] | None) -> bool:
         """Replay the journal of a folder; whether there was one."""
@@ -110,15 +107,9 @@ class Canvas:
 
     def _begin(self, start: Start | None, classes: Mapping[int, str]) -> None:
         """The first records: classes, and the paint that there was before."""
-        names = dict(start.names if start else {}) | {
-            int(value): str(name) for value, name in classes.items()
-        }
-        names = names or {1: "class 1"}
-        others = [name for value, name in names.items() if value != BACKGROUND]
-        names = {BACKGROUND: "rest" if "background" in others else "background"} | names
-        for value, name in names.items():
-            colour = start.colours.get(value) if start else None
-            self.set_class(value, name=name, colour=colour)
+        names = with_background(dict(start.names if start else {}) | named(classes))
+        colours = start.colours if start else {}
+        self._change({value: {"name": name, "colour": colours.get(value)} for value, name in names.items()})
         if start is not None:
             stack = start.labels.reshape(*self.size[:2], -1)
             for index in range(stack.shape[2]):
@@ -151,7 +142,7 @@ class Canvas:
         if np.prod(self.size, dtype=float) > DENSE:
             raise ResourceError(
                 f"the paint of {' x '.join(map(str, self.size))} voxels is not held as an array. Ask for "
-                "slices of it (paint_slice)."
+                "slices of it (paint_slice), or cut the part that matters out of the image and paint on that."
             )
         with self._lock:
             return self._painting.labels.dense()
@@ -211,9 +202,8 @@ class Canvas:
             ValueError: if there is no such slice, the mask has another shape, or the value is not a class.
             RefusedError: if the class is locked.
         """
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         self._check_value(value)
-        self._painting.plane(axis, index)
         shape = self._painting.shape(axis)
         where = np.asarray(mask)
         if where.shape != shape or where.dtype.kind not in "bui":
@@ -224,7 +214,7 @@ class Canvas:
         packed = packed_mask(where.astype(bool))
         if packed is None:
             return False
-        return self._do({"do": "paint", "axis": axis, "index": int(index), **packed, "value": int(value)}, id)
+        return self._do({"do": "paint", "axis": axis, "index": index, **packed, "value": int(value)}, id)
 
     def stroke(
         self,
@@ -242,7 +232,7 @@ class Canvas:
             points: ``(n, 2)`` in voxels of the slice.
             radius: in the unit of the spacing.
         """
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         steps = tuple(s for a, s in enumerate(self.spacing) if len(self.size) == 2 or a != axis)
         mask = brush(self._painting.shape(axis), points, radius, steps)
         return self.paint(axis, index, mask, value, id=id)
@@ -251,7 +241,7 @@ class Canvas:
         self, axis: int | None, index: int, points: npt.ArrayLike, value: int, *, id: str | None = None
     ) -> bool:
         """Fill a closed outline ``(n, 2)``, in voxels of the slice."""
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         return self.paint(axis, index, outline(self._painting.shape(axis), points), value, id=id)
 
     def fill(
@@ -266,8 +256,8 @@ class Canvas:
     ) -> bool:
         """Fill what is connected with a voxel of the slice and differs from it by at most ``tolerance`` in
         every channel of the image."""
-        axis = self._axis(axis)
-        shape, place = self._painting.shape(axis), [int(p) for p in point]
+        axis, index = self._painting.place(axis, index)
+        shape, place = self._painting.shape(axis), [round(float(p)) for p in point]
         if len(place) != 2 or not all(0 <= p < n for p, n in zip(place, shape, strict=True)):
             raise ValueError(f"point = {tuple(point)} is outside of the slice, which has {shape} voxels.")
         mask = flooded(self.image_slice(axis, index), place, float(tolerance))
@@ -279,10 +269,11 @@ class Canvas:
 
     def finish_slice(self, axis: int | None, index: int, *, id: str | None = None) -> bool:
         """Declare a slice finished: what is blank on it is background from now on."""
-        return self._do({"do": "finish", "axis": self._axis(axis), "index": int(index)}, id)
+        axis, index = self._painting.place(axis, index)
+        return self._do({"do": "finish", "axis": axis, "index": index}, id)
 
     def undo(self, *, id: str | None = None) -> bool:
-        """Take the last act back; whether there was one."""
+        """Take the last act back, of a class that was locked since, too; whether there was one."""
         return self._painting.can_undo and self._do({"do": "undo"}, id)
 
     def redo(self, *, id: str | None = None) -> bool:
@@ -297,30 +288,21 @@ class Canvas:
         colour: Sequence[int] | None = None,
         locked: bool | None = None,
     ) -> None:
-        """Add a class, or change its name, colour, or whether it is locked."""
+        """Add a class, or change its name, colour, or whether it is locked.
+
+        Raises:
+            ValueError: if it cannot have that value, or another class has the name.
+        """
+        self._change({value: {"name": name, "colour": colour, "locked": locked}})
+
+    def _change(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
         with self._lock:
-            known = self._painting.classes.get(value)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < IGNORE_INDEX:
-                raise ValueError(f"value = {value!r} must be a whole number from 0 to {IGNORE_INDEX - 1}.")
-            info = known or ClassInfo(f"class {value}", _colour(class_colours(value)[-1] if value else _GREY))
-            info = replace(
-                info,
-                name=info.name if name is None else name,
-                colour=info.colour if colour is None else _colour(colour),
-                locked=info.locked if locked is None else locked,
-            )
-            if not info.name.strip() or info.name in {
-                other.name for one, other in self._painting.classes.items() if one != value
-            }:
-                raise ValueError(
-                    f"the name {info.name!r} is empty or that of another class. Every class needs a name of "
-                    "its own."
-                )
-            self._do({"do": "class", "value": value} | vars(info) | {"colour": list(info.colour)})
+            for value, info in changed(self._painting.classes, changes).items():
+                self._do({"do": "class", "value": value} | vars(info) | {"colour": list(info.colour)})
 
     def image_slice(self, axis: int | None, index: int) -> npt.NDArray[Any]:
         """Grey values of a slice, ``(C, *plane)``."""
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         block = self._painting.plane(axis, index)
         found = np.asarray(self.image.voxels[(slice(0, self.image.channels), *block)])
         return found.reshape(self.image.channels, *self._painting.shape(axis))
@@ -328,7 +310,7 @@ class Canvas:
     def paint_slice(self, axis: int | None, index: int) -> Plane:
         """Paint of a slice: values, 255 where unlabelled."""
         with self._lock:
-            return self._painting.read(self._axis(axis), index)
+            return self._painting.read(*self._painting.place(axis, index))
 
     def close(self) -> None:
         """Everything is on the disk; another process may have the folder.
@@ -393,8 +375,3 @@ class Canvas:
             )
         if known.locked:
             raise RefusedError(f"{known.name} is locked. Unlock it to paint with it.")
-
-
-def _colour(parts: Sequence[int]) -> tuple[int, int, int]:
-    red, green, blue = (int(part) for part in parts)
-    return red, green, blue

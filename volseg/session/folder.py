@@ -7,7 +7,7 @@ and reads: so a session continues from its results, and they from a session.
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ __all__ = ["Folder", "Image", "Start", "open_image", "read_start", "write_labels
 _WHOLE = 2**28  # voxels up to which an image is read into memory
 _MOST = IGNORE_INDEX - 1
 _SLAB = 64  # layers that are written at once
+_SEGMENTS = ".seg.nrrd"
+_READ = ("unlabelled", "painted_only", "finished", "names", "colours")
+_TAG = "volseg.background:yes"  # of the segment that is background; what is no segment is unlabelled then
+_BLANK = -1  # that, as it is read
 
 _Path = str | os.PathLike[str]
 Colour = tuple[int, int, int]
@@ -158,7 +162,8 @@ class Folder:
         entries = content.get("labels") or [] if isinstance(content, dict) else []
         files = [one["path"] for one in entries if isinstance(one, dict) and "path" in one]
         choices = content.get("choices") or {} if isinstance(content, dict) else {}
-        return (self._found(files[0]), choices) if files else None
+        read = {key: choices[key] for key in _READ if key in choices}
+        return (self._found(files[0]), read) if files else None
 
     def result(self, name: str) -> tuple[Path, Path] | None:
         """Segmentation and confidence that densify has written here for an image of this name."""
@@ -247,7 +252,10 @@ def read_start(
     Raises:
         InputError: if it cannot be read, does not lie on the image's grid, or holds values that a session
             cannot hold.
+        ValueError: if ``read`` says something that is not known.
     """
+    if unknown := sorted({*read} - {*_READ}):
+        raise ValueError(f"read = {{{unknown[0]!r}: ...}} is not known; there are {', '.join(_READ)}.")
     label = read_volume(Path(path), labels=True, colours=read.pop("colours", None), spacing=spacing)
     segments = segments_of(label)
     names = {int(value): str(name) for value, name in (read.pop("names", None) or {}).items()}
@@ -256,8 +264,18 @@ def read_start(
     known = {key: read[key] for key in ("unlabelled", "painted_only", "finished") if read.get(key)}
     if read.get("unlabelled") == 0:
         known["unlabelled"] = 0
+    array, own = label.array[0], {s.value: BACKGROUND for s in segments if _TAG in _tags(s)}
+    if own and not known.get("unlabelled"):
+        array = array.astype(np.int16 if array.max(initial=0) <= np.iinfo(np.int16).max else np.int64)
+        blank = array == 0
+        array[np.isin(array, list(own))] = BACKGROUND
+        if not read.get("finished"):
+            array[blank] = _BLANK
+            known = {"unlabelled": _BLANK}
+        names = {own.get(value, value): name for value, name in names.items()}
+        segments = tuple(replace(s, value=own.get(s.value, s.value)) for s in segments)
     paint = understand_paint(
-        label.array[0],
+        array,
         classes=list(names) or None,
         names=names,
         blank=label.blank,
@@ -266,9 +284,11 @@ def read_start(
     )
     beyond = [value for value in paint.values if not 0 <= value <= _MOST]
     if beyond:
+        blank = f" If it stands for unlabelled voxels, say so: {option('unlabelled', beyond[-1])}."
         raise InputError(
-            f"{path} holds the value {beyond[0]}; while painting, classes have values from 0 to {_MOST}. "
-            "Give the classes small numbers and save it again."
+            f"{path} holds the value {beyond[-1]}; while painting, classes have values from 0 to {_MOST}."
+            f"{blank if known.get('unlabelled') is None else ''} If it is a class, give the classes small "
+            "numbers and save it again."
         )
     table = np.full(256, IGNORE_INDEX, np.uint8)
     table[: len(paint.values)] = paint.values
@@ -281,13 +301,15 @@ def read_start(
         if s.colour is not None
     }
     scheme = paint.scheme(names)
-    return Start(
-        table[paint.labels], dict(zip(scheme.values, scheme.names, strict=True)), colours, tuple(finished)
-    )
+    is_empty = not names and (paint.labels == IGNORE_INDEX).all()  # then there is no class, either
+    found = {} if is_empty else dict(zip(scheme.values, scheme.names, strict=True))
+    return Start(table[paint.labels], found, colours, tuple(finished))
 
 
-def write_large(path: _Path, labels: BrickLabels, like: Volume, *, overwrite: bool) -> Path:
-    """Write labels that are too large for an array, slab by slab.
+def write_large(
+    path: _Path, labels: BrickLabels, like: Volume, classes: Mapping[int, ClassInfo], *, overwrite: bool
+) -> Path:
+    """Write paint that is too large for an array, slab by slab; see :func:`write_labels`.
 
     Raises:
         InputError: if the format does not take that.
@@ -298,11 +320,14 @@ def write_large(path: _Path, labels: BrickLabels, like: Volume, *, overwrite: bo
             f"{path} cannot be written: {' x '.join(map(str, labels.size))} voxels are written "
             "piece by piece, which .ome.zarr, .nii, .tif, .nrrd and .mha take. Choose a name that ends so."
         )
+    table = np.arange(256, dtype=np.uint8)
+    if path.name.lower().endswith(_SEGMENTS):
+        table, like = _as_segments(path, like, classes, is_paint=True)
     with atomic_write(path, overwrite=overwrite, folder=path.suffix.lower() == ".zarr") as made:
         blocks = create_blocks(made, (1, *labels.size), np.dtype(np.uint8), like)
         for first in range(0, labels.size[0], _SLAB):
             slab = (slice(first, min(first + _SLAB, labels.size[0])), *(slice(0, n) for n in labels.size[1:]))
-            blocks[(slice(0, 1), *slab)] = labels.read(slab)[None]
+            blocks[(slice(0, 1), *slab)] = table[labels.read(slab)][None]
         finish_blocks(made, path)
     return path
 
@@ -313,12 +338,19 @@ def write_labels(
     like: Volume,
     classes: Mapping[int, ClassInfo],
     *,
+    is_paint: bool = False,
     overwrite: bool = True,
 ) -> Path:
     """Write labels in any format that volseg writes; a ``.seg.nrrd`` with names and colours.
 
     In a ``.seg.nrrd`` 0 is no segment. So where 255 stands for unlabelled voxels, they are 0 there, and
-    background gets the first free value and its name.
+    background is a segment with a free value, which is marked: :func:`read_start` makes 0 of it again.
+
+    Args:
+        is_paint: 255 stands for unlabelled voxels, if there are any or not.
+
+    Raises:
+        InputError: if the format is not known, or no value is free.
     """
     path = Path(path)
     if output_suffix(path) != suffix_of(path):
@@ -326,20 +358,36 @@ def write_labels(
             f"{path} cannot be written: choose a name that ends in .nii.gz, .tif, .nrrd, .seg.nrrd, .mha or "
             ".zarr."
         )
-    if path.name.lower().endswith(".seg.nrrd"):
-        shown = dict(classes)
-        if (values == IGNORE_INDEX).any():
-            free = max([*shown, BACKGROUND]) + 1
-            table = np.arange(256, dtype=np.uint8)
-            table[IGNORE_INDEX], table[BACKGROUND] = 0, free
-            values = table[values]
-            if BACKGROUND in shown:
-                shown[free] = shown[BACKGROUND]
-        segments = [
-            Segment(value, info.name, (info.colour[0] / 255, info.colour[1] / 255, info.colour[2] / 255))
-            for value, info in sorted(shown.items())
-            if value != BACKGROUND
-        ]
-        like = with_segments(like, segments)
+    if path.name.lower().endswith(_SEGMENTS):
+        is_paint = is_paint or bool((values == IGNORE_INDEX).any())
+        table, like = _as_segments(path, like, classes, is_paint=is_paint)
+        values = table[values]
     write_volume(path, values, like, overwrite=overwrite)
     return path
+
+
+def _as_segments(
+    path: Path, like: Volume, classes: Mapping[int, ClassInfo], *, is_paint: bool
+) -> tuple[npt.NDArray[np.uint8], Volume]:
+    """The values that a ``.seg.nrrd`` holds for those of a session, and what it is written like."""
+    table = np.arange(256, dtype=np.uint8)
+    segments = []
+    if is_paint:
+        free = sorted({*range(1, IGNORE_INDEX)} - {*classes})
+        if not free:
+            raise InputError(
+                f"{path} cannot be written: there are {_MOST} classes, which leaves no value for background, "
+                "as 0 is unlabelled in it. Choose a name that ends in .nii.gz or .nrrd."
+            )
+        above = [value for value in free if value > max(classes, default=0)]
+        table[IGNORE_INDEX], table[BACKGROUND] = 0, (above or free)[0]
+    for value, info in sorted(classes.items()):
+        if is_paint or value != BACKGROUND:
+            colour = (info.colour[0] / 255, info.colour[1] / 255, info.colour[2] / 255)
+            marked = {} if value != BACKGROUND else {"ID": "Segment_background", "Tags": f"{_TAG}|"}
+            segments.append(Segment(int(table[value]), info.name, colour, others=marked))
+    return table, with_segments(like, segments)
+
+
+def _tags(segment: Segment) -> list[str]:
+    return segment.others.get("Tags", "").split("|")

@@ -146,7 +146,7 @@ class Found(Canvas):
         They are computed if need be. With fewer than two classes painted nothing else is known, whatever was
         learnt before.
         """
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         return Result(*self._as_painted(axis, index, self._found(axis, index))[:2])
 
     def _found(self, axis: int, index: int) -> Known:
@@ -181,7 +181,7 @@ class Found(Canvas):
 
     def known_slice(self, axis: int | None, index: int) -> Known | None:
         """The same if it is at hand, without waiting."""
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         if not self.can_learn:
             anything = self._model or self._whole is not None
             return self._as_painted(axis, index, self._unknown(axis)) if anything else None

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from volseg.densification.strokes import live_score
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Live, Paint
+from volseg.session.canvas import DENSE
 
 if TYPE_CHECKING:
     from volseg.session.session import Session
@@ -62,7 +63,11 @@ def score(session: "Session", should_stop: Callable[[], bool] | None = None) -> 
     counts = session.counts()
     values = [value for value in session.classes if counts[value]]
     if np.prod(session.size, dtype=float) > _DENSE:
-        text = "The volume is too large for a score while painting. Make the volume: that is scored."
+        text = "The volume is too large for a score while painting. " + (
+            "Make the volume: that is scored."
+            if np.prod(session.size, dtype=float) <= DENSE
+            else "Cut the part that matters out of the image, and paint on that: it is scored."
+        )
         return Score(None, None, None, {}, text, revision)
     if live is None or len(values) < 2:
         return Score(None, None, None, {}, "Too little paint to tell: paint a second class.", revision)

@@ -20,7 +20,7 @@ from volseg.labels import IGNORE_INDEX
 from volseg.session.bricks import BrickLabels
 from volseg.session.journal import Record
 
-__all__ = ["BACKGROUND", "ClassInfo", "Painting", "packed_mask", "packed_values"]
+__all__ = ["BACKGROUND", "ClassInfo", "Painting", "packed_mask", "packed_values", "whole"]
 
 BACKGROUND = 0
 _MOST = IGNORE_INDEX - 1  # the largest value of a class
@@ -86,15 +86,17 @@ class Painting:
     def can_redo(self) -> bool:
         return bool(self._undone)
 
-    def axis(self, axis: int | None) -> int:
-        """The axis across a slice, as a number; ``None`` is that of an image.
+    def place(self, axis: int | None, index: int) -> tuple[int, int]:
+        """A slice, as two numbers: the axis across it, where ``None`` is that of an image, and its index.
 
         Raises:
-            ValueError: if it has to be said.
+            ValueError: if there is no such slice.
         """
         if axis is None and len(self.size) == 3:
             raise ValueError("axis = None is for images in 2D; a volume needs 0 (x), 1 (y) or 2 (z).")
-        return 2 if axis is None else int(axis)
+        place = 2 if axis is None else whole("axis", axis), whole("index", index)
+        self.plane(*place)
+        return place
 
     def plane(self, axis: int, index: int) -> Block:
         """The block that a slice is.
@@ -267,6 +269,17 @@ class Painting:
         self._done.clear()
         self._undone.clear()
         return False
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of whatever type.
+
+    Raises:
+        ValueError: if it is another number, or none.
+    """
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    raise ValueError(f"{name} = {value!r} must be a whole number.")
 
 
 def packed_mask(mask: npt.NDArray[np.bool_]) -> Mapping[str, Any] | None:

@@ -105,7 +105,7 @@ class Session(Found):
         Raises:
             RefusedError: if there is no result yet.
         """
-        axis = self._axis(axis)
+        axis, index = self._painting.place(axis, index)
         found = self._found(axis, index).values
         with self._lock:  # what is painted meanwhile stays
             blank = self.paint_slice(axis, index) == IGNORE_INDEX
@@ -114,10 +114,21 @@ class Session(Found):
             values = np.where(where & ~np.isin(found, locked), found, np.uint8(IGNORE_INDEX))
             packed = packed_values(values)
             if packed is not None:
-                return self._do({"do": "adopt", "axis": axis, "index": int(index), **packed}, id)
+                return self._do({"do": "adopt", "axis": axis, "index": index, **packed}, id)
             if (blank & (found == IGNORE_INDEX)).any():
-                raise RefusedError("There is no result to adopt yet. Paint two classes first.")
+                raise RefusedError(self._why_not())
             return False
+
+    def _why_not(self) -> str:
+        """Why there is no result of a slice."""
+        if not self.can_learn:
+            return "There is no result to adopt yet. Paint two classes first."
+        if not self._model:
+            return "There is no result to adopt yet. Learn first (session.learn)."
+        return (
+            "There is no result of this slice: it lies outside of the part that is segmented, around where "
+            "you look. Look there first."
+        )
 
     def score(self, should_stop: Callable[[], bool] | None = None) -> Score | None:
         """How good the result is, with an interval, or that there is too little paint to tell.
@@ -233,9 +244,13 @@ class Session(Found):
             raise ValueError(f"what = {what!r} must be 'paint' or 'result'.")
         is_large = np.prod(self.size, dtype=float) > DENSE
         if what == "paint" and is_large:
-            return write_large(path, self._painting.labels, self.image.like, overwrite=overwrite)
+            return write_large(
+                path, self._painting.labels, self.image.like, self.classes, overwrite=overwrite
+            )
         if what == "paint":
-            return write_labels(path, self.labels, self.image.like, self.classes, overwrite=overwrite)
+            return write_labels(
+                path, self.labels, self.image.like, self.classes, is_paint=True, overwrite=overwrite
+            )
         if is_large:
             raise ResourceError(
                 f"the result of {' x '.join(map(str, self.size))} voxels is found slice by slice only, "
