@@ -24,6 +24,7 @@ from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX
 from volseg.metrics import Headline
 from volseg.runs.stopping import Stopping
+from volseg.session import Session
 
 SIZE = (26, 24, 22)
 PAINTED = {2: (3, 11, 18), 1: (6, 17), 0: (8,)}
@@ -111,6 +112,41 @@ def test_without_a_name_everything_goes_into_a_folder_named_after_the_image(vols
     assert volseg("densify", "scan.nii.gz", "--apply", "old")[0] == 0
     assert str(asked[1]["output"]) == "scan_densified"
     assert asked[1]["labels"] is None
+
+
+def test_an_earlier_result_knows_its_image_and_paint(volseg, asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for size in ((12, 10, 8), (20, 16)):
+        image, out = tmp_path / f"i{len(size)}.nii.gz", tmp_path / f"o{len(size)}"
+        grey = np.random.default_rng(0).random(size).astype(np.float32)
+        write_volume(image, grey, Volume(grey[None], np.eye(len(size) + 1)))
+        with Session(image, out) as session:
+            mask = np.zeros(size[:2], bool)
+            mask[:3] = True
+            session.paint(2, 0, mask, 1)
+            session.paint(2, 0, mask[::-1], 0)
+            session.learn(steps=2)
+        code, _, said = volseg("densify", "--continue", out)
+        assert code == 0, said
+        settings = asked.pop()
+        assert settings["image"] == image
+        assert settings["labels"] == out / f"i{len(size)}_paint.nii.gz"
+        assert settings["continue_from"] == out
+        assert settings["output"].name == f"i{len(size)}_densified"
+        assert volseg("densify", "--continue", out, "--spacing", "2,2,2mm")[0] == 0
+        assert asked.pop()["spacing"] == "2,2,2mm"
+    (out / "settings.json").unlink()
+    code, _, said = volseg("densify", "--continue", out)
+    assert code == 3
+    assert "holds no paint that was learnt from. Name the image and the file with its paint before" in said
+
+
+@pytest.mark.parametrize("words", [[], ["--continue", "old", "--channels", "a.nii"]])
+def test_without_an_image_the_command_says_what_to_name(volseg, asked, words):
+    code, _, said = volseg("densify", *words)
+    assert code == 2
+    assert "name the image and the file with its paint" in said
+    assert not asked
 
 
 def test_channels_in_files_of_their_own_follow_the_image(volseg, asked):

@@ -19,9 +19,15 @@ _LEARNERS = ("auto", "pixelwise", "unet")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, help="a volume or an image, of which a few slices are painted")
     parser.add_argument(
-        "labels", type=Path, nargs="?", help="a file with painted slices of it; may be left out with --apply"
+        "image", type=Path, nargs="?", help="a volume or an image, of which a few slices are painted"
+    )
+    parser.add_argument(
+        "labels",
+        type=Path,
+        nargs="?",
+        help="a file with painted slices of it; may be left out with --apply; with --continue OUT both may, "
+        "which knows them",
     )
     parser.add_argument(
         "--channels",
@@ -93,6 +99,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="go on although the audit found an error")
     parser.add_argument("--resume", action="store_true", help="go on where the same command was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
+    parser.set_defaults(refuse=parser.error)
 
 
 def _run(given: argparse.Namespace, _: Sequence[str]) -> None:
@@ -100,7 +107,14 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> None:
     logger.info("Loading libraries.")
     from volseg.densification import densify
 
+    if given.image is None and (given.continue_from is None or given.channels):
+        given.refuse(
+            "name the image and the file with its paint; both may be left out with --continue OUT only"
+        )
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
+    if given.image is None:
+        settings |= _recorded(given.continue_from, given.spacing)
+        given.image = settings["image"] if isinstance(settings["image"], Path) else settings["image"][0]
     if settings["output"] is None:
         settings["output"] = default_output(given.image)
         logger.info("Everything goes into the folder %s; -o names another.", settings["output"])
@@ -111,6 +125,27 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> None:
         print(path)
 
 
+def _recorded(folder: Path, spacing: str | None) -> dict[str, object]:
+    """Image, paint and voxel size as a session, or an earlier result, has them on record."""
+    from volseg.errors import InputError
+    from volseg.session.folder import Folder
+
+    known = Folder(folder)
+    images, recorded = known.images()
+    paint = known.labels_of_result()
+    if paint is None:
+        raise InputError(
+            f"{folder} holds no paint that was learnt from. Name the image and the file with its paint "
+            f"before --continue {folder}."
+        )
+    logger.info("Going on with %s, painted in %s.", ", ".join(map(str, images)), paint[0])
+    return {
+        "image": images[0] if len(images) == 1 else list(images),
+        "labels": paint[0],
+        "spacing": spacing or recorded,
+    }
+
+
 def default_output(image: Path) -> Path:
     """A folder in the current one, named after the image."""
     from volseg.io import suffix_of
@@ -119,7 +154,7 @@ def default_output(image: Path) -> Path:
     return Path(f"{name[: len(name) - len(suffix_of(name))]}_densified")
 
 
-_NOT_SETTINGS = ("command", "debug", "run", "version")
+_NOT_SETTINGS = ("command", "debug", "refuse", "run", "version")
 
 
 DENSIFY = Command(
