@@ -155,15 +155,16 @@ def test_with_more_paint_the_holes_stay_where_they_were():
 
 
 def more_paint(rng: np.random.Generator, labels: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """What somebody may do next: whole slices, parts of some, finished ones, strokes; voxels painted anew."""
+    """What somebody may do next: whole slices, parts of some, finished ones, strokes, voxels painted again;
+    and erase some."""
     labels = labels.copy()
     for _ in range(rng.integers(1, 4)):
         axis = int(rng.integers(labels.ndim))
         where = [slice(None)] * labels.ndim
         where[axis] = int(rng.integers(labels.shape[axis]))
-        kind = rng.choice(["slice", "part", "finish", "stroke"])
+        kind = rng.choice(["slice", "part", "finish", "stroke", "erase"])
         begun = np.unique(np.nonzero(labels != IGNORE_INDEX)[axis])
-        if kind == "finish" and len(begun):
+        if kind in ("finish", "erase") and len(begun):
             where[axis] = int(rng.choice(begun))
         if kind in ("part", "stroke"):
             across = int(rng.choice([a for a in range(labels.ndim) if a != axis]))
@@ -171,7 +172,7 @@ def more_paint(rng: np.random.Generator, labels: np.ndarray, dense: np.ndarray) 
             where[across] = slice(start, start + (max(2, n // 2) if kind == "part" else 4))
         if kind == "stroke":
             where[axis] = slice(where[axis], where[axis] + 2)
-        labels[tuple(where)] = dense[tuple(where)]
+        labels[tuple(where)] = IGNORE_INDEX if kind == "erase" else dense[tuple(where)]
     return labels
 
 

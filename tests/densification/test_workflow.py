@@ -458,6 +458,31 @@ def test_after_more_paint_it_says_what_changed_and_how_to_go_on(case, tmp_path, 
     assert "figures/overview.png</a>" in said
 
 
+@pytest.mark.parametrize("hashed", [True, False], ids=["now", "before hashes were kept"])
+def test_slices_that_were_repainted_since_are_named_though_their_numbers_are_the_same(case, tmp_path, hashed):
+    files, first = case(), tmp_path / "first"
+    densify(files.image, files.labels, first, **QUICK)
+    if not hashed:
+        told = json.loads((first / "scores.json").read_text())
+        del told["painted"]["hashes"]
+        (first / "scores.json").write_text(json.dumps(told))
+    half = files.paint.copy()
+    half[:11, :, 8] = np.where(half[:11, :, 8], 1, 0)
+    write_volume(files.labels, half, read_volume(files.image), overwrite=True)
+    densify(files.image, files.labels, tmp_path / "second", continue_from=first, **QUICK)
+    change = json.loads((tmp_path / "second" / "scores.json").read_text())["changes"][0]
+    if not hashed:
+        assert change.endswith("the same numbers; it is not known whether they were repainted.")
+        return
+    assert change == (
+        f"Painted slices since {first}: painted differently: x = 8 (the 9th); y = 6 (the 7th); "
+        "z = 8 (the 9th)."
+    )
+    densify(files.image, files.labels, tmp_path / "third", continue_from=tmp_path / "second", **QUICK)
+    change = json.loads((tmp_path / "third" / "scores.json").read_text())["changes"][0]
+    assert change == f"Painted slices since {tmp_path / 'second'}: the same."
+
+
 @pytest.mark.parametrize(
     "slices",
     [{2: (4, 7, 10, 13)}, {2: (3, 6, 9, 13)}, {1: (6, 10, 14)}, {0: (5, 12, 19)}],

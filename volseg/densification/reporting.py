@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volseg.annotation import COUNTED, find_slices, numbered_slices
+from volseg.annotation.slices import along
 from volseg.annotation.strokes import are_strokes, strokes_of
 from volseg.arguments import command
 from volseg.data.auditing import orientation_of
@@ -21,6 +23,7 @@ from volseg.densification.outputs import Outputs
 from volseg.densification.places import cannot_know
 from volseg.densification.scoring import Measured, lines
 from volseg.findings import Finding
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.learning import Learner
 from volseg.report import Amount, LearningCurve, Report, Suggestion
@@ -267,13 +270,18 @@ def amounts_in_words(amounts: Sequence[Amount]) -> str:
 
 
 def painted_of(inputs: Inputs) -> dict[str, Any]:
-    """Which slices, or how many strokes, and how many voxels are painted: to compare a later result with."""
+    """Which slices (with a hash of each), or how many strokes, and how many voxels are painted: to compare a
+    later result with."""
     labels = inputs.paint.labels
     strokes = strokes_of(labels, inputs.image.spacing) if are_strokes(labels) else None
     slices = find_slices(labels) if strokes is None else {}
     names = dict(zip(inputs.scheme.values, inputs.scheme.names, strict=True))
     return {
         "slices": {axis: [int(i) for i in indices] for axis, indices in slices.items()},
+        "hashes": {
+            axis: {str(i): zlib.crc32(labels[along(AXES.index(axis), [i])].tobytes()) for i in indices}
+            for axis, indices in slices.items()
+        },
         "strokes": None if strokes is None else {"count": strokes.count, "places": strokes.places},
         "voxels": {names[value]: n for value, n in inputs.paint.counts.items()},
     }
@@ -282,9 +290,9 @@ def painted_of(inputs: Inputs) -> dict[str, Any]:
 def changes_since(earlier: Earlier, inputs: Inputs, done: Densified) -> list[str]:
     """What is new since an earlier result, a sentence each: paint, and the scores before and after."""
     found = []
-    painted = earlier.scores.get("painted", {})
-    before, now = painted.get("slices"), painted_of(inputs)["slices"]
-    then, strokes = painted.get("strokes"), painted_of(inputs)["strokes"]
+    painted, paint = earlier.scores.get("painted", {}), painted_of(inputs)
+    before, now = painted.get("slices"), paint["slices"]
+    then, strokes = painted.get("strokes"), paint["strokes"]
     if not earlier.is_applied and then and strokes:
         found.append(
             f"Paint since {earlier.folder}: {then['count']} strokes at {then['places']} places before, "
@@ -295,7 +303,15 @@ def changes_since(earlier: Earlier, inputs: Inputs, done: Densified) -> list[str
         gone = {axis: sorted(set(old) - set(now.get(axis, []))) for axis, old in before.items()}
         changed = [f"new: {numbered_slices(new)}"] if any(new.values()) else []
         changed += [f"no longer painted: {numbered_slices(gone)}"] if any(gone.values()) else []
-        found.append(f"Painted slices since {earlier.folder}: {'; '.join(changed) or 'the same'}.")
+        hashes, same = painted.get("hashes"), "the same"
+        if not isinstance(hashes, Mapping):  # of an earlier volseg, which kept the numbers of slices only
+            hashes, same = paint["hashes"], "the same numbers; it is not known whether they were repainted"
+        other = {
+            axis: [i for i in now[axis] if hashes.get(axis, {}).get(str(i), one[str(i)]) != one[str(i)]]
+            for axis, one in paint["hashes"].items()
+        }
+        changed += [f"painted differently: {numbered_slices(other)}"] if any(other.values()) else []
+        found.append(f"Painted slices since {earlier.folder}: {'; '.join(changed) or same}.")
     then, after = (scores.get("volseg") for scores in (earlier.scores.get("scores", {}), done.scores))
     if then and after and "headline" in then:
         pairs = [(after["headline"]["name"], then["headline"]["IoU"], after["headline"]["IoU"])]
