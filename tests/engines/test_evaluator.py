@@ -253,8 +253,9 @@ SCALES = {"paper": {"width": 32}, "quick": {"width": 8}}
 def test_the_scale_follows_the_machine_unless_one_is_asked_for():
     small = choose_scale(SCALES, device="cpu")
     assert (small["width"], small["name"]) == (8, "quick")
-    assert small["note"].startswith("No GPU was found: training at the 'quick' scale, a narrower network")
-    assert "scale='paper' forces the full recipe" in small["note"]
+    assert small["note"].startswith("No GPU was found: training at the 'quick' scale, the bundle's settings")
+    assert "scale='paper' takes those for a GPU" in small["note"]
+    assert "narrower" not in small["note"]  # which a network of the user's own need not be
     large = choose_scale(SCALES, device=torch.device("cuda"))
     assert (large["width"], large["note"]) == (32, "Training at the 'paper' scale")
     forced = choose_scale(SCALES, scale="paper", device="cpu")

@@ -39,7 +39,10 @@ _SCHEDULERS = "torch.optim.lr_scheduler.", (
     "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR",
     "MultiStepLR", "OneCycleLR", "PolynomialLR", "SequentialLR", "StepLR",
 )  # fmt: skip
-_LOSSES_OF_TORCH = "torch.nn.", ("BCEWithLogitsLoss", "CrossEntropyLoss")
+_LOSSES_OF_TORCH = "torch.nn.", (
+    "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss",
+    "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "SmoothL1Loss", "SoftMarginLoss",
+)  # fmt: skip
 _TRANSFORMS = (
     "AdjustContrastd", "CastToTyped", "ClipIntensityPercentilesd", "Compose", "EnsureTyped",
     "GaussianSharpend", "GaussianSmoothd", "HistogramNormalized", "Identityd", "MedianSmoothd",

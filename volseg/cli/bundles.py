@@ -79,6 +79,7 @@ def _check(given: argparse.Namespace, rest: Sequence[str]) -> int:
     if given.trust:  # as MONAI does, so that modules beside a bundle are found
         sys.path.insert(1, str(paths[0].parent))
     problems, notes = check_bundle(paths), list[str]()
+    verdict = "nothing wrong found"
     if not problems:
         bundle = read_bundle(paths)
         overrides = entries(rest, bundle)
@@ -87,15 +88,20 @@ def _check(given: argparse.Namespace, rest: Sequence[str]) -> int:
             with runnable(paths, overrides, trust=given.trust) as files:
                 config = read_bundle(files)
         except RefusedError as error:
-            notes.append(f"Only its names were checked, nothing was built: {error}")
+            notes.append(str(error))
+            verdict = (
+                "nothing wrong found in its names, which is all that was checked: nothing was built, and "
+                "neither loss nor patches nor a step of training were tried"
+            )
         else:
             settings = {key: typed(bundle, key, text) for key, text in overrides.items()}
             found, notes = try_bundle(config, settings)
+            verdict += " beyond what is said above" if notes else ""
             problems = [f"{paths[0]}: {problem}" for problem in found]
     for line in (*problems, *notes):
         print(line, file=sys.stderr)
     if not problems:
-        print(f"{', '.join(map(str, paths))}: nothing wrong found")
+        print(f"{', '.join(map(str, paths))}: {verdict}")
     return 3 if problems else 0
 
 

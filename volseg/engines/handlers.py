@@ -172,13 +172,12 @@ class Announcement:
         if len(began) < min(last, self.iterations):
             return
         per_step = (began[-1] - began[min(first, len(began) - 1)]) / max(1, len(began) - 1 - first)
-        minutes, limit = self.iterations * per_step / 60, self.budget.max_minutes
-        if limit is not None and limit - self.budget.clock.earlier / 60 < minutes:
+        seconds, limit = self.iterations * per_step, self.budget.max_minutes
+        if limit is not None and limit - self.budget.clock.earlier / 60 < seconds / 60:
             logger.info("%s: up to %d iterations, %g min.", self.note, self.iterations, limit)
             return
-        logger.info(
-            "%s: %d iterations, about %.0f min on this machine.", self.note, self.iterations, max(1, minutes)
-        )
+        about = f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {max(1, round(seconds))} s"
+        logger.info("%s: %d iterations, %s on this machine.", self.note, self.iterations, about)
 
 
 class StopOnSignal:

@@ -50,8 +50,8 @@ def choose_scale(
     name = scale if scale != "auto" else names[0] if on_gpu else names[-1]
     note = f"Training at the {name!r} scale"
     if not on_gpu and scale == "auto":
-        note = f"No GPU was found: training at the {name!r} scale, a narrower network for fewer iterations"
-        note += f" ({option('scale', names[0])} forces the full recipe)"
+        note = f"No GPU was found: training at the {name!r} scale, the bundle's settings for a CPU"
+        note += f" ({option('scale', names[0])} takes those for a GPU)"
     return {**scales[name], "name": name, "note": note}
 
 
