@@ -14,7 +14,7 @@ import torch
 
 import volseg
 from volseg import cli
-from volseg.arguments import as_entry, come_through, command, option
+from volseg.arguments import as_entry, come_through, command, conversion, option
 from volseg.cli import command as command_module
 from volseg.experiments import protocols
 from volseg.experiments.sweep import sweep
@@ -134,10 +134,11 @@ def test_every_argument_that_is_named_exists():
 
 
 def test_every_command_that_is_named_is_understood():
-    found = list(calls("command"))
+    found = [(where, [], call) for where, call in calls("command")]
+    found += [(where, ["convert"], call) for where, call in calls("conversion")]
     assert len(found) > 10
-    for where, call in found:
-        verb, *words = [getattr(node, "value", "x") for node in call.args]
+    for where, verbs, call in found:
+        verb, *words = [*verbs, *(getattr(node, "value", "x") for node in call.args)]
         flags = {"True": True, "False": True}
         options: dict[str, Any] = {"output": "x"}
         for keyword in call.keywords:
@@ -153,6 +154,14 @@ def test_every_command_that_is_named_is_understood():
         line = shlex.split(command(verb, *words, **options))[2:]
         given = vars(parser.parse_args([str(word) for word in line]))
         assert {name for name in options if given.get(name) is None} == set(), where
+
+
+def test_a_file_is_converted_under_its_own_name_into_its_own_format():
+    assert conversion(Path("my d/a.nii.gz"), axes="XYZC") == (
+        "volseg convert 'my d/a.nii.gz' --axes XYZC -o NEW.nii.gz"
+    )
+    for name, new in (("d/a.MHD", "NEW.mha"), ("a.jpg", "NEW.png"), ("b.seg.nrrd", "NEW.seg.nrrd")):
+        assert conversion(name).endswith(f" {name} -o {new}")
 
 
 def test_a_command_is_to_be_copied():

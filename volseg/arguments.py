@@ -18,6 +18,7 @@ __all__ = [
     "by_door",
     "come_through",
     "command",
+    "conversion",
     "current_door",
     "in_python",
     "option",
@@ -98,6 +99,23 @@ def command(verb: str, *words: Any, **options: Any) -> str:
         line.append(f"-{word}" if len(word) == 1 else f"--{word}")
         line += values_of(value)
     return shlex.join(line)
+
+
+_DOUBLE = (".nii.gz", ".seg.nrrd", ".ome.zarr")
+_WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", "": ".nii.gz"}
+
+
+def conversion(source: object, **options: Any) -> str:
+    """A command line to copy that writes a file again in its own format, or the nearest that can be written:
+    ``volseg convert d/a.tif --axes ZYX -o NEW.tif``.
+
+    Args:
+        source: the file, as the user named it.
+        options: as for :func:`command`.
+    """
+    name = str(source).lower()
+    suffix = next((each for each in _DOUBLE if name.endswith(each)), os.path.splitext(name)[1])
+    return command("convert", source, **options, output=f"NEW{_WRITTEN_AS.get(suffix, suffix)}")
 
 
 def values_of(value: Any) -> list[str]:

@@ -61,8 +61,7 @@ def table(findings: Sequence[Finding], folder: Path) -> Iterator[str]:
     rows = [("file", "what", "what to do")]
     for one in sorted(findings, key=lambda one: one.rank):
         what = " ".join(_sentence(part) for part in (f"{one.severity}: {one.what}", one.why) if part)
-        file, what, todo = (text.replace(f"{folder}{os.sep}", "") for text in (one.file, what, one.todo))
-        rows.append((file, what, todo))
+        rows.append((_seen_from(folder, one.file), _seen_from(folder, what), _seen_from(folder, one.todo)))
     for number, row in enumerate(rows):
         widths = _WIDTHS if row[2] else (_WIDTHS[0], sum(_WIDTHS[1:]) + 2, 0)
         cells = [
@@ -73,6 +72,12 @@ def table(findings: Sequence[Finding], folder: Path) -> Iterator[str]:
             yield "  ".join(f"{part:<{width}}" for part, width in zip(parts, widths, strict=True)).rstrip()
         if number == 0:
             yield "  ".join("-" * width for width in _WIDTHS)
+
+
+def _seen_from(folder: Path, text: str) -> str:
+    """With files named as from ``folder``, but for a command in it, which is typed where one is."""
+    before, command, line = text.partition("'volseg ")
+    return before.replace(f"{folder}{os.sep}", "") + command + line
 
 
 def _sentence(text: str) -> str:

@@ -207,7 +207,7 @@ def test_an_existing_run_is_not_trained_over(make_dataset, train, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.pt").write_bytes(b"precious")
     code, _, err = train(make_dataset())
-    assert_one_sentence(code, err, 5, "holds a trained model already. Go on with it by --resume, ")
+    assert_one_sentence(code, err, 5, "complete or stopped. Go on with it by --resume, ")
     assert (tmp_path / "run" / "model.pt").read_bytes() == b"precious"
 
 

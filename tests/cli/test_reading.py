@@ -66,6 +66,10 @@ def test_sparsify(folder, tmp_path):
 
 def test_verify(folder, capsys):
     assert main(["verify", str(folder)]) == 3
+    said = capsys.readouterr()
+    assert f"'volseg convert {files(folder)[1]} --labels " in " ".join(said.out.split())
+    assert "verifying" not in said.err  # no bar where nobody looks on
+    assert "1 case(s)" in said.out
     assert main(["verify", str(folder), "--spacing", SPACING, "--colours", COLOURS]) == 0
     (folder / "dataset.json").write_text(json.dumps({"spacing": SPACING, "colours": COLOURS}))
     assert main(["verify", str(folder)]) == 0

@@ -20,8 +20,9 @@ ARRAY = np.random.default_rng(0).integers(0, 99, (8, 7, 3)).astype(np.uint8)
 
 
 def remedy(message, target):
-    """The command that an error message tells, with a name for the new file."""
+    """The command that an error message gives, as it stands but for the name of the new file."""
     words = message.partition("'volseg ")[2].partition("'")[0].split()
+    assert words[-1].startswith("NEW."), words  # a name that can be written
     return [*words[:-1], str(target)]
 
 
@@ -29,8 +30,7 @@ def mend(path, target, **options):
     """Read; do what the message says; read again."""
     with pytest.raises(InputError) as caught:
         read_volume(path, **options)
-    words = [str(path) if word in (path.name, "FILE") else word for word in remedy(str(caught.value), target)]
-    assert main(words) == 0
+    assert main(remedy(str(caught.value), target)) == 0
     return read_volume(target, **options)
 
 
@@ -266,3 +266,20 @@ def test_a_name_without_a_known_suffix_is_refused_with_those_that_are_known(tmp_
     for name in ("A.TIF", "A.NII.GZ"):
         write_volume(tmp_path / name, volume.array, volume)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.NII.GZ", "A.TIF"]
+
+
+def test_the_name_of_the_output_is_looked_at_before_anything_is_done(tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[np.nan, 1.0], [2.0, 3.0]], np.float32))
+    assert (
+        main(["convert", str(tmp_path / "a.tif"), "--nonfinite", "replace", "-o", str(tmp_path / "NEW")]) == 3
+    )
+    said = capsys.readouterr().err
+    assert "NEW: the format cannot be known from the name" in said
+    assert "replaced" not in said
+
+
+def test_a_voxel_size_is_shown_with_the_digits_of_a_header(tmp_path, capsys):
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([1.0000000142492353, 0.3, 2, 1]))
+    nib.save(image, tmp_path / "a.nii")
+    assert main(["info", str(tmp_path / "a.nii")]) == 0
+    assert "voxel (1.0, 0.3, 2.0) " in capsys.readouterr().out

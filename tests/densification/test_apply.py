@@ -189,11 +189,12 @@ def volume(spacing=(1.0, 1.0, 1.0), unit="um", channels=1):
         ({"image": volume((1.0, 1.0))}, "learnt from 3D, and .* is 2D"),
         (
             {"image": volume((0.3, 0.3, 0.3))},
-            "Voxels are 0.3 x 0.3 x 0.3 um here and were 1 x 1 x 1 um",
+            "Voxels are 0.3 x 0.3 x 0.3 um here and 1 x 1 x 1 um in one.tif",
         ),
         (
             {"image": volume((1.0, 1.0, 5.0), "")},
-            "structures have another size to it. Resample one of",
+            r"Voxels are 1 x 1 x 5 \(no unit\) here .* size to it. If one of these sizes is wrong or "
+            r"missing, say it with spacing='X,Y,Z': here, or where .* was learnt. Otherwise resample one of",
         ),
     ],
 )

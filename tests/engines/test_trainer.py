@@ -148,7 +148,9 @@ def test_what_exists_is_not_trained_over_unasked(make_run):
     first = make_run(max_epochs=1)
     first.engine.run()
     before = (first.folder / "model.pt").read_bytes()
-    with pytest.raises(RefusedError, match=r"holds a trained model already. Go on with it by resume=True"):
+    with pytest.raises(
+        RefusedError, match="a training already, complete or stopped. Go on with it by resume=True"
+    ):
         make_run().engine.run()
     assert (first.folder / "model.pt").read_bytes() == before
     again = make_run(max_epochs=1, overwrite=True)

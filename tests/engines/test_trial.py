@@ -172,7 +172,7 @@ def test_a_trained_folder_is_noted_and_a_patch_too_large_for_a_trial_is_cut(mine
     wide = UNET | {"channels": [512, 512, 512]}
     problems, notes = try_bundle(mine(output_dir=str(tmp_path), network_def=wide, patch_size=[512, 512]))
     assert problems == []
-    assert any("holds a trained model already" in note for note in notes)
+    assert any("holds a training already, complete or stopped" in note for note in notes)
     (dear,) = [note for note in notes if "large for a trial" in note]
     assert re.search(r"patches of \[512, 512\]: steps were taken on patches of \[\d+, \d+\]", dear)
 

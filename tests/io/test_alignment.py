@@ -1,6 +1,8 @@
 """Image and label are on one grid, can be turned onto it, or are refused with what to do."""
 
 import itertools
+import logging
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -121,6 +123,15 @@ def test_a_bare_grid_fits_a_scaled_one_but_not_a_turned_one(image):
     assert check_alignment(bare, plain) is plain
     with pytest.raises(InputError, match="voxels from those"):
         check_alignment(image, bare)
+
+
+def test_where_sizes_differ_and_one_has_no_unit_both_are_said(caplog):
+    caplog.set_level(logging.INFO)
+    image = Volume(np.zeros((1, 4, 5, 6), np.uint8), np.diag([0.5, 0.5, 1.5, 1]), "", Path("i.nii.gz"))
+    label = Volume(np.zeros((1, 4, 5, 6), np.uint8), np.eye(4), "", Path("p.nii.gz"))
+    assert check_alignment(image, label) is label
+    said = "p.nii.gz names no voxel size, or one without a unit (1 x 1 x 1); i.nii.gz has 0.5 x 0.5 x 1.5"
+    assert said in caplog.text
 
 
 def test_all_real_pairs_agree(shared_data):

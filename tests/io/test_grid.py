@@ -130,6 +130,30 @@ def test_a_missing_distance_of_slices_is_that_of_pixels_and_said(tmp_path, caplo
     assert "gives no distance between slices: that along x, 0.004 um, is taken (1 : 1)" in caplog.text
 
 
+def test_no_size_is_asked_for_where_one_is_given(tmp_path, caplog):
+    nano = {f"PhysicalSize{a}": 4.0 for a in "XY"} | {f"PhysicalSize{a}Unit": "nm" for a in "XY"}
+    found = read_volume(ome(tmp_path / "a.ome.tif", **nano), spacing="4,4,50nm")
+    assert found.spacing == pytest.approx((0.004, 0.004, 0.05))
+    assert "gives no distance" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"resolution": (2.0, 2.0), "resolutionunit": "CENTIMETER"},
+     {"imagej": True, "resolution": (2.0, 2.0), "metadata": {"axes": "ZYX", "unit": "um"}},
+     {"imagej": True, "resolution": (2.0, 2.0), "metadata": {"axes": "ZYX"}}],
+    ids=["plain", "per cm", "um", "without a unit"],
+)  # fmt: skip
+def test_what_is_written_is_read_again_without_a_question_and_as_large(tmp_path, options, caplog):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((5, 6, 7), np.uint8), **options)
+    image = read_volume(tmp_path / "a.tif")
+    write_volume(tmp_path / "b.tif", image.array, image)
+    caplog.clear()
+    found = read_volume(tmp_path / "b.tif")
+    assert caplog.text == ""
+    assert (found.spacing, found.unit) == (pytest.approx(image.spacing), image.unit)
+
+
 @pytest.mark.parametrize("axis", "XYZ")
 def test_one_size_stands_for_all(tmp_path, axis, caplog):
     size = {f"PhysicalSize{axis}": 0.5, f"PhysicalSize{axis}Unit": "µm"}
@@ -201,7 +225,7 @@ def test_a_spacing_that_is_told_replaces_that_of_the_file(tmp_path, labels, capl
     with caplog.at_level(logging.INFO):
         found = read_volume(tmp_path / "a.tif", spacing="4,4,50nm", labels=labels)
     assert (found.spacing, found.unit) == (pytest.approx((0.004, 0.004, 0.05)), "um")
-    assert "voxels of 0.004 x 0.004 x 0.05 um, as given (the file says 1 x 1 x 1 (no unit))" in caplog.text
+    assert "voxels of 0.004 x 0.004 x 0.05 um, as given (the file names no voxel size)" in caplog.text
 
 
 def test_directions_and_the_first_voxel_stay_where_they_are(tmp_path):

@@ -161,8 +161,21 @@ def test_other_planes_than_told_are_refused_with_the_numbers(tmp_path, read, tex
 @pytest.mark.parametrize("text", [described(z=13), described(z=6), "ImageJ=1.54f\nimages=6\nslices=6\n"])
 def test_who_knows_better_says_what_the_pages_are(tmp_path, text, caplog):
     path = write(tmp_path / "a.ome.tif", STACK, text)
-    np.testing.assert_array_equal(read_volume(path, axes="ZYX").array[0], STACK.T)
-    assert "As its axes were given, its description is left aside" in caplog.text
+    found = read_volume(path, axes="ZYX")
+    np.testing.assert_array_equal(found.array[0], STACK.T)
+    assert "found." in caplog.text or "pages are there." in caplog.text
+    assert "As its axes were given, the pages that are there are read" in caplog.text
+    assert "axes=" not in caplog.text  # no advice that was followed
+    assert "--axes" not in caplog.text
+    if "OME" in text:
+        assert (found.spacing, found.unit) == ((0.5, 0.5, 2.0), "um")
+
+
+def test_what_tifffile_says_of_its_own_is_not_printed_beside(tmp_path, caplog):
+    path = write(tmp_path / "a.ome.tif", STACK, described(z=6))
+    with pytest.raises(InputError, match="describes 6 planes"):
+        read_volume(path)
+    assert not [record for record in caplog.records if record.name == "tifffile"]
 
 
 def test_previews_and_colours_are_no_planes_too_many(tmp_path):

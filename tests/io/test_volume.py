@@ -123,7 +123,9 @@ def test_nan_in_an_image_is_refused_or_replaced(save, array, caplog):
     come_through(as_entry)
     with pytest.raises(InputError) as refused:
         read_volume(path)
-    assert f"there: 'volseg convert {path} --nonfinite replace -o NEW'." in str(refused.value)
+    assert f"there: 'volseg convert {path} --nonfinite replace -o NEW{''.join(path.suffixes)}'." in str(
+        refused.value
+    )
     volume = read_volume(path, nonfinite="replace")
     np.testing.assert_array_equal(
         volume.array[0], np.where(np.isfinite(array), array, array[np.isfinite(array)].min())

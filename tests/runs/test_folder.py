@@ -83,7 +83,7 @@ def test_one_that_never_saved_anything_is_begun_again_or_given_up(make_run):
         second.engine.run()
     with pytest.raises(InputError, match="holds no checkpoint yet. Begin it again by overwrite=True, or"):
         make_run(max_epochs=2, resume=True)
-    with pytest.raises(RefusedError, match="holds a trained model already"):
+    with pytest.raises(RefusedError, match="holds a training already, complete or stopped"):
         make_run(max_epochs=2).engine.run()
     assert content(first.folder) == before
     make_run(max_epochs=1, overwrite=True).engine.run()

@@ -27,17 +27,19 @@ def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
 
     expected = expectations(read_bundle(bundle_paths([given.bundle]))) if given.bundle else None
     cache = None if given.no_cache else default_cache()
-    with tqdm(desc="verifying", unit="case", leave=False) as bar:
+    with tqdm(desc="verifying", unit="case", leave=False, disable=None) as bar:
+        cases = 0  # a bar that is not shown, as in a pipe, counts nothing
 
         def show(done: int, total: int) -> None:
+            nonlocal cases
             bar.total = total
-            bar.update(done - bar.n)
+            bar.update(done - cases)
+            cases = done
 
         found = verify(
             given.path, expected=expected, jobs=given.jobs, cache=cache, progress=show,
             spacing=given.spacing, colours=given.colours,
         )  # fmt: skip
-        cases = bar.n
     for line in table(found, given.path) if found else ():
         print(line)
     errors = sum(one.severity == "error" for one in found)

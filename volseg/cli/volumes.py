@@ -52,8 +52,13 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
     else:
         volume = read_volume(path, spacing=given.spacing)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
-        print(f"  voxel {volume.spacing} {volume.unit or '(unit unknown)'}")
+        print(f"  voxel {_size(volume)}")
         print(f"  values {volume.array.min()} to {volume.array.max()}")
+
+
+def _size(volume: "Volume") -> str:
+    """``(0.5, 0.5, 2.0) um``: as many digits as a header in 32 bits holds."""
+    return f"{tuple(float(f'{size:.6g}') for size in volume.spacing)} {volume.unit or '(unit unknown)'}"
 
 
 def _told(held_out: Any) -> str:
@@ -138,9 +143,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(given: argparse.Namespace, _: Sequence[str]) -> None:
-    from volseg.io import put_onto, read_volume, segments_of, with_segments, write_volume
+    from volseg.io import check_writable, put_onto, read_volume, segments_of, with_segments, write_volume
 
     refuse_inputs(given.output, [*given.files, *([given.like] if given.like else [])])
+    check_writable(given.output)
     volume = _read(given)
     if given.channel is not None:
         if not 0 <= given.channel < volume.channels:
@@ -159,7 +165,7 @@ def _convert(given: argparse.Namespace, _: Sequence[str]) -> None:
     write_volume(given.output, volume.array, volume, overwrite=given.overwrite)
     print(
         f"{given.output}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, "
-        f"voxel {volume.spacing} {volume.unit or '(unit unknown)'}"
+        f"voxel {_size(volume)}"
     )
 
 

@@ -196,13 +196,14 @@ class Earlier:
             if factor <= _OTHER_SIZE:
                 continue
             text = (
-                f"Voxels are {' x '.join(f'{s:.4g}' for s in image.spacing)} {image.unit} here and were "
-                f"{' x '.join(f'{s:.4g}' for s in seen.spacing)} {seen.unit} in {seen.name}: what was learnt "
-                "is in voxels, so structures have another size to it"
+                f"Voxels are {_size(image.spacing, image.unit)} here and {_size(seen.spacing, seen.unit)} in "
+                f"{seen.name}: what was learnt is in voxels, so structures have another size to it"
             )
             if factor > _TOO_OTHER and not force:
                 raise InputError(
-                    f"{text}. Resample one of the two, paint this one for itself, or insist with "
+                    f"{text}. If one of these sizes is wrong or missing, say it with "
+                    f"{option('spacing', 'X,Y,Z')}: here, or where {self.folder} was learnt. Otherwise "
+                    f"resample one of the two, paint this one for itself, or insist with "
                     f"{option('force', True)}."
                 )
             logger.warning("%s. Expect it to be worse.", text)
@@ -295,6 +296,13 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _size(spacing: Sequence[float], unit: str) -> str:
+    """A voxel size for messages; without one, voxels are taken for cubes."""
+    if not unit and all(size == 1 for size in spacing):
+        return "of no known size, taken for cubes,"
+    return " x ".join(f"{size:.4g}" for size in spacing) + f" {unit or '(no unit)'}"
 
 
 def look_at(task: Task, image: Volume) -> Seen:

@@ -274,7 +274,8 @@ def engine_for(
     quiet(engine)
     bars: list[tqdm[Any]] = []
     engine.add_event_handler(
-        Events.STARTED, lambda _: bars.append(tqdm(total=len(part), desc=verb, unit="case", leave=False))
+        Events.STARTED,
+        lambda _: bars.append(tqdm(total=len(part), desc=verb, unit="case", leave=False, disable=None)),
     )
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: bars[-1].update())
     for event in (Events.EPOCH_COMPLETED, Events.EXCEPTION_RAISED):

@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from volseg.errors import InputError
 from volseg.io import nrrd
+from volseg.io.grid import is_bare
 from volseg.io.unplaced import (
     TOLERANCE,
     has_position,
-    is_bare,
     lay,
     like_command,
     onto_image,
     refuse_lost,
     sizes_agree,
+    sizes_in_words,
 )
 from volseg.io.volume import Notes, Volume, noticing
 
@@ -73,7 +74,12 @@ def _aligned(
         )  # fmt: skip
         return label
     if same_shape and ((is_bare(label) and _is_plain(image)) or (is_bare(image) and _is_plain(label))):
-        notes.info("%s%s or its image names no voxel size; their grids are taken to agree.", case, label.name)
+        silent, other = (label, image) if is_bare(label) else (image, label)
+        notes.info(
+            "%s%s names no voxel size, or one without a unit (%s); %s has %s. They have as many voxels and "
+            "are taken to agree.",
+            case, silent.name, sizes_in_words(silent), other.name, sizes_in_words(other),
+        )  # fmt: skip
         return label
     if nrrd.segments_of(label):
         placed = _part(image, replace(label, affine=affine), case, notes)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command, option
+from volseg.arguments import conversion, option
 from volseg.errors import InputError
 
 __all__ = ["as_colours", "numbers_of", "several_channels"]
@@ -82,7 +82,6 @@ def numbers_of(array: NDArray[Any], colours: Mapping[str, int], path: Path) -> N
 
 def several_channels(array: NDArray[Any], path: object) -> InputError:
     """What to say of a label that has more than one channel: its colours, and the value of the option."""
-    name = getattr(path, "name", str(path).rsplit("/", 1)[-1])
     start = f"{path} has {array.shape[0]} channels, but a label holds one number per voxel."
     names, _, counts = _found(array, path)
     order = sorted(range(len(names)), key=lambda i: -counts[i])
@@ -105,7 +104,7 @@ def several_channels(array: NDArray[Any], path: object) -> InputError:
     return InputError(
         f"{start} It holds {len(names)} colour(s): {shown}{more}. Say which number each stands for: "
         f"{option('colours', value)}, or write the numbers once: "
-        f"'{command('convert', name, labels=True, colours=value, output='NEW')}'."
+        f"'{conversion(path, labels=True, colours=value)}'."
     )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "as_volume",
     "SUFFIXES",
     "channel_of",
+    "check_writable",
     "is_volume",
     "join_volumes",
     "output_suffix",
@@ -158,13 +159,7 @@ def write_volume(
         together: called just before, to write what belongs to it; if that fails, this is not written either.
     """
     path = Path(path)
-    format_ = _format_of(path, "name the output with one of them")
-    to_file = format_.write
-    if to_file is None:
-        raise ValueError(
-            f"{path} cannot be written: {path.suffix} is read only, as it takes two files or changes the "
-            f"numbers. Write {path.with_suffix(format_.results).name} instead."
-        )
+    format_, to_file = _to_write(path)
     array = np.asarray(array)
     if array.ndim == like.spatial_dims:
         array = array[None]
@@ -191,6 +186,27 @@ def write_volume(
 
     with atomic_write(path, overwrite=overwrite, verify=verify, folder=format_.folder) as temporary:
         axes = to_file(temporary, array, like)
+
+
+def _to_write(path: Path) -> tuple[_Format, _Writer]:
+    """The format of an output, by its name, and what writes it."""
+    format_ = _format_of(path, "name the output with one of them")
+    if format_.write is None:
+        raise ValueError(
+            f"{path} cannot be written: {path.suffix} is read only, as it takes two files or changes the "
+            f"numbers. Write {path.with_suffix(format_.results).name} instead."
+        )
+    return format_, format_.write
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Whether a volume can be written under this name, before work is done for it.
+
+    Raises:
+        InputError: if its suffix is not that of a format.
+        ValueError: if that is read only.
+    """
+    _to_write(Path(path))
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:

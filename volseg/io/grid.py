@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from volseg.arguments import command, option
+from volseg.arguments import conversion, option
 from volseg.errors import InputError
 from volseg.geometry import AXES
 from volseg.io.volume import Notes, Volume, noticing
@@ -29,7 +29,6 @@ __all__ = [
     "METRES",
     "NGFF_UNITS",
     "OME_UNITS",
-    "REMEDY",
     "Spacing",
     "as_spacing",
     "check_affine",
@@ -37,10 +36,12 @@ __all__ = [
     "embed",
     "filled_in",
     "in_plane",
+    "is_bare",
     "is_sheared",
     "is_size",
     "note_if_long",
     "plain_grid",
+    "remedy_for",
     "with_spacing",
 ]
 
@@ -154,13 +155,14 @@ def is_size(size: float) -> bool:
 def filled_in(sizes: Sequence[float | None], unit: str, path: Path, notes: Notes) -> tuple[float, ...]:
     """Sizes along x, y[, z] where some are missing (``None``): that of an axis that has one, which is noted.
 
-    A missing distance between slices is not 1 of whatever unit x and y are in. Ones where all are missing.
+    A missing distance between slices is not 1 of whatever unit x and y are in. Ones where all are missing; 1
+    without a unit, as ImageJ writes it for want of a size, is not worth a word.
     """
     known = [size for size in sizes if size is not None]
     if not known:
         return (1.0,) * len(sizes)
     missing = [axis for axis, size in zip(AXES, sizes, strict=False) if size is None]
-    if missing:
+    if missing and (unit or known[0] != 1):
         what = "distance between slices" if missing == ["z"] else f"voxel size along {' and '.join(missing)}"
         notes.warning(
             "%s gives no %s: that along %s, %.6g %s, is taken (1 : 1). If it is another, say it: "
@@ -190,12 +192,29 @@ def with_spacing(
     affine = volume.affine.copy()
     affine[:-1, :-1] *= np.array(sizes) / np.array(volume.spacing)
     affine[:-1, -1] *= factor
+    named = (
+        "names no voxel size"
+        if is_bare(volume)
+        else f"is taken to have {_times(volume.spacing)} {_unit(volume)}"
+    )
     with noticing(notes, volume.path) as noted:
         noted.info(
-            "%s: voxels of %s %s, as given (the file says %s %s).", volume.name, _times(sizes),
-            unit or "(no unit)", _times(volume.spacing), volume.unit or "(no unit)",
-        )  # fmt: skip
+            "%s: voxels of %s %s, as given (the file %s).",
+            volume.name,
+            _times(sizes),
+            unit or "(no unit)",
+            named,
+        )
     return replace(volume, affine=affine, unit=unit, notes=(*volume.notes, *noted))
+
+
+def is_bare(volume: Volume) -> bool:
+    """Whether the file said nothing about position or size."""
+    return not volume.unit and np.array_equal(volume.affine, np.eye(len(volume.affine)))
+
+
+def _unit(volume: Volume) -> str:
+    return volume.unit or "(no unit)"
 
 
 def note_if_long(volume: Volume, notes: Notes) -> None:
@@ -205,7 +224,7 @@ def note_if_long(volume: Volume, notes: Notes) -> None:
         notes.warning(
             "%s: voxels of %s %s are %.3g times as long as wide, which is rarely true. If the file is wrong, "
             "say the size: %s, with a unit.",
-            volume.name, _times(volume.spacing), volume.unit or "(no unit)", ratio,
+            volume.name, _times(volume.spacing), _unit(volume), ratio,
             option("spacing", "X,Y,Z"),
         )  # fmt: skip
 
@@ -214,15 +233,17 @@ def _times(sizes: Sequence[float]) -> str:
     return " x ".join(f"{size:.6g}" for size in sizes)
 
 
-REMEDY = (
-    f"Write it as a plain voxel grid ('{command('convert', 'FILE', ignore_affine=True, output='NEW')}'), or "
-    "on the grid of the image it was made from "
-    f"('{command('convert', 'FILE', ignore_affine=True, like='IMAGE', output='NEW')}')."
-)
+def remedy_for(path: Path) -> str:
+    """What to do about a position that cannot be used."""
+    return (
+        f"Write it as a plain voxel grid ('{conversion(path, ignore_affine=True)}'), or on the grid of the "
+        f"image it was made from ('{conversion(path, ignore_affine=True, like='IMAGE')}')."
+    )
 
 
-def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, remedy: str = REMEDY) -> None:
+def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, remedy: str = "") -> None:
     """Refuse an affine that places voxels nowhere, or all on top of each other."""
+    remedy = remedy or remedy_for(path)
     columns = affine[:-1, :spatial_dims]
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: the header's affine holds NaN or infinity. {remedy}")

@@ -259,7 +259,7 @@ def _map_tiff(path: Path, notes: Notes, meaning: str | None = None, *, sized: bo
         meaning = meaning or clear_axes(letters, stored, series.kind, path, notes)
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
         dims, number = 3 if "Z" in meaning else 2, tif.series.index(series)
-        affine, unit = affine_of(tif, dims, path, number, notes, sized)
+        affine, unit = affine_of(tif, series.keyframe, dims, path, number, notes, sized)
         header = tiff.header_of(tif, letters, meaning)
         found = MappedVolume(path, series.dataoffset, stored, dtype, _order(meaning), _NOTHING)
     return _placed(found, affine, unit, header)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command
+from volseg.arguments import conversion
 from volseg.errors import InputError
 from volseg.io.grid import check_affine, common_unit, in_plane, plain_grid
 from volseg.io.stored import (
@@ -207,8 +207,8 @@ def _letters(shape: tuple[int, ...], interleaved: bool, axes: str | None, path: 
         raise InputError(
             f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say what they are. "
             "If the last holds channels, pass axes='XYZC' "
-            f"('{command('convert', path.name, axes='XYZC', output='NEW.mha')}'); if it is time, "
-            f"take one moment: '{command('convert', path.name, axes='XYZC', channel=0, output='NEW.mha')}'."
+            f"('{conversion(path, axes='XYZC')}'); if it is time, "
+            f"take one moment: '{conversion(path, axes='XYZC', channel=0)}'."
         )
     return letters[:-1] + "1" if letters.endswith("Z") and shape[-1] == 1 else letters
 

@@ -19,9 +19,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command
+from volseg.arguments import conversion
 from volseg.errors import InputError
-from volseg.io.grid import REMEDY, check_affine, embed, in_plane, is_sheared, plain_grid
+from volseg.io.grid import check_affine, embed, in_plane, is_sheared, plain_grid, remedy_for
 from volseg.io.stored import MAX_RATIO, Description, Stored, is_gzip, peek, read_at_most, times
 from volseg.io.volume import Notes, Volume, contiguous
 
@@ -34,7 +34,9 @@ def affine_of(fields: Any, spatial_dims: int, path: Path, notes: Notes) -> NDArr
     try:
         affine = np.asarray(fields.get_best_affine(), np.float64)
     except Exception as error:
-        raise InputError(f"{path}: the header's position cannot be worked out ({error}). {REMEDY}") from error
+        raise InputError(
+            f"{path}: the header's position cannot be worked out ({error}). {remedy_for(path)}"
+        ) from error
     check_affine(affine, spatial_dims, path)
     if sform <= 0 and qform <= 0:
         notes.warning(
@@ -255,8 +257,8 @@ def _letters(shape: tuple[int, ...], axes: str | None, path: Path) -> str:
         raise InputError(
             f"{path} has {used} axes ({times(shape)}), and the file does not say what the last is. "
             "If it holds channels, pass axes='XYZC' "
-            f"('{command('convert', path.name, axes='XYZC', output='NEW.nii')}'); if it is time, "
-            f"take one moment: '{command('convert', path.name, axes='XYZC', channel=0, output='NEW.nii')}'."
+            f"('{conversion(path, axes='XYZC')}'); if it is time, "
+            f"take one moment: '{conversion(path, axes='XYZC', channel=0)}'."
         )
     return "XYZ"[:used].ljust(len(shape), "1")
 

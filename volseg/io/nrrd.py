@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command
+from volseg.arguments import conversion
 from volseg.errors import InputError
 from volseg.io import nrrd_grid
 from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
@@ -272,15 +272,15 @@ def _letters(shape: tuple[int, ...], per_axis: dict[str, list[str]], axes: str |
             raise InputError(
                 f"{path} has {len(shape)} axes ({times(shape)}), and the header does not say which are "
                 "channels. Pass axes, X, Y, Z and C in the file's order, such as axes='CXYZ' "
-                f"('{command('convert', path.name, axes='CXYZ', output='NEW.nrrd')}'); of a series in time, "
-                f"'{command('convert', path.name, axes='CXYZ', channel=0, output='NEW.nrrd')}' takes the "
+                f"('{conversion(path, axes='CXYZ')}'); of a series in time, "
+                f"'{conversion(path, axes='CXYZ', channel=0)}' takes the "
                 "first moment."
             )
         if any(kind == "time" for kind in kinds):
             moment = "".join(next(names) if inside else "C" for inside in world)
             raise InputError(
                 f"{path} has an axis of time. Take one moment as a 3D image: "
-                f"'{command('convert', path.name, axes=moment, channel=0, output='NEW.nrrd')}'."
+                f"'{conversion(path, axes=moment, channel=0)}'."
             )
         letters = "".join(next(names) if inside else "C" for inside in world)
     if "Z" in letters and shape[letters.index("Z")] == 1 and axes is None:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command, option
+from volseg.arguments import conversion, option
 from volseg.errors import InputError
 from volseg.io.grid import common_unit, filled_in, is_size
 from volseg.io.stored import beside
@@ -27,7 +27,16 @@ _MOST = 64 << 20  # characters of a description
 
 
 class PlanesError(InputError):
-    """A TIFF file describes other planes than there are; the caller may say what they are."""
+    """A TIFF file describes other planes than there are; the caller may say what they are.
+
+    Args:
+        what: is wrong, in a sentence.
+        remedy: what to do, unless that was done.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what} {remedy}")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,9 @@ def _set(path: Path, root: ElementTree.Element, pages: int, count: Callable[[Pat
                 )
                 raise PlanesError(
                     f"{path} holds {min(here, pages)} of the {planes} planes of its image; others are in "
-                    f"'{name}', which is missing. Put all files of the set into one folder, or save the "
-                    "image as one file (in Fiji: Bio-Formats Importer, then Bio-Formats Exporter)."
+                    f"'{name}', which is missing.",
+                    "Put all files of the set into one folder, or save the image as one file (in Fiji: "
+                    "Bio-Formats Importer, then Bio-Formats Exporter).",
                 )
             if other not in others:
                 others[other] = count(other)
@@ -176,9 +186,10 @@ def _companion(path: Path, name: str, count: Callable[[Path], int]) -> OmeSet:
 def fewer_planes(path: Path, planes: int, have: int) -> PlanesError:
     """What to say of planes that are missing."""
     return PlanesError(
-        f"{path}: the TIFF promises {planes} slices, {have} found. Writing or copying it was interrupted, or "
-        "other files belong to it. Export it again as one file; or say what the pages are that are there, "
-        f"with axes ('{command('convert', path.name, axes='ZYX', output='NEW.tif')}')."
+        f"{path}: the TIFF promises {planes} slices, {have} found.",
+        "Writing or copying it was interrupted, or other files belong to it. Export it again as one file; or "
+        "say what the pages are that are there, "
+        f"with axes ('{conversion(path, axes='ZYX')}').",
     )
 
 
@@ -235,16 +246,17 @@ _Sizes = tuple[float | None, float | None, float | None]
 
 
 def affine_of(
-    tif: Any, spatial_dims: int, path: Path, series: int, notes: Notes, sized: bool = False
+    tif: Any, page: Any, spatial_dims: int, path: Path, series: int, notes: Notes, sized: bool = False
 ) -> tuple[NDArray[np.float64], str]:
     """A plain scaling by the voxel size, and its unit; ones and ``""`` where the file names no size.
 
     An axis without a size gets that of an axis that has one, which is noted.
 
     Args:
-        sized: the voxel size is given elsewhere, so that the file's need be none.
+        tif: what says the size, with ``page`` of the image, which is number ``series`` of its description.
+        sized: the voxel size is given elsewhere, so that the file's need be none, and may lack an axis.
     """
-    sizes, unit = _sizes(tif, series, path, notes)
+    sizes, unit = _sizes(tif, page, series, path, notes)
     found = sizes[:spatial_dims]
     if any(size is not None and not is_size(size) for size in found):
         if sized:
@@ -256,15 +268,14 @@ def affine_of(
         )
     if not any(found):
         return np.eye(spatial_dims + 1), ""
-    return np.diag([*filled_in(found, unit, path, notes), 1.0]), unit
+    return np.diag([*filled_in(found, unit, path, Notes() if sized else notes), 1.0]), unit
 
 
-def _sizes(tif: Any, series: int, path: Path, notes: Notes) -> tuple[_Sizes, str]:
+def _sizes(tif: Any, page: Any, series: int, path: Path, notes: Notes) -> tuple[_Sizes, str]:
     """x, y and z size, and volseg's unit of them, from the most talkative source."""
     if tif.is_ome and tif.ome_metadata:
         images = images_of(tif.ome_metadata)
         return images[series].sizes(path, notes) if series < len(images) else ((None, None, None), "")
-    page = tif.series[series].keyframe
     x, y = (_per_pixel(page, tag) for tag in ("XResolution", "YResolution"))
     own = tif.imagej_metadata if tif.is_imagej else (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
     own = own or {}

@@ -70,14 +70,18 @@ def require_exact(page: Any, path: Path) -> None:
         )
 
 
-def note_how_shown(page: Any, path: Path, notes: Notes) -> None:
+def note_how_shown(page: Any, path: Path, notes: Notes, array: NDArray[Any]) -> None:
     """Numbers are taken as stored, whatever colour a viewer gives them; it is noted where it may surprise."""
     if int(page.photometric) == _MINISWHITE:
         notes.warning("%s is stored with 0 as white (MINISWHITE): its numbers are taken as stored.", path)
     elif int(page.photometric) == _TABLE and page.colormap is not None:
         table = np.asarray(page.colormap) >> 8
-        shown = ", ".join(f"{n} as {r:02x}{g:02x}{b:02x}" for n, (r, g, b) in enumerate(table.T[:_SHOWN]))
-        notes.info("%s has a colour table; its numbers are used, which viewers show: %s, ...", path, shown)
+        used = [int(n) for n in np.unique(array) if n < table.shape[1]]
+        shown = ", ".join("{} as {:02x}{:02x}{:02x}".format(n, *table[:, n]) for n in used[:_SHOWN])
+        more = ", ..." if len(used) > _SHOWN else ""
+        notes.info(
+            "%s has a colour table; its numbers are used, which viewers show: %s%s.", path, shown, more
+        )
 
 
 def orientation_of(page: Any) -> int:
@@ -140,7 +144,10 @@ def read(
     except PlanesError as error:
         if axes is None:
             raise
-        notes.warning("%s As its axes were given, its description is left aside.", error)
+        notes.warning(
+            "%s As its axes were given, the pages that are there are read; of its description only the voxel "
+            "size counts.", error.what,
+        )  # fmt: skip
         return _read(path, labels, axes, notes, series, sized, described=False)
 
 
@@ -168,15 +175,15 @@ def _read(
             if axes
             else clear_axes(stored, shape, found.kind, path, notes)
         )
-        note_how_shown(found.keyframe, path, notes)
         array = found.asarray().reshape(shape)
+        note_how_shown(found.keyframe, path, notes, array)
         letters = meaning
         if (
             axes and "Z" in axes and "Z" not in meaning
         ):  # a stack of one slice that the user wants as a volume
             array, letters = array[None], "Z" + meaning
-        dims = 3 if "Z" in letters else 2
-        affine, unit = affine_of(tif, dims, path, tif.series.index(found), notes, sized)
+        dims, number = 3 if "Z" in letters else 2, tif.series.index(found) if described else 0
+        affine, unit = affine_of(opened.words, found.keyframe, dims, path, number, notes, sized)
         header = header_of(tif, stored, meaning) if series is None else None
         turned = orientation_of(found.keyframe)
     if array.dtype.kind not in "biuf":
@@ -231,6 +238,11 @@ def as_stored(path: Path, array: NDArray[Any], like: Volume) -> tuple[NDArray[An
         options["metadata"] |= sizes.imagej
         if sizes.resolution is not None:
             options |= {"resolution": sizes.resolution, "resolutionunit": sizes.resolution_unit}
+        per_length = sizes.resolution is not None and sizes.resolution_unit in (2, 3)
+        if dims == 3 and (like.unit or (kind == "imagej" and not per_length)):
+            # Where the header gives none, the distance between slices is that of these voxels, in x's unit.
+            below, above = (1, 1) if sizes.resolution is None else sizes.resolution[0]
+            options["metadata"].setdefault("spacing", above / below * like.spacing[2] / like.spacing[0])
     options |= {"imagej": kind == "imagej", "ome": kind == "ome", "bigtiff": data.nbytes > _BIG}
     return data, meaning, options
 

@@ -27,7 +27,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from volseg.arguments import command
+from volseg.arguments import conversion
 from volseg.errors import InputError, VolsegError
 from volseg.io.ome_tiff import OmeSet, PlanesError, fewer_planes, set_of
 from volseg.io.volume import Notes
@@ -44,6 +44,8 @@ __all__ = [
     "strict",
     "times",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path, notes: Notes) -> str:
@@ -66,7 +68,7 @@ def clear_axes(stored: str, shape: tuple[int, ...], kind: str, path: Path, notes
             f"{path}: the axes are unclear. The file calls them {stored} (size {times(shape)}): slices, "
             "channels, colours or time? Say which, with one letter of X, Y, Z, C per axis: "
             f"axes='{first}' or axes='{second}' in Python, or "
-            f"'{command('convert', path.name, axes=first, output='NEW.tif')}'. {_moment(stored, path)}"
+            f"'{conversion(path, axes=first)}'. {_moment(stored, path)}"
         )
     if others and others[0][0] == "T":
         notes.warning("%s: the axis of %d pages is marked as time; it is read as z.", path, others[0][1])
@@ -78,7 +80,7 @@ def _moment(stored: str, path: Path) -> str:
     if "T" not in stored or len(stored) != 4:
         return ""
     letters = stored.replace("C", "Z").replace("T", "C")
-    line = command("convert", path.name, axes=letters, channel=0, output="NEW.tif")
+    line = conversion(path, axes=letters, channel=0)
     return f"Of a series in time, take one moment: '{line}'."
 
 
@@ -150,11 +152,11 @@ def _pages(data: mmap.mmap, path: Path) -> Iterator[bool]:
             raise InputError(f"{path}: the chain of pages loops after page {len(seen)}. The file is damaged.")
         seen.add(offset)
         if offset + head > size:
-            raise _cut(path, len(seen), "the page")
+            raise _cut(path, len(seen), "")
         count = struct.unpack_from(count_type, data, offset)[0]
         place = offset + head + count * entry.itemsize
         if place > size:
-            raise _cut(path, len(seen), "the page's list of tags")
+            raise _cut(path, len(seen), "the list of tags")
         tags = np.frombuffer(data, entry, count, offset + head).copy()
         _check_tags(data, tags, order, offset + head, path, len(seen))
         kind = _values(data, tags, 254, order, offset + head)
@@ -209,7 +211,7 @@ def _values(data: mmap.mmap, tags: NDArray[Any], tag: int, order: str, start: in
 def _cut(path: Path, page: int, what: str) -> InputError:
     size = os.path.getsize(path)
     return InputError(
-        f"{path}: {what} of page {page} lies beyond the end of the file ({size} bytes). "
+        f"{path}: {f'{what} of ' if what else ''}page {page} lies beyond the end of the file ({size} bytes). "
         "The file was cut or is damaged; fetch it again."
     )
 
@@ -221,16 +223,21 @@ _PLAIN = {"is_ome": False, "is_imagej": False, "is_shaped": False}
 
 @dataclass(frozen=True)
 class Opened:
-    """A file, the pages in it and in others of its set, and the bytes of all."""
+    """A file, the pages in it and in others of its set, and the bytes of all.
+
+    Args:
+        words: the file with what it says of itself, whether that is gone by or not.
+    """
 
     tif: tifffile.TiffFile
+    words: tifffile.TiffFile
     pages: int
     others: int
     size: int
 
 
 class _Trap(logging.Filter):
-    """Collects what tifffile logs as an error in this thread while a file is read.
+    """Collects what tifffile logs as an error in this thread while a file is read, and keeps the rest back.
 
     The one place that listens to a log: tifffile says that pages are missing or torn there and nowhere else,
     and returns what it could read.
@@ -242,9 +249,12 @@ class _Trap(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         caught = getattr(self.local, "caught", None)
-        if caught is None or record.levelno < logging.ERROR:
+        if caught is None:
             return True
-        caught.append(record.getMessage())
+        if record.levelno >= logging.ERROR:
+            caught.append(record.getMessage())
+        else:  # what matters of it is said in volseg's words
+            logger.debug("tifffile: %s", record.getMessage())
         return False
 
 
@@ -265,17 +275,21 @@ def open_tiff(path: Path, notes: Notes, *, described: bool = True) -> Iterator[O
     pages = count_pages(path)
     with strict(path), contextlib.ExitStack() as stack:
         flags: dict[str, Any] = {} if described else _PLAIN
-        tif = stack.enter_context(tifffile.TiffFile(path, _multifile=False, **flags))
+        tif = words = stack.enter_context(tifffile.TiffFile(path, _multifile=False, **flags))
+        if not described:
+            words = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
         found = OmeSet(path)
         if tif.is_ome and tif.ome_metadata:
             found = set_of(path, tif.ome_metadata, pages, count_pages)
         if found.xml is not None:
-            tif = stack.enter_context(tifffile.TiffFile(path, _multifile=bool(found.files), omexml=found.xml))
+            tif = words = stack.enter_context(
+                tifffile.TiffFile(path, _multifile=bool(found.files), omexml=found.xml)
+            )
         if found.files:
             names = ", ".join(other.name for other in found.files)
             notes.info("%s is one file of a set; planes are also read from %s.", path, names)
         size = path.stat().st_size + sum(other.stat().st_size for other in found.files)
-        yield Opened(tif, pages, sum(found.files.values()), size)
+        yield Opened(tif, words, pages, sum(found.files.values()), size)
 
 
 @contextlib.contextmanager
@@ -308,7 +322,7 @@ def only_series(tif: tifffile.TiffFile, path: Path) -> Any:
         raise InputError(
             f"{path}: the pages differ in size or type: there are {len(found)} images ({sizes}) in one file, "
             "and reading the first would drop the others. Save the wanted one on its own "
-            f"('{command('convert', path.name, series=0, output='NEW.tif')}')."
+            f"('{conversion(path, series=0)}')."
         )
     return found[0]
 
@@ -354,9 +368,9 @@ def check_complete(opened: Opened, series: Any, path: Path, *, alone: bool) -> N
         described = sum(_planes(s, "XYS") for s in tif.series)
         if own + opened.others > described:
             raise PlanesError(
-                f"{path} describes {described} planes, but {own + opened.others} pages are there: the others "
-                "would be left out. Export it again; or say what its pages are, with axes "
-                f"('{command('convert', path.name, axes='ZYX', output='NEW.tif')}')."
+                f"{path} describes {described} planes, but {own + opened.others} pages are there.",
+                "The others would be left out. Export it again; or say what its pages are, with axes "
+                f"('{conversion(path, axes='ZYX')}').",
             )
 
 

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import command
+from volseg.arguments import conversion
 from volseg.errors import InputError
 from volseg.io import nrrd
+from volseg.io.grid import is_bare
 from volseg.io.tiff import TiffHeader
 from volseg.io.volume import Notes, Volume
 
@@ -41,6 +42,7 @@ __all__ = [
     "refuse_lost",
     "signed_steps",
     "sizes_agree",
+    "sizes_in_words",
 ]
 
 TOLERANCE = 0.01  # of a voxel, at every corner
@@ -171,11 +173,6 @@ def has_position(volume: Volume) -> bool:
     return not (plain and volume.path.name.lower().endswith(_WITHOUT))
 
 
-def is_bare(volume: Volume) -> bool:
-    """Whether the file said nothing about position or size."""
-    return not volume.unit and np.array_equal(volume.affine, np.eye(len(volume.affine)))
-
-
 def onto_image(
     image: Volume, label: Volume, notes: Notes, *, case: str = "", fill: int = 0, asked: bool = False
 ) -> Volume:
@@ -210,7 +207,11 @@ def _of_same_size(image: Volume, label: Volume, case: str, notes: Notes) -> Volu
     """A label of the image's size: turned if its position says so, else voxel by voxel."""
     if not has_position(label):
         different = not np.allclose(image.spacing, label.spacing, rtol=_ALIKE)
-        sizes = f" Their voxel sizes differ: {_sizes(image)} and {_sizes(label)}." if different else ""
+        sizes = (
+            f" Their voxel sizes differ: {sizes_in_words(image)} and {sizes_in_words(label)}."
+            if different
+            else ""
+        )
         notes.info(
             "%s%s and %s have the same size and no position; they are taken voxel by voxel.%s",
             case, image.name, label.name, sizes,
@@ -274,7 +275,8 @@ def _placed(image: Volume, label: Volume, found: _Candidate, case: str, asked: b
     if not asked and not any(laid.start) and equal < image.spatial_dims - 1:
         raise _other_size(image, label, case, _MAY_BEGIN_THERE)
     if not asked and not sizes_agree(image, label):
-        sizes = f"Its voxels are {_sizes(label)}, the image's {_sizes(image)}: they may not be the same ones."
+        ours, theirs = sizes_in_words(image), sizes_in_words(label)
+        sizes = f"Its voxels are {theirs}, the image's {ours}: they may not be the same ones."
         raise _other_size(image, label, case, sizes)
     refuse_lost(laid, image.name, f"{case}{label.name}")
     within = all(
@@ -342,7 +344,7 @@ def _in_other_order(image: Volume, label: Volume) -> str:
         axes = "XYZ"[: image.spatial_dims]
         return (
             "These are the same numbers in reverse. If its axes were stored in reverse, say so: "
-            f"'{command('convert', label.name, axes=axes, output='NEW')}'."
+            f"'{conversion(label.name, axes=axes)}'."
         )
     return "It has no position, either, that says which part of the image it is."
 
@@ -360,12 +362,13 @@ def _other_size(image: Volume, label: Volume, case: str, why: str, *, part: bool
 
 def like_command(image: Volume, label: Volume) -> str:
     """What to type to lay a label onto an image's grid, in quotation marks."""
-    return f"'{command('convert', label.name, like=image.name, output='NEW')}'"
+    return f"'{conversion(label.name, like=image.name)}'"
 
 
 def _times(volume: Volume) -> str:
     return " x ".join(str(n) for n in volume.spatial_shape)
 
 
-def _sizes(volume: Volume) -> str:
+def sizes_in_words(volume: Volume) -> str:
+    """The voxel size for messages: ``0.5 x 0.5 x 2 um``."""
     return " x ".join(f"{size:.4g}" for size in volume.spacing) + (f" {volume.unit}" if volume.unit else "")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.arguments import by_door, command, option
+from volseg.arguments import by_door, conversion, option
 from volseg.errors import InputError
 from volseg.io.colours import several_channels
 from volseg.labels import as_integers
@@ -222,7 +222,7 @@ def require_finite(array: NDArray[Any], source: str) -> None:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     what = _count(~np.isfinite(array), "NaN or infinite voxel")
-    typed = f"'{command('convert', source, nonfinite='replace', output='NEW')}'"
+    typed = f"'{conversion(source, nonfinite='replace')}'"
     raise InputError(
         f"{source} holds {what}. One of them is enough to make every normalised voxel NaN. "
         "Repair the file, or put the image's smallest value there: "

@@ -185,8 +185,9 @@ def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if is_trained(folder) and not resume and not overwrite:
         raise RefusedError(
-            f"{folder} holds a trained model already. Go on with it by {option('resume', True)}, train in "
-            f"another folder by {option('output_dir', 'NAME')}, or replace it by {option('overwrite', True)}."
+            f"{folder} holds a training already, complete or stopped. Go on with it by "
+            f"{option('resume', True)}, train in another folder by {option('output_dir', 'NAME')}, or "
+            f"replace it by {option('overwrite', True)}."
         )
     if (folder / "metrics.json").exists() and not resume and not overwrite:
         raise RefusedError(
