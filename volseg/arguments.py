@@ -106,8 +106,8 @@ _WRITTEN_AS = {".nhdr": ".nrrd", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png"
 
 
 def conversion(source: object, **options: Any) -> str:
-    """A command line to copy that writes a file again in its own format, or the nearest that can be written:
-    ``volseg convert d/a.tif --axes ZYX -o NEW.tif``.
+    """A command line to copy that writes a file again, as ``NEW.tif`` or ``NEW.nii.gz``: in its own format,
+    or the nearest that can be written.
 
     Args:
         source: the file, as the user named it.

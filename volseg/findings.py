@@ -65,7 +65,8 @@ def table(findings: Sequence[Finding], folder: Path) -> Iterator[str]:
     for number, row in enumerate(rows):
         widths = _WIDTHS if row[2] else (_WIDTHS[0], sum(_WIDTHS[1:]) + 2, 0)
         cells = [
-            textwrap.wrap(text, width) if text else [""] for text, width in zip(row, widths, strict=True)
+            textwrap.wrap(text, width, break_on_hyphens=False) if text else [""]
+            for text, width in zip(row, widths, strict=True)
         ]
         for line in range(max(map(len, cells))):
             parts = [cell[line] if line < len(cell) else "" for cell in cells]

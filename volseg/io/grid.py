@@ -192,18 +192,12 @@ def with_spacing(
     affine = volume.affine.copy()
     affine[:-1, :-1] *= np.array(sizes) / np.array(volume.spacing)
     affine[:-1, -1] *= factor
-    named = (
-        "names no voxel size"
-        if is_bare(volume)
-        else f"is taken to have {_times(volume.spacing)} {_unit(volume)}"
-    )
+    before = f"{_times(volume.spacing)} {_unit(volume)} without that"
+    if is_bare(volume):
+        before = "the file names no voxel size"
     with noticing(notes, volume.path) as noted:
         noted.info(
-            "%s: voxels of %s %s, as given (the file %s).",
-            volume.name,
-            _times(sizes),
-            unit or "(no unit)",
-            named,
+            "%s: voxels of %s %s, as given (%s).", volume.name, _times(sizes), unit or "(no unit)", before
         )
     return replace(volume, affine=affine, unit=unit, notes=(*volume.notes, *noted))
 
