@@ -399,6 +399,15 @@ def test_densify_continues_a_session(scene, tmp_path):
     axis, index = planes(truth)[0]
     plane = done.labels.take(index, axis) if done.labels.ndim == 3 else done.labels
     assert np.mean(plane == found) > 0.85
+    settings = json.loads((tmp_path / "more" / "settings.json").read_text())
+    assert settings["unlabelled"] == 255
+    more = volseg.densify(
+        name, tmp_path / "out" / "spots_paint.nii.gz", tmp_path / "third", continue_from=tmp_path / "more",
+        minutes=0.01, folds=0, compare=False,
+    )  # fmt: skip
+    assert set(np.unique(more.labels)) == {0, 1}
+    with Session.open(tmp_path / "more") as opened:
+        np.testing.assert_array_equal(opened.labels, read_volume(settings["labels"][0]["path"]).array[0])
     applied = volseg.densify(image=image, output=tmp_path / "alone", apply=tmp_path / "out")
     assert np.mean(applied.labels == truth) > 0.9
 

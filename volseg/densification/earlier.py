@@ -27,7 +27,7 @@ from volseg.pixelwise import bank_of
 from volseg.pixelwise.features import Bank, responses_at
 from volseg.runs.checkpoint import load_checkpoint
 
-__all__ = ["Earlier", "Seen", "distance", "load_earlier", "look_at", "pixels_of"]
+__all__ = ["Earlier", "Seen", "choices_in", "distance", "load_earlier", "look_at", "pixels_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ def load_earlier(source: Path, *, is_applied: bool = False) -> Earlier:
         is_applied,
         tuple(map(Seen.from_state, content.get("images", []))),
         _json(folder / "scores.json"),
-        _json(folder / "settings.json").get("choices", {}),
+        choices_in(_json(folder / "settings.json")),
     )
 
 
@@ -342,3 +342,11 @@ def pixels_of(image: Volume) -> str:
     whole = hashlib.sha256(f"{array.shape} {array.dtype.newbyteorder('=').str}".encode())
     whole.update(array.data)
     return whole.hexdigest()
+
+
+def choices_in(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices in a ``settings.json``; what was not said of unlabelled voxels is as it was taken over."""
+    choices = dict(settings.get("choices") or {})
+    if choices.get("unlabelled") is None and not (choices.get("painted_only") or choices.get("finished")):
+        choices["unlabelled"] = settings.get("unlabelled")
+    return choices

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from volseg.arguments import option
 from volseg.densification.calibration import Calibrator
+from volseg.densification.earlier import Earlier
 from volseg.densification.inputs import FORMER_METHODS, Inputs
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import (
@@ -283,6 +284,7 @@ def settings_of(
     command: str,
     *,
     learner: str | None,
+    earlier: Earlier | None,
     continued: Path | None,
     applied: Path | None,
 ) -> dict[str, Any]:
@@ -291,6 +293,7 @@ def settings_of(
         "image": _content(inputs.image, inputs.image_files, inputs.digests),
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
         "choices": dict(choices),
+        "unlabelled": None if earlier is None else earlier.choices.get("unlabelled"),
         "learner": learner,
         "continued": None if continued is None else str(continued),
         "applied": None if applied is None else str(applied),

@@ -104,13 +104,9 @@ class Run:
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
         settings = settings_of(
-            self.inputs,
-            self.choices.as_json(),
-            command,
-            learner=self.learner.name if self.learner else None,
-            continued=self.continued,
-            applied=self.applied,
-        )
+            self.inputs, self.choices.as_json(), command, learner=self.learner.name if self.learner else None,
+            earlier=self.earlier, continued=self.continued, applied=self.applied,
+        )  # fmt: skip
         if self.outputs is None:
             return self._work(settings, resume=False)
         self.place = self.outputs.open(settings, resume=resume, overwrite=overwrite)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from volseg.annotation import understand_paint
 from volseg.arguments import option
+from volseg.densification.earlier import choices_in
 from volseg.errors import InputError, ResourceError
 from volseg.io import (
     Segment,
@@ -161,7 +162,7 @@ class Folder:
         content = read_json(settings)
         entries = content.get("labels") or [] if isinstance(content, dict) else []
         files = [one["path"] for one in entries if isinstance(one, dict) and "path" in one]
-        choices = content.get("choices") or {} if isinstance(content, dict) else {}
+        choices = choices_in(content) if isinstance(content, dict) else {}
         read = {key: choices[key] for key in _READ if key in choices}
         return (self._found(files[0]), read) if files else None
 
