@@ -8,6 +8,7 @@ One thread does one short thing after another, the most urgent first, so that no
 4. where to paint next, the score, and slices next to those that are looked at, once painting has paused.
 """
 
+import importlib
 import logging
 import threading
 import time
@@ -91,6 +92,7 @@ class Worker:
         self._wake.set()
 
     def _run(self) -> None:
+        importlib.import_module("torch._dynamo")  # an optimiser needs it: a second that no stroke waits for
         while not self._over.is_set():
             self._wake.clear()
             try:
