@@ -312,6 +312,8 @@ def test_densify_takes_the_paint_and_a_session_opens_what_it_made(scene, tmp_pat
         session.learn(steps=20)  # as beside the page, from the same paint
         found = [session.known_slice(*plane) for plane in planes(truth)]
         assert all(one.revision == 0 for one in found)
+        assert session.score().value is None
+        assert "nothing could be held out" in session.score().reason
     on = labels != 255
     np.testing.assert_array_equal(done.labels[on], labels[on])
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
@@ -342,10 +344,18 @@ def test_what_densify_made_by_itself_is_opened_and_opened_again(scene, tmp_path)
             np.testing.assert_array_equal(session.labels, labels)
             assert session.known_slice(axis, index).revision == 0
             np.testing.assert_array_equal(session.slice(axis, index).values, found)
+    one = {"value": 0.7, "low": 0.6, "high": 0.8}
+    reported = {"volseg": {"headline": {"IoU": one}, "IoU": {"background": one, "spot": one}}}
+    (tmp_path / "out" / "scores.json").write_text(json.dumps({"scores": reported}))
+    with Session.open(tmp_path / "out") as session:
+        score = session.score()
+        assert (score.value, score.low, score.high) == (0.7, 0.6, 0.8)
+        assert score.per_class == dict.fromkeys((0, 1), (0.7, 0.6, 0.8))
     with Session.open(tmp_path / "out") as session:
         assert session.paint(axis, index, (found == 1) & (session.paint_slice(axis, index) == 255), 0)
         session.learn(steps=20)
         assert session.known_slice(axis, index) is None
+        assert session.score().value != 0.7
     with Session.open(tmp_path / "out") as session:
         assert session.known_slice(axis, index) is None
 

@@ -7,6 +7,7 @@ and reads: so a session continues from its results, and they from a session.
 import glob
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,12 @@ class Folder:
                 return None
         first, second = (sorted(self.path.glob(f"{stem}_{k}.*"))[0] for k in ("segmentation", "confidence"))
         return first, second
+
+    def scores(self) -> Mapping[str, Any]:
+        """What densify reports of that; empty if it could not, or if it cannot be read."""
+        with suppress(InputError, OSError, ValueError, KeyError, TypeError):
+            return dict(read_json(self.path / "scores.json")["scores"]["volseg"])
+        return {}
 
     def write_about(self, image: Image, spacing: str | Sequence[float] | None) -> None:
         """Note which image it is, by its files."""

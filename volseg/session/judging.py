@@ -4,7 +4,7 @@ Places are held out in turn, and short trainings from nothing on the others are 
 :mod:`volseg.densification.strokes`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from volseg.densification.strokes import live_score
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Live, Paint
 from volseg.session.canvas import DENSE
+from volseg.session.painting import ClassInfo
 
 if TYPE_CHECKING:
     from volseg.session.session import Session
 
-__all__ = ["Score", "score"]
+__all__ = ["Score", "score", "score_of_made"]
 
 _ROUNDS, _STEPS = 3, 40  # of each training
 _DENSE = 2**26  # voxels of the largest volume that is scored while painting
@@ -99,6 +100,22 @@ def score(session: "Session", should_stop: Callable[[], bool] | None = None) -> 
     seen = "" if share == 1 else f" It is of the {share:.0%} of the volume that has been looked at so far."
     per_class = {value: (s.value, s.low, s.high) for value, s in zip(values, found.per_class, strict=True)}
     return Score(found.value, found.low, found.high, per_class, (found.reason + seen).strip(), revision)
+
+
+def score_of_made(scores: Mapping[str, Any], classes: Mapping[int, ClassInfo], revision: int) -> Score:
+    """What densify reports of the volume that it made.
+
+    Args:
+        scores: ``"volseg"`` of its ``scores.json``; empty if nothing could be held out.
+    """
+    if not scores:
+        text = "Of the volume that was made there is no score: nothing could be held out of the paint."
+        return Score(None, None, None, {}, text, revision)
+    main, each = scores["headline"]["IoU"], scores["IoU"]
+    names = {value: info.name for value, info in classes.items() if info.name in each}
+    per_class = {v: (each[n]["value"], each[n]["low"], each[n]["high"]) for v, n in names.items()}
+    text = "It is of the volume that was made."
+    return Score(main["value"], main["low"], main["high"], per_class, text, revision)
 
 
 def _at_hand(session: "Session", live: Live) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from volseg.session.advice import Place, suggest
 from volseg.session.canvas import DENSE
 from volseg.session.folder import Folder, write_labels, write_large
 from volseg.session.found import Confidence, Found, Plane
-from volseg.session.judging import Score, score
+from volseg.session.judging import Score, score, score_of_made
 from volseg.session.painting import packed_values
 
 __all__ = ["Session"]
@@ -71,10 +71,11 @@ class Session(Found):
         device: str | None = None,
     ) -> None:
         super().__init__(image, folder, classes, paint, read, spacing, seed)
+        self._scores: Mapping[str, Any] = {}  # of the whole result
         self.device = device
         if self.folder is not None and self.is_result:
             self._whole = self._read_result()
-            self._whole_of = self.revision
+            self._whole_of, self._scores = self.revision, self.folder.scores()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], **given: Any) -> "Session":
@@ -133,8 +134,11 @@ class Session(Found):
     def score(self, should_stop: Callable[[], bool] | None = None) -> Score | None:
         """How good the result is, with an interval, or that there is too little paint to tell.
 
-        Four short trainings; ``None`` if ``should_stop`` ended them.
+        Four short trainings; ``None`` if ``should_stop`` ended them. Of a volume that densify has made of the
+        same paint, what densify reports.
         """
+        if self._whole is not None and self._whole_of == self.revision:
+            return score_of_made(self._scores, self.classes, self.revision)
         return score(self, should_stop)
 
     def suggest(self) -> Place | None:
@@ -168,7 +172,7 @@ class Session(Found):
             self._note({"do": "densified", "revision": revision})
         with self._learning:
             self._whole = done.labels.astype(np.uint8), done.confidence
-            self._whole_of = revision
+            self._whole_of, self._scores = revision, done.scores.get("volseg", {})
             self._planes.clear()
         return done
 

@@ -89,6 +89,7 @@ class Worker:
     def rest(self, resting: bool) -> None:
         """Leave the processor to something else, or go on."""
         (self._resting.set if resting else self._resting.clear)()
+        self._scored = -1  # the volume may have been made meanwhile, which has a score of its own
         self._wake.set()
 
     def _run(self) -> None:
