@@ -1019,6 +1019,7 @@ def test_strokes_are_scored_by_place_and_it_is_said_what_was_drawn(
     assert "without strokes of" in caplog.text
     where = done.suggestion.in_words(size)
     assert f"Paint next: {where}" in caplog.text
+    assert "?. " not in caplog.text
     assert json.loads((first / "scores.json").read_text())["suggestion"]["point"] == [*done.suggestion.point]
     assert where in html.unescape((first / "report.html").read_text())
     assert "Go to this place" in (first / "report.html").read_text()

@@ -168,7 +168,8 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         next_one = done.suggestion
         gain = "" if next_one.gain is None else f" (at most {100 * next_one.gain:+.1f} points of mean IoU)"
         where = next_one.in_words(done.labels.shape)
-        found.append(f"Paint next: {where}{gain}. {next_one.text}".rstrip())
+        end = "" if f"{where}{gain}".endswith("?") else "."
+        found.append(f"Paint next: {where}{gain}{end} {next_one.text}".rstrip())
         if next_one.todo:
             found.append(f"{next_one.todo} {next_one.command}".rstrip())
     if done.learner is not None:
