@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volseg.errors import InputError, RefusedError, ResourceError
-from volseg.io import Volume, write_volume
+from volseg.io import Volume, read_volume, write_volume
 from volseg.runs.claim import take_lock
 from volseg.session import Session
+from volseg.session.about import About
 from volseg.session.bricks import BrickLabels
+from volseg.session.folder import Folder
 from volseg.session.journal import Journal, read_journal
 from volseg.session.painting import Painting
 from volseg.session.shapes import brush, flooded, outline
@@ -527,6 +529,101 @@ class TestJournal:
         Session(np.zeros((1, 9, 9)), tmp_path).close()
         with pytest.raises(InputError, match="holds paint for an image of 9 x 9 voxels, and image has 9 x 8"):
             Session(np.zeros((1, 9, 8)), tmp_path)
+
+    def test_a_folder_of_an_image_with_other_values_or_channels_is_refused_and_a_moved_one_is_not(
+        self, size, tmp_path, caplog
+    ):
+        random = np.random.default_rng(0)
+        one, other = (random.integers(0, 99, (1, *size)).astype(np.uint8) for _ in range(2))
+        paths = [tmp_path / name / "im.tif" for name in "abc"]
+        for path, array in zip(paths, (one, other, one), strict=True):
+            path.parent.mkdir()
+            write_volume(path, array[0], Volume(array, np.eye(len(size) + 1)))
+        axis, index = planes(size)[0]
+        mask = np.ones(shape_of(size, axis), bool)
+        with Session(paths[0], tmp_path / "s", CLASSES) as session:
+            session.paint(axis, index, mask, 1)
+            labels = session.labels
+        with pytest.raises(
+            InputError, match=rf"{paths[0]} when .* {paths[1]} now.*start there from the file"
+        ):
+            Session(paths[1], tmp_path / "s")
+        with pytest.raises(InputError, match="holds paint for an image of 1 channels, and im.tif has 2"):
+            Session([paths[0], paths[2]], tmp_path / "s")
+        assert not (tmp_path / "s" / ".paint.lock").exists()
+        caplog.set_level("INFO")
+        for image in (paths[2], one.astype(np.float32)):
+            with Session(image, tmp_path / "s") as session:
+                np.testing.assert_array_equal(session.labels, labels)
+        assert f"{paths[0]} is now at {paths[2]}; it is the same image." in caplog.text
+
+    def test_a_folder_of_an_earlier_version_opens(self, tmp_path):
+        image, mask = np.zeros((1, 20, 20), np.uint8), np.eye(20, dtype=bool)
+        with Session(image, tmp_path, CLASSES) as session:
+            session.paint(2, 0, mask, 1)
+        earlier = {"image": [], "size": [20, 20], "channels": 1, "spacing": None}
+        (tmp_path / "session.json").write_text(json.dumps(earlier))
+        for number in range(2):
+            with Session(image, tmp_path) as session:
+                session.paint(2, 0, np.roll(mask, number + 1, 0), 2)
+                labels = session.labels
+        np.testing.assert_array_equal(read_volume(tmp_path / "image_paint.nii.gz").array[0], labels)
+        assert len(list(tmp_path.glob("*_paint*"))) == 1
+        with pytest.raises(InputError, match="with other values: an array in memory when it was painted"):
+            Session(image + 1, tmp_path)
+
+    def test_a_spacing_that_was_given_once_is_known(self, tmp_path):
+        image = np.zeros((1, 9, 9, 5), np.uint8)
+        write_volume(tmp_path / "i.tif", image[0], Volume(image, np.eye(4)))
+        for size_given, expected in (
+            ("0.5,0.5,2", (0.5, 0.5, 2)), (None, (0.5, 0.5, 2)), ((1, 1, 3), (1, 1, 3)), (None, (1, 1, 3))
+        ):  # fmt: skip
+            with Session(tmp_path / "i.tif", tmp_path / "s", spacing=size_given) as session:
+                assert session.spacing == pytest.approx(expected)
+        with Session.open(tmp_path / "s") as session:
+            assert session.spacing == pytest.approx((1, 1, 3))
+
+    def test_files_of_the_person_stay(self, tmp_path):
+        """The folder of the image, in which names that a session writes are taken."""
+        image = np.random.default_rng(0).integers(0, 99, (1, 20, 18, 5)).astype(np.uint8)
+        like, paint = Volume(image, np.eye(4)), np.full((20, 18, 5), 255, np.uint8)
+        paint[:9, :, 2], paint[9:, :, 2] = 1, 2
+        write_volume(tmp_path / "st.tif", image[0], like)
+        write_volume(tmp_path / "st_paint.tif", paint, like)
+        (tmp_path / "settings.json").write_text('{"mine": 1}')
+        mine = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        for number in range(3):
+            given = {} if number else {"paint": tmp_path / "st_paint.tif"}
+            with Session(tmp_path / "st.tif", tmp_path, **given) as session:
+                session.paint(2, number, np.eye(20, 18, dtype=bool), 1)
+                session.learn(steps=1)
+                labels = session.labels
+                for path in (tmp_path / "st_paint.tif", tmp_path / "st.tif", tmp_path / "session.json"):
+                    with pytest.raises(RefusedError, match="is read by this session, and would be lost"):
+                        session.export(path, "paint", overwrite=True)
+                with pytest.raises(RefusedError, match=r"settings.json exists already"):
+                    session.densify(0.01)
+        assert {path: path.read_bytes() for path in mine} == mine
+        assert sorted(path.name for path in tmp_path.glob("*_paint*")) == ["st_paint.tif", "st_paint_2.tif"]
+        np.testing.assert_array_equal(read_volume(tmp_path / "st_paint_2.tif").array[0], labels)
+        edited = np.roll(labels, 1, 0)
+        write_volume(tmp_path / "st_paint_2.tif", edited, like, overwrite=True)
+        with Session(tmp_path / "st.tif", tmp_path) as session:
+            np.testing.assert_array_equal(session.labels, labels)
+        np.testing.assert_array_equal(read_volume(tmp_path / "st_paint_2.tif").array[0], edited)
+        np.testing.assert_array_equal(read_volume(tmp_path / "st_paint_3.tif").array[0], labels)
+
+    def test_a_file_whose_writing_failed_is_not_taken_for_its_own(self, tmp_path, monkeypatch):
+        about = About(Folder(tmp_path))
+        with pytest.raises(KeyboardInterrupt), about.writing(tmp_path / "a"):
+            raise KeyboardInterrupt
+        (tmp_path / "a").write_text("of the person")
+        assert not about.may_replace(tmp_path / "a")
+        (tmp_path / "a").unlink()
+        with about.writing(tmp_path / "a"):
+            assert About(Folder(tmp_path)).may_replace(tmp_path / "a")  # as after a kill
+            (tmp_path / "a").write_text("ours")
+        assert About(Folder(tmp_path)).may_replace(tmp_path / "a")
 
     @pytest.mark.slow
     def test_a_kill_costs_at_most_the_stroke_in_progress(self, tmp_path):

@@ -171,6 +171,7 @@ def test_a_name_with_brackets_finds_its_result(tmp_path):
 
 def test_densify_replaces_what_is_in_its_own_folder_only(scene, tmp_path, monkeypatch):
     session, given = Session(scene[0], tmp_path / "own", CLASSES), []
+    (tmp_path / "own" / "settings.json").write_text('{"choices": {}}')  # of a result of densify
 
     def densify(image, paint, target, **choices):
         given.append((target, choices["overwrite"]))

@@ -4,12 +4,11 @@ An act has an ``id``, which the page gave it. The session notes it with what was
 again, because the answer was lost or the server had to be started again, is done once.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from volseg.errors import InputError, RefusedError
+from volseg.errors import InputError
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.page.asked import Asked
@@ -130,7 +129,4 @@ def save(session: Session, asked: Asked) -> dict[str, Any]:
     folder = session.folder
     if not path.is_absolute():
         path = (Path.cwd() if folder is None else folder.path.resolve().parent) / path
-    inputs = [*session.image.files, *([folder.journal, folder.about] if folder else [])]
-    if os.path.exists(path) and any(one.exists() and path.samefile(one) for one in inputs):
-        raise RefusedError(f"{path} is read by this session, and would be lost. Choose another name.")
     return {"path": str(session.export(path, what, overwrite=overwrite))}

@@ -15,6 +15,7 @@ from volseg.errors import RefusedError, ResourceError
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.runs.claim import PAINT_LOCK, release
+from volseg.session.about import About
 from volseg.session.classes import changed, named, with_background
 from volseg.session.folder import Folder, Image, Start, open_image, read_start
 from volseg.session.journal import Journal, Record, read_journal, taken
@@ -41,13 +42,17 @@ class Canvas:
         read: Mapping[str, Any] | None,
         spacing: str | Sequence[float] | None,
     ) -> None:
+        self.folder = None if folder is None else Folder(Path(folder))
+        if spacing is None and self.folder is not None:
+            spacing = About(self.folder).spacing
         self.image: Image = open_image(image, spacing)
         self._painting = Painting(self.image.size)
         self._lock = threading.RLock()
         self._journal: Journal | None = None
+        self._about: About | None = None
         self._is_closed = False
         self.is_result = False  # what densify has written in the folder, if it has, is of the paint at hand
-        self.folder = None if folder is None else Folder(Path(folder))
+        self.start_paint = None if paint is None else Path(paint)
         with ExitStack() as stack:
             if self.folder is not None:
                 self.folder.make()
@@ -65,14 +70,21 @@ class Canvas:
 
     def _open(self, folder: Folder, spacing: str | Sequence[float] | None) -> bool:
         """Replay the journal of a folder; whether there was one."""
-        folder.check(self.image)
+        about = About(folder)
+        about.check(self.image)
+        self._about = about
         number, begun = 0, False
         for record in read_journal(folder.journal):
             number, begun = record["n"] + 1, begun or record.get("do") == "begin"
             self._replay(record)
-        if not folder.about.is_file():
-            folder.write_about(self.image, spacing)
-        self._journal = Journal(folder.journal, number, lambda: folder.write_about(self.image, spacing))
+        if begun or self.start_paint is None:
+            self.start_paint = about.paint
+        if not begun and self.start_paint is None:
+            self.start_paint = (folder.labels_of_result() or (None,))[0]
+        about.note(self.image, spacing, self.start_paint)
+        self._journal = Journal(
+            folder.journal, number, lambda: about.note(self.image, spacing, self.start_paint)
+        )
         if number and not begun:  # a kill while the paint to start from was taken over
             self._replay({"do": "restart"})
             self._note({"do": "restart"})

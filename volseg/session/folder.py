@@ -138,8 +138,7 @@ class Folder:
                     f"on. Name the image, and the folder with {option('output')}."
                 )
             found = tuple(self._found(str(file)) for file in files)
-            given = content.get("spacing") or (content.get("choices") or {}).get("spacing")
-            return found, given
+            return found, content.get("spacing") or (content.get("choices") or {}).get("spacing")
         raise InputError(
             f"{self.path} holds neither a session nor a result of volseg densify. Name an image, or such a "
             "folder."
@@ -154,6 +153,13 @@ class Folder:
             f"{self.path} was painted on {name}, which is not there. Bring the image back, or name it and "
             f"give the folder with {option('output')}."
         )
+
+    def spacing_of_result(self) -> str | list[float] | None:
+        """The voxel size that was given for the image of a result of densify here."""
+        settings = self.path / "settings.json"
+        content = read_json(settings) if settings.is_file() else None
+        choices = content.get("choices") if isinstance(content, dict) else None
+        return choices.get("spacing") if isinstance(choices, dict) else None
 
     def labels_of_result(self) -> tuple[Path, Mapping[str, Any]] | None:
         """The paint that a result of densify here was learnt from, and how it was read."""
@@ -182,36 +188,12 @@ class Folder:
             return dict(read_json(self.path / "scores.json")["scores"]["volseg"])
         return {}
 
-    def write_about(self, image: Image, spacing: str | Sequence[float] | None) -> None:
-        """Note which image it is, by its files."""
-        entries = [{"path": str(path.resolve())} for path in image.files]
-        about = {"image": entries, "size": list(image.size), "channels": image.channels}
-        about |= {"spacing": spacing if spacing is None or isinstance(spacing, str) else list(spacing)}
-        write_json(self.about, about)
-
     def write_settings(self, image: Image, paint: Path, names: Mapping[int, str]) -> None:
         """What densify has to know of the paint to continue: how it is read, and its classes' names."""
         choices = {"unlabelled": IGNORE_INDEX, "names": {str(value): name for value, name in names.items()}}
         files = {"image": image.files, "labels": [paint]}
         entries = {what: [{"path": str(path.resolve())} for path in paths] for what, paths in files.items()}
         write_json(self.path / "settings.json", entries | {"choices": choices})
-
-    def check(self, image: Image) -> None:
-        """Whether a session here is one on this image.
-
-        Raises:
-            InputError: if it is on one of another size.
-        """
-        if not self.about.is_file():
-            return
-        content = read_json(self.about)
-        size = content.get("size") if isinstance(content, dict) else None
-        if size is not None and list(size) != list(image.size):
-            raise InputError(
-                f"{self.path} holds paint for an image of {' x '.join(map(str, size))} voxels, and "
-                f"{image.name} has {' x '.join(map(str, image.size))}. Choose another folder "
-                f"({option('output')})."
-            )
 
 
 def open_image(image: Any, spacing: str | Sequence[float] | None = None) -> Image:

@@ -1,5 +1,6 @@
 """One volume, its paint, what learns from it, and what it finds: all that a window shows, without one."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from volseg.errors import RefusedError, ResourceError
 from volseg.io import Volume, output_suffix, read_volume, suffix_of
 from volseg.labels import IGNORE_INDEX
 from volseg.runs.checkpoint import save_checkpoint
+from volseg.session.about import same_file
 from volseg.session.advice import Place, suggest
 from volseg.session.canvas import DENSE
 from volseg.session.folder import Folder, write_labels, write_large
@@ -23,6 +25,8 @@ from volseg.session.judging import Score, score, score_of_made
 from volseg.session.painting import packed_values
 
 __all__ = ["Session"]
+
+logger = logging.getLogger(__name__)
 
 
 class Session(Found):
@@ -80,8 +84,7 @@ class Session(Found):
     @classmethod
     def open(cls, folder: str | os.PathLike[str], **given: Any) -> "Session":
         """Continue what lies in a folder: a session, or a result of ``volseg densify``."""
-        files, spacing = Folder(Path(folder)).images()
-        given.setdefault("spacing", spacing)
+        files, _ = Folder(Path(folder)).images()
         return cls(files[0] if len(files) == 1 else list(files), folder, **given)
 
     def _read_result(self) -> tuple[Plane, Confidence] | None:
@@ -162,12 +165,13 @@ class Session(Found):
         own = None if self.folder is None else self.folder.path
         target = own if folder is None else Path(folder)
         is_own = own is not None and target is not None and target.resolve() == own.resolve()
+        is_ours = is_own and self._about is not None and self._about.is_result_replaceable()
         labels, like = self.labels, self.image.like
         if target is None:
             with tempfile.TemporaryDirectory() as temporary:
                 done = self._densified(labels, like, Path(temporary) / "result", minutes, choices)
         else:
-            done = self._densified(labels, like, target, minutes, {"overwrite": is_own, **choices})
+            done = self._densified(labels, like, target, minutes, {"overwrite": is_ours, **choices})
         if is_own:
             self._note({"do": "densified", "revision": revision})
         with self._learning:
@@ -210,17 +214,23 @@ class Session(Found):
     def save(self) -> None:
         """Write the paint as a file beside the journal, and what was learnt for densify to continue.
 
-        Where a whole result of densify lies in the folder, its model stays: it knows more.
+        Where a whole result of densify lies in the folder, its model stays: it knows more. Files of these
+        names that the session did not write stay, too.
         """
-        if self.folder is None:
+        if self.folder is None or self._about is None:
             return
         self._require_open()
         name = self.image.name
         stem = name[: len(name) - len(suffix_of(name))]
         suffix = output_suffix(name) if self.image.files else ".nii.gz"
-        paint = self.folder.path / f"{stem}_paint{suffix}"
-        write_labels(paint, self.labels, self.image.like, self.classes)
+        paint = self._about.free_name(f"{stem}_paint", suffix)
+        with self._about.writing(paint):
+            write_labels(paint, self.labels, self.image.like, self.classes)
         if self._live is None or not self._model or (self.folder.path / "report.html").exists():
+            return
+        model_file, settings = (self.folder.path / name for name in ("model.pt", "settings.json"))
+        if not all(map(self._about.may_replace, (model_file, settings))):
+            logger.info("%s or %s is not of this session, and stays.", model_file, settings.name)
             return
         counts = self.counts()
         names = {value: info.name for value, info in self.classes.items() if counts[value]}
@@ -232,8 +242,10 @@ class Session(Found):
             model = self._live.as_model([places[value] for value in learnt])
         about = {"values": learnt, "names": [names[value] for value in learnt]}
         about |= {"channels": self.image.channels, "images": []}
-        save_checkpoint(self.folder.path / "model.pt", model.state() | about)
-        self.folder.write_settings(self.image, paint, dict(sorted(names.items())))
+        with self._about.writing(model_file):
+            save_checkpoint(model_file, model.state() | about)
+        with self._about.writing(settings):
+            self.folder.write_settings(self.image, paint, dict(sorted(names.items())))
 
     def export(self, path: str | os.PathLike[str], what: str = "result", *, overwrite: bool = False) -> Path:
         """Write the paint or the result of the whole volume, in any format that volseg writes.
@@ -242,8 +254,11 @@ class Session(Found):
             what: ``"paint"`` (255 where unlabelled) or ``"result"``.
 
         Raises:
-            RefusedError: if the file exists and is not to be overwritten.
+            RefusedError: if the file exists and is not to be overwritten, or the session reads it.
         """
+        own = () if self.folder is None else (self.folder.journal, self.folder.about)
+        if same_file(Path(path), self.start_paint, *self.image.files, *own):
+            raise RefusedError(f"{path} is read by this session, and would be lost. Choose another name.")
         if what not in ("paint", "result"):
             raise ValueError(f"what = {what!r} must be 'paint' or 'result'.")
         is_large = np.prod(self.size, dtype=float) > DENSE
