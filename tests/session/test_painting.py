@@ -572,6 +572,21 @@ class TestJournal:
         with pytest.raises(InputError, match="with other values: an array in memory when it was painted"):
             Session(image + 1, tmp_path)
 
+    def test_a_folder_of_an_earlier_version_opens_on_a_full_disk(self, tmp_path, monkeypatch):
+        def full(*_):
+            raise ResourceError("no room")
+
+        image, mask = np.zeros((1, 20, 20), np.uint8), np.eye(20, dtype=bool)
+        with Session(image, tmp_path, CLASSES) as session:
+            session.paint(2, 0, mask, 1)
+            labels = session.labels
+        (tmp_path / "session.json").write_text(json.dumps({"image": [], "size": [20, 20]}))
+        with monkeypatch.context() as patch:
+            patch.setattr("volseg.session.about.write_json", full)
+            session = Session(image, tmp_path)
+            np.testing.assert_array_equal(session.labels, labels)
+        session.close()
+
     def test_a_spacing_that_was_given_once_is_known(self, tmp_path):
         image = np.zeros((1, 9, 9, 5), np.uint8)
         write_volume(tmp_path / "i.tif", image[0], Volume(image, np.eye(4)))

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ class About:
         content |= {"paint": None if paint is None else str(paint.resolve())}
         if self._content != self._content | content or not self.folder.about.is_file():
             self._content |= content
-            write_json(self.folder.about, self._content)
+            with suppress(ResourceError) if self.folder.about.is_file() else nullcontext():
+                write_json(self.folder.about, self._content)  # on a full disk the folder opens all the same
 
     def may_replace(self, path: Path) -> bool:
         """Whether a file of the folder is not there, or as this session wrote it."""
