@@ -99,18 +99,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="go on although the audit found an error")
     parser.add_argument("--resume", action="store_true", help="go on where the same command was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result")
-    parser.set_defaults(refuse=parser.error)
 
 
 def _run(given: argparse.Namespace, _: Sequence[str]) -> None:
     began = time.monotonic()
+    if given.image is None and (given.continue_from is None or given.channels):
+        argparse.ArgumentParser(prog="volseg densify", usage="%(prog)s IMAGE LABELS [-o OUT] ...").error(
+            "name the image and the file with its paint; both may be left out with --continue OUT only"
+        )
     logger.info("Loading libraries.")
     from volseg.densification import densify
 
-    if given.image is None and (given.continue_from is None or given.channels):
-        given.refuse(
-            "name the image and the file with its paint; both may be left out with --continue OUT only"
-        )
     settings = {key: value for key, value in vars(given).items() if key not in _NOT_SETTINGS}
     if given.image is None:
         settings |= _recorded(given.continue_from, given.spacing)
@@ -154,7 +153,7 @@ def default_output(image: Path) -> Path:
     return Path(f"{name[: len(name) - len(suffix_of(name))]}_densified")
 
 
-_NOT_SETTINGS = ("command", "debug", "refuse", "run", "version")
+_NOT_SETTINGS = ("command", "debug", "run", "version")
 
 
 DENSIFY = Command(
