@@ -237,15 +237,18 @@ def remedy_for(path: Path) -> str:
 
 def check_affine(affine: NDArray[np.float64], spatial_dims: int, path: Path, remedy: str = "") -> None:
     """Refuse an affine that places voxels nowhere, or all on top of each other."""
-    remedy = remedy or remedy_for(path)
-    columns = affine[:-1, :spatial_dims]
+    columns, wrong = affine[:-1, :spatial_dims], ""
     if not np.isfinite(affine).all():
-        raise InputError(f"{path}: the header's affine holds NaN or infinity. {remedy}")
-    for axis, size in zip(AXES, np.abs(columns).max(0), strict=False):  # norms of the largest are infinite
-        if not is_size(size):
-            raise InputError(f"{path}: the voxel size along {axis} is {size:.3g} in the header. {remedy}")
-    if np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)[-1] < 1e-5:
-        raise InputError(f"{path}: the header's affine is singular: two axes point the same way. {remedy}")
+        wrong = "the header's affine holds NaN or infinity"
+    elif unusable := [  # norms of the largest are infinite
+        (axis, size) for axis, size in zip(AXES, np.abs(columns).max(0), strict=False) if not is_size(size)
+    ]:
+        axis, size = unusable[0]
+        wrong = f"the voxel size along {axis} is {size:.3g} in the header"
+    elif np.linalg.svd(columns / np.linalg.norm(columns, axis=0), compute_uv=False)[-1] < 1e-5:
+        wrong = "the header's affine is singular: two axes point the same way"
+    if wrong:
+        raise InputError(f"{path}: {wrong}. {remedy or remedy_for(path)}")
 
 
 def plain_grid(sizes: ArrayLike, path: Path, notes: Notes) -> NDArray[np.float64]:
