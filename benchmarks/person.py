@@ -2,7 +2,8 @@
 
 The person looks at a slice for some turns, sees where the result is wrong, and draws a short stroke through
 the middle of the largest wrong place, with the class that is right there, along it, without crossing the
-border of that class. Then the next; after some turns the person goes on to another slice.
+border of that class. Then the next; after some turns the person goes on to another slice. Or the person
+adopts the result of a slice and outlines what is wrong on it.
 """
 
 from typing import Any
@@ -13,10 +14,11 @@ from scipy import ndimage
 
 from volseg.labels import IGNORE_INDEX
 
-__all__ = ["Person"]
+__all__ = ["Person", "around"]
 
 LONG, WIDE = 15, 1.0  # voxels on either side of the middle, and radius of the brush
 TURNS = 3  # on one slice
+SMALL = 5  # voxels up to which a person leaves what is wrong
 
 
 class Person:
@@ -88,6 +90,19 @@ class Person:
             wrong &= ~ndimage.binary_dilation(largest, iterations=2)
         self._next_turn()
 
+    def adopt(self, found: npt.NDArray[Any]) -> None:
+        """Take ``found`` for the slice, outline and fill each place that is wrong, and look elsewhere."""
+        plane, labels = self.plane(self.truth), self.plane(self.labels)
+        labels[...] = np.where(labels == IGNORE_INDEX, found.reshape(plane.shape), labels)
+        self.strokes += 1
+        for c in np.unique(plane):
+            parts, _ = ndimage.label((labels != plane) & (plane == c))
+            for number in np.flatnonzero(np.bincount(parts.reshape(-1))[1:] > SMALL) + 1:
+                labels[parts == number] = c
+                self.strokes += 1
+                self.length += around(parts == number)
+        self.look_elsewhere()
+
     def anywhere(self, strokes: int) -> None:
         """Draw some strokes at random places, of all classes equally often, whatever the result is."""
         plane = self.plane(self.truth)
@@ -132,3 +147,9 @@ class Person:
         labels[drawn] = c
         self.strokes += 1
         self.length += len(points)
+
+
+def around(plane: npt.NDArray[Any]) -> int:
+    """The length of all borders in a slice, in voxels."""
+    padded = np.pad(plane.astype(int), 1, "edge") if plane.dtype != bool else np.pad(plane.astype(int), 1)
+    return sum(int((np.diff(padded, axis=axis) != 0).sum()) for axis in range(2))
