@@ -153,13 +153,13 @@ def test_closing_the_widget_closes_the_session_and_leaves_its_layers(panel, view
     panel.start()
     worker = panel._worker
     stroke(panel, (4, 10, 4), 1)
-    painted = panel.paint.layer
+    painted, image = panel.paint.layer, np.array(panel.session.image.voxels)
     viewer.window.remove_dock_widget("all")
     qtbot.waitUntil(lambda: panel.session is None, timeout=10_000)
     assert not worker._thread.is_alive()
     assert painted in viewer.layers
     painted.paint((4, 10, 18), 2)  # a layer like any other
-    with Session(np.zeros((2, *SIZE), np.float32), tmp_path) as again:
+    with Session(image, tmp_path) as again:
         assert again.counts()[1] > 0
         assert again.counts()[2] == 0
 
@@ -181,8 +181,9 @@ def test_a_session_is_kept_and_continued(panel, viewer, tmp_path, qtbot):
 
 
 HOLDER = """
-import sys, numpy, volseg
-session = volseg.Session(numpy.zeros((1, 24, 20, 9)), sys.argv[1])
+import sys, pathlib
+from volseg.runs.claim import PAINT_LOCK, claim
+claim(pathlib.Path(sys.argv[1]), "output", lock=PAINT_LOCK)
 print("held", flush=True)
 sys.stdin.read()
 """
