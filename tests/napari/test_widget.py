@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from volseg.errors import ResourceError
 from volseg.io import Volume, read_volume
 from volseg.session import Session
 
@@ -162,6 +163,17 @@ def test_closing_the_widget_closes_the_session_and_leaves_its_layers(panel, view
     with Session(image, tmp_path) as again:
         assert again.counts()[1] > 0
         assert again.counts()[2] == 0
+
+
+def test_what_is_only_in_memory_is_not_closed(panel, tmp_path, monkeypatch):
+    panel.folder.value = tmp_path
+    panel.live.value = False
+    panel.start()
+    monkeypatch.setattr(panel.session, "flush", lambda: False)
+    with pytest.raises(ResourceError, match=r"only in memory: .*Make room, then close it"):
+        panel.end()
+    assert panel.session is not None
+    monkeypatch.undo()
 
 
 def test_a_session_is_kept_and_continued(panel, viewer, tmp_path, qtbot):

@@ -597,6 +597,11 @@ class TestJournal:
                 assert session.spacing == pytest.approx(expected)
         with Session.open(tmp_path / "s") as session:
             assert session.spacing == pytest.approx((1, 1, 3))
+        (tmp_path / "made").mkdir()
+        choices = {"choices": {"spacing": "2,2,5"}}  # as a result of densify has them, without a session
+        (tmp_path / "made" / "settings.json").write_text(json.dumps(choices))
+        with Session(tmp_path / "i.tif", tmp_path / "made") as session:
+            assert session.spacing == pytest.approx((2, 2, 5))
 
     def test_files_of_the_person_stay(self, tmp_path):
         """The folder of the image, in which names that a session writes are taken."""

@@ -111,8 +111,7 @@ class PaintPanel(Container):
     def start(self) -> None:
         """Begin a session on the chosen image, or continue the one in the folder."""
         self.end()
-        layer: Image | None = self.image.value
-        if layer is None:
+        if (layer := self.image.value) is None:
             raise InputError("There is no image. Open one, or a sample, and choose it.")
         data, about, _ = layer.as_layer_data_tuple()
         volume = volume_of(data[0] if layer.multiscale else data, about | {"rgb": layer.rgb})
@@ -120,8 +119,8 @@ class PaintPanel(Container):
         folder = self.folder.value
         if folder is not None and Path(folder).resolve() in _KEPT:
             raise InputError(f"{folder} is open in another panel. Close that, or choose another folder.")
-        begun = folder is not None and (Path(folder) / "paint.jsonl").exists()
-        session = Session(volume, folder, None if begun else dict(enumerate(names, 1)))
+        is_new = folder is None or not (Path(folder) / "paint.jsonl").exists()
+        session = Session(volume, folder, dict(enumerate(names, 1)) if is_new else None)
         try:
             self.paint = PaintLayer(session, self._painted, self._say)
             self.results = ResultLayers(session)
@@ -147,11 +146,9 @@ class PaintPanel(Container):
 
     def end(self) -> None:
         """Close the session, which is on the disk then if it is kept; its layers stay as they are."""
-        if self.session is not None and not self.session.flush():
-            raise ResourceError(
-                f"What was painted last is only in memory: {self.session.trouble}. Make room on the disk, "
-                "then close again."
-            )
+        session = self.session
+        if session is not None and not session.flush():
+            raise ResourceError(f"Paint is only in memory: {session.trouble}. Make room, then close it.")
         if self._job is not None:
             self._job.quit()
         if self._worker is not None:
@@ -159,10 +156,10 @@ class PaintPanel(Container):
         if self.paint is not None:
             self.paint.release()
             self.paint.layer.events.selected_label.disconnect(self._picked)
-        if self.session is not None:
-            if self.session.folder is not None:
-                _KEPT.discard(self.session.folder.path.resolve())
-            self.session.close()
+        if session is not None:
+            if session.folder is not None:
+                _KEPT.discard(session.folder.path.resolve())
+            session.close()
         self.session = self.paint = self.results = self._worker = None
 
     def finish(self) -> None:

@@ -191,15 +191,8 @@ class Bricks:
 
     def _bytes_of_one(self) -> int:
         """That a brick of the finest grid takes."""
-        coarse = 1.2  # with those of the other grids
-        return int(
-            coarse
-            * math.prod(self._edges[0])
-            * self.channels
-            * 2
-            * len(self.octaves[0].scales)
-            * self._per_scale
-        )
+        values = self.channels * len(self.octaves[0].scales) * self._per_scale * math.prod(self._edges[0])
+        return int(1.2 * 2 * values)  # two bytes each, and bricks of the other grids
 
     def _edges_of(self, number: int) -> tuple[int, ...]:
         choices = _EDGES[len(self.size)]
