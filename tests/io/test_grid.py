@@ -130,6 +130,13 @@ def test_a_missing_distance_of_slices_is_that_of_pixels_and_said(tmp_path, caplo
     assert "gives no distance between slices: that along x, 0.004 um, is taken (1 : 1)" in caplog.text
 
 
+def test_a_file_that_says_1_for_want_of_a_size_needs_no_word(tmp_path, caplog):
+    one = {"imagej": True, "resolution": (1.0, 1.0), "metadata": {"axes": "ZYX"}}
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((5, 6, 7), np.uint8), **one)
+    assert read_volume(tmp_path / "a.tif").spacing == (1, 1, 1)
+    assert "gives no distance" not in caplog.text
+
+
 def test_no_size_is_asked_for_where_one_is_given(tmp_path, caplog):
     nano = {f"PhysicalSize{a}": 4.0 for a in "XY"} | {f"PhysicalSize{a}Unit": "nm" for a in "XY"}
     found = read_volume(ome(tmp_path / "a.ome.tif", **nano), spacing="4,4,50nm")
