@@ -1,7 +1,6 @@
 """From a few annotated slices to a dense segmentation of a whole image or volume."""
 
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from volseg.user import make_do
@@ -111,4 +110,6 @@ def __dir__() -> list[str]:
 
 def _rooms() -> set[str]:
     """What lies in this package: ``volseg.metrics`` works after ``import volseg`` alone."""
+    from pkgutil import iter_modules
+
     return {name for _, name, _ in iter_modules(__path__) if not name.startswith("_")}

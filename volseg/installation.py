@@ -5,7 +5,6 @@ way ``xenopus``, ``xenopus.json`` and ``bundles/xenopus.json`` mean the bundle o
 unless the current folder has a file that is called so.
 """
 
-import difflib
 import logging
 import os
 import shlex
@@ -92,6 +91,8 @@ def find(name: str | os.PathLike[str]) -> Path:
         return found
     if path.suffix.lower() == ".json":
         return path  # whoever reads it says what is wrong
+    import difflib
+
     close = difflib.get_close_matches(path.name.lower(), [*BUNDLES, *OVERLAYS], n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
     raise InputError(

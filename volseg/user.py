@@ -7,11 +7,9 @@ not to segment: before either is imported, they are given a name and a folder of
 temporary files.
 """
 
-import getpass
 import logging
 import os
 import stat
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -24,10 +22,13 @@ def make_do() -> None:
     What matplotlib says of its list of fonts, at its first start, is not passed on; its warnings are.
     """
     logging.getLogger("matplotlib.font_manager").addFilter(_is_not_of_the_font_cache)
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):  # no entry among the users, in words of Python 3.11 and 3.13
-        os.environ["LOGNAME"] = str(os.getuid())
+    if not any(map(os.environ.get, ("LOGNAME", "USER", "LNAME", "USERNAME"))):  # where getpass looks first
+        try:
+            import pwd
+
+            pwd.getpwuid(os.getuid())
+        except (KeyError, ImportError):
+            os.environ["LOGNAME"] = str(os.getuid())
     if "MPLCONFIGDIR" not in os.environ and not _keeps(os.environ.get("XDG_CONFIG_HOME") or "~/.config"):
         folder = own_temporary()
         if folder is not None:
@@ -46,6 +47,8 @@ def has_home() -> bool:
 @cache
 def own_temporary() -> str | None:
     """A folder among the temporary files that no one else can write to: what lies in it is run."""
+    import tempfile  # as "volseg --help" need not wait for it
+
     folder = Path(tempfile.gettempdir(), f"volseg-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

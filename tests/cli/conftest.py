@@ -1,7 +1,5 @@
 """What the tests of the command line share."""
 
-from dataclasses import replace
-
 import pytest
 
 from volseg import cli
@@ -12,7 +10,7 @@ def replace_run(monkeypatch):
     """Lets a command do something else."""
 
     def replace_it(name, run):
-        commands = [replace(one, run=run) if one.name == name else one for one in cli.COMMANDS]
+        commands = [one._replace(run=run) if one.name == name else one for one in cli.COMMANDS]
         monkeypatch.setattr(cli, "COMMANDS", tuple(commands))
 
     return replace_it

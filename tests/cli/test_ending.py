@@ -22,7 +22,6 @@ VOLSEG = [sys.executable, "-W", "ignore", "-c", "import sys; from volseg.cli imp
 # A command that says so when it is at work, and works until it is ended.
 HANGS = """
 import signal, sys, time
-from dataclasses import replace
 from pathlib import Path
 from volseg import cli
 from volseg.io import atomic_write
@@ -34,7 +33,7 @@ def run(given, rest):
         print("at work", flush=True)
         time.sleep(60)
 
-cli.COMMANDS = tuple(replace(one, run=run) for one in cli.COMMANDS)
+cli.COMMANDS = tuple(one._replace(run=run) for one in cli.COMMANDS)
 sys.exit(cli.main(["convert", "a", "-o", "b"]))
 """
 

@@ -2,6 +2,8 @@
 
 A `Command` says what it is for, which arguments it takes, and what it does; those that belong together share
 a module.
+What only one command needs is imported when that command runs, standard library included: the help and a
+mistyped option answer at once.
 """
 
 import argparse

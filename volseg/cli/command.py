@@ -3,9 +3,8 @@
 import argparse
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from volseg.arguments import Door, as_entry, in_python, values_of
 from volseg.errors import RefusedError
@@ -13,8 +12,7 @@ from volseg.errors import RefusedError
 __all__ = ["Command", "add_paint", "add_reading", "door", "refuse_inputs", "with_dashes"]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command, as its help shows it and as it is run.
 
     Args:
@@ -53,8 +51,7 @@ def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
     return _Words(options, takes_entries)
 
 
-@dataclass(frozen=True)
-class _Words:
+class _Words(NamedTuple):
     """A door that can be sent to another process.
 
     Attributes:

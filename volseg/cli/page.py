@@ -7,7 +7,6 @@ import shlex
 import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +79,8 @@ def _run(given: argparse.Namespace, _: Sequence[str]) -> int:
     def ready(address: str) -> None:
         print(address, flush=True)
         if given.browser and _has_screen():
+            import webbrowser
+
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     try:

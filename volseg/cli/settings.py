@@ -1,7 +1,6 @@
 """Bundles and ``--ENTRY VALUE`` on the command line."""
 
 import argparse
-import ast
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -165,6 +164,8 @@ def _is_text(bundle: Mapping[str, Any], key: str) -> bool:
 
 def _value(text: str) -> Any:
     """What the text of a setting stands for, as Python or JSON."""
+    import ast
+
     constants = {"true": True, "false": False, "null": None, "none": None}
     if text.lower() in constants:
         return constants[text.lower()]

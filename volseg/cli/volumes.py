@@ -2,8 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +31,8 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
         path = path / "model.pt"
     if path.suffix in (".pt", ".safetensors"):
         content = load_checkpoint(path)
+        from datetime import datetime
+
         written = datetime.fromtimestamp(path.stat().st_mtime)
         print(f"{path}: {_learnt(content)}, written {written:%Y-%m-%d %H:%M}")
         for line in _classes_and_channels(content, path):
@@ -143,6 +143,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(given: argparse.Namespace, _: Sequence[str]) -> None:
+    from dataclasses import replace
+
     from volseg.io import check_writable, put_onto, read_volume, segments_of, with_segments, write_volume
 
     refuse_inputs(given.output, [*given.files, *([given.like] if given.like else [])])
