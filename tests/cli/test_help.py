@@ -213,3 +213,11 @@ def test_a_folder_of_a_run_stands_for_its_model(volseg, tmp_path):
     assert out.startswith("run/model.pt: a network's weights after 7 iterations")
     assert volseg("export", "run", "-o", "a.safetensors")[0] == 0
     assert "3 numbers in 1 tensors" in volseg("info", "a.safetensors")[1]
+
+
+def test_the_help_waits_for_no_library_nor_for_modules_that_one_command_needs():
+    code = "import sys, volseg.cli as cli\ntry: cli.main(['--help'])\nfinally: print('LOADED', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    loaded = {*done.stdout.partition("LOADED")[2].split()}
+    assert "argparse" in loaded, done.stderr
+    assert not loaded & {"numpy", "torch", "monai", "dataclasses", "tempfile", "webbrowser"}

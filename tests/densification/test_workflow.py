@@ -19,7 +19,7 @@ import pytest
 import tifffile
 import torch
 
-from volseg.densification import densify, earlier, run, training
+from volseg.densification import densify, earlier, inputs, run, training
 from volseg.densification.nearness import measure_nearness
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
@@ -932,6 +932,20 @@ def test_more_paint_goes_on_from_every_model_and_keeps_its_fold(case, tmp_path, 
         old = np.ones(SIZE, bool)
         old[..., 11] = False
         assert not (on & old & (past.labels != IGNORE_INDEX)).any()
+
+
+def test_where_cropped_paint_does_not_reach_is_unlabelled_if_it_was_so_before(case, tmp_path):
+    painted = on_slices(ball(SIZE), unlabelled=255)
+    files = case(".tif", ".nii.gz", painted=painted)
+    densify(files.image, files.labels, tmp_path / "first", unlabelled=255, **QUICK)
+    like, cropped = read_volume(files.labels), tmp_path / "cropped.nii.gz"
+    affine = like.affine.copy()
+    affine[0, 3] += 4 * SPACING[0]
+    write_volume(cropped, painted[4:], Volume(painted[None, 4:], affine, like.unit))
+    before = earlier.load_earlier(tmp_path / "first")
+    paint = inputs.read_inputs(files.image, cropped, inputs.Choices(), before).paint
+    assert (paint.labels[:4] == IGNORE_INDEX).all()
+    np.testing.assert_array_equal(paint.labels[4:] == IGNORE_INDEX, painted[4:] == 255)
 
 
 def test_a_slice_that_was_begun_and_is_finished_is_not_scored_where_it_was_learnt_from(

@@ -22,6 +22,7 @@ __all__ = [
     "look_at",
     "names_from",
     "orientation_of",
+    "paint_on",
     "understood",
 ]
 
@@ -61,18 +62,45 @@ def look_at(
     volume = read_volume(image, spacing=spacing)
     painted = read_volume(labels, labels=True, spacing=spacing, colours=colours)
     names = names or class_names(segments_of(painted))
-    label = check_alignment(volume, painted, fill=unlabelled or 0)
+    _, paint = paint_on(
+        volume, painted, names,
+        unlabelled=unlabelled, painted_only=painted_only, finished=finished, source=str(labels),
+    )  # fmt: skip
+    return Audited(volume, paint, audit_all(volume, paint, names), names)
+
+
+def paint_on(
+    image: Volume,
+    label: Volume,
+    names: Mapping[int, str],
+    *,
+    unlabelled: int | None = None,
+    painted_only: bool = False,
+    finished: bool = False,
+    source: str = "",
+) -> tuple[Volume, Paint]:
+    """A label file's values on the image's grid, and what they were understood to say.
+
+    Args:
+        names: of the classes, by value; all values are classes if there are none.
+        unlabelled, painted_only, finished: see :func:`volseg.annotation.understand_paint`.
+        source: the file to name in messages; the label's own name if empty.
+
+    Raises:
+        InputError: if the label does not lie on that grid, or says two different things.
+    """
+    label = check_alignment(image, label, fill=unlabelled or 0)
     paint = understand_paint(
         label.array[0],
-        classes=list(names) if names else None,
+        classes=list(names) or None,
         names=names,
         unlabelled=unlabelled,
         painted_only=painted_only,
         finished=finished,
         blank=label.blank,
-        source=str(labels),
+        source=source or label.name,
     )
-    return Audited(volume, paint, audit_all(volume, paint, names), names)
+    return label, paint
 
 
 def audit_all(image: Volume, paint: Paint, names: Mapping[int, str]) -> list[Finding]:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from volseg.annotation import Paint, understand_paint
+from volseg.annotation import Paint
 from volseg.arguments import option
-from volseg.data.auditing import audit_all, names_from, understood
+from volseg.data.auditing import audit_all, names_from, paint_on, understood
 from volseg.densification.earlier import Earlier
 from volseg.errors import InputError, ResourceError
 from volseg.findings import Finding
@@ -25,7 +25,6 @@ from volseg.io import (
     as_colours,
     as_spacing,
     as_volume,
-    check_alignment,
     class_names,
     digest,
     read_volume,
@@ -240,20 +239,16 @@ def read_inputs(
     label = _volume(labels, choices, labels=True, like=picture)
     logger.info("Image: %s.", _told(picture))
     logger.info("Paint: %s.", _told(label))
-    segments = segments_of(label)
-    label = check_alignment(picture, label, fill=choices.unlabelled or 0)
-    names: Mapping[int, str] = dict(choices.names) or class_names(segments)
+    names: Mapping[int, str] = dict(choices.names) or class_names(segments_of(label))
     if earlier is not None:
         choices, names = _as_before(earlier, choices, names)
-    paint = understand_paint(
-        label.array[0],
-        classes=list(names) or None,
-        names=names,
+    label, paint = paint_on(
+        picture,
+        label,
+        names,
         unlabelled=choices.unlabelled,
         painted_only=choices.painted_only,
         finished=choices.finished,
-        blank=label.blank,
-        source=label.name,
     )
     first, *rest = understood(paint, names, picture.spacing)
     logger.info("Understood: %s. %s", first, " ".join(rest))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volseg.annotation import understand_paint
 from volseg.arguments import option
+from volseg.data.auditing import paint_on
 from volseg.densification.earlier import choices_in
 from volseg.errors import InputError, ResourceError
 from volseg.io import (
@@ -250,13 +250,14 @@ def read_start(
     segments = segments_of(label)
     names = {int(value): str(name) for value, name in (read.pop("names", None) or {}).items()}
     names = names or dict(class_names(segments))
-    label = check_alignment(image.like, label, fill=read.get("unlabelled") or 0)
     known = {key: read[key] for key in ("unlabelled", "painted_only", "finished") if read.get(key)}
     if read.get("unlabelled") == 0:
         known["unlabelled"] = 0
-    array, own = label.array[0], {s.value: BACKGROUND for s in segments if _TAG in _tags(s)}
+    own = {s.value: BACKGROUND for s in segments if _TAG in _tags(s)}
     if own and not known.get("unlabelled"):
-        array = array.astype(np.int16 if array.max(initial=0) <= np.iinfo(np.int16).max else np.int64)
+        label = check_alignment(image.like, label)  # 0 where it does not reach, as where it is blank
+        fits = label.array.max(initial=0) <= np.iinfo(np.int16).max
+        array = label.array.astype(np.int16 if fits else np.int64)
         blank = array == 0
         array[np.isin(array, list(own))] = BACKGROUND
         if not read.get("finished"):
@@ -264,14 +265,8 @@ def read_start(
             known = {"unlabelled": _BLANK}
         names = {own.get(value, value): name for value, name in names.items()}
         segments = tuple(replace(s, value=own.get(s.value, s.value)) for s in segments)
-    paint = understand_paint(
-        array,
-        classes=list(names) or None,
-        names=names,
-        blank=label.blank,
-        source=label.name,
-        **known,
-    )
+        label = replace(label, array=array)
+    _, paint = paint_on(image.like, label, names, **known)
     beyond = [value for value in paint.values if not 0 <= value <= _MOST]
     if beyond:
         blank = f" If it stands for unlabelled voxels, say so: {option('unlabelled', beyond[-1])}."
