@@ -51,15 +51,17 @@ def door(parser: argparse.ArgumentParser, *, takes_entries: bool) -> Door:
     return _Words(options, takes_entries)
 
 
-class _Words(NamedTuple):
+class _Words:
     """A door that can be sent to another process.
 
     Attributes:
         options: by argument the option, how it is switched off, and of a switch what it stands for.
     """
 
-    options: Mapping[str, tuple[str, str, tuple[Any] | None]]
-    takes_entries: bool
+    def __init__(
+        self, options: Mapping[str, tuple[str, str, tuple[Any] | None]], takes_entries: bool
+    ) -> None:
+        self.options, self.takes_entries = options, takes_entries
 
     def __call__(self, name: str, value: Any = ...) -> str:
         if name in self.options:
