@@ -68,4 +68,4 @@ def test_paint_passes_six_rooms_before_learning_begins(tmp_path, monkeypatch):
             main(words)
     finally:
         sys.setprofile(before)
-    assert rooms == ["cli", "densification", "io", "labels", "annotation", "data"]
+    assert rooms == ["cli", "densification", "io", "labels", "data", "annotation"]
