@@ -40,7 +40,7 @@ from scipy import ndimage
 
 from volseg.annotation import find_slices, keep_slices
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise import Live, Paint, Task, learn
+from volseg.pixelwise import Live, PaintedVoxels, Task, learn
 
 SETS = ("nuclei", "medulla", "plant", "brain", "lesion", "phantom1")
 SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005)  # of the voxels, after which results are measured
@@ -122,7 +122,7 @@ def huge(given: argparse.Namespace) -> None:
     first = lasts(lambda: live.build(small))
     place = np.stack([np.arange(1000, 1040), np.full(40, 1020), np.full(40, z)])
     voxels = np.ravel_multi_index(tuple(place), live.bricks.size)
-    paint = Paint(voxels, image.inside(*place).astype(np.uint8))
+    paint = PaintedVoxels(voxels, image.inside(*place).astype(np.uint8))
     whole = lasts(lambda: live.build(plane))
     turn = lasts(lambda: live.learn(paint, seconds=0))
     near = (*plane[:2], slice(z + 1, z + 2))
@@ -165,7 +165,7 @@ def simulate(data: Set, kind: str, seed: int, given: argparse.Namespace) -> dict
     if kind == "adopts":
         return adopted(data, live, person, asked, given)
     unpainted = person.labels.reshape(-1)[asked] == IGNORE_INDEX
-    voxels = Paint.of(np.where(turn_of >= 0, person.labels, IGNORE_INDEX)).voxels
+    voxels = PaintedVoxels.of(np.where(turn_of >= 0, person.labels, IGNORE_INDEX)).voxels
     results = {"volseg": np.stack([each.pop("found") for each in points])}
     if given.peers:
         rows = [live.bricks.responses_at(torch.from_numpy(v)).numpy() for v in (

@@ -9,7 +9,7 @@ from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
 from volseg.pixelwise import Task, learn
 from volseg.pixelwise import live as module
-from volseg.pixelwise.live import Live, Paint
+from volseg.pixelwise.live import Live, PaintedVoxels
 
 SHAPES = [(60, 50), (26, 30, 18)]
 
@@ -86,7 +86,7 @@ def test_painted_voxels_alone_are_as_good_as_an_array_of_labels(scene):
     image, truth, labels = scene
     live = Live(image, (1.0,) * truth.ndim, 2)
     for _ in range(3):
-        live.learn(Paint.of(labels), seconds=60, steps=20)
+        live.learn(PaintedVoxels.of(labels), seconds=60, steps=20)
     assert np.array_equal(live.predict(everything(truth)), learnt(scene).predict(everything(truth)))
 
 

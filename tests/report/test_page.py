@@ -485,7 +485,7 @@ def test_units_are_written_as_people_do(tmp_path):
     heads = page_of(report, tmp_path).texts["th"]
     assert "µm³" in heads
     assert "um^3" not in heads
-    assert Amount("wall", 3, 1.5, "mm^2").told_unit == "mm²"
+    assert Amount("wall", 3, 1.5, "mm^2").unit_in_words == "mm²"
 
 
 # --- charts and colours -----------------------------------------------------------------------------------

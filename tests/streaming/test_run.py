@@ -85,7 +85,7 @@ def test_probabilities_are_written_as_channels_beside_the_classes(tmp_path, suff
     predict_streamed(image, classes, network=network, inferer=OverlapTileInferer(8), probabilities=maps)
     source = open_blocks(image)
     logits = OverlapTileInferer(8)(torch.from_numpy(everything(source))[None], network)[0]
-    found = create_blocks(maps, logits.shape, np.dtype(np.float32), source.like, anew=False)
+    found = create_blocks(maps, logits.shape, np.dtype(np.float32), source.like, fresh=False)
     np.testing.assert_allclose(everything(found), logits.softmax(0), rtol=0, atol=1e-5)
     assert (everything(open_blocks(classes))[0] != logits.argmax(0).numpy()).mean() < 1e-3
 
@@ -108,7 +108,7 @@ def test_turned_versions_are_averaged_tile_by_tile(tmp_path, size, batch_norm, s
     mean, spread = (part[0] for part in in_memory(image, network, inferer, NORMALISE, whole=True))
     like = open_blocks(image).like
     for path, expected in ((paths[1], mean.softmax(0)), (paths[2], spread)):
-        found = create_blocks(path, expected.shape, np.dtype(np.float32), like, anew=False)
+        found = create_blocks(path, expected.shape, np.dtype(np.float32), like, fresh=False)
         np.testing.assert_allclose(everything(found), expected, rtol=0, atol=2e-5)
     assert spread.max() > 0.01
     assert (read_volume(paths[0]).array[0] != mean.argmax(0).numpy()).mean() < 2e-3

@@ -43,12 +43,12 @@ def _info(given: argparse.Namespace, _: Sequence[str]) -> None:
         print(f"  {sum(tensor.numel() for tensor in tensors)} numbers in {len(tensors)} tensors")
         for trained in content.get("trained_on", {}).values():
             whole = trained["held_out"] == "all"
-            use = "held out as a whole" if whole else f"held out {_told(trained['held_out'])}"
+            use = "held out as a whole" if whole else f"held out {_in_words(trained['held_out'])}"
             print(f"  {'not ' * whole}trained on {trained['name']}, {use}")
     elif path.is_dir() and not is_volume(path):
         for case in find_cases(path):
             images = ", ".join(map(str, case.images))
-            print(f"{case.name}: {images}, {case.label}, held out {_told(case.held_out)}")
+            print(f"{case.name}: {images}, {case.label}, held out {_in_words(case.held_out)}")
     else:
         volume = read_volume(path, spacing=given.spacing)
         print(f"{path}: {volume.channels} channel(s) of {volume.spatial_shape} voxels, {volume.array.dtype}")
@@ -61,7 +61,7 @@ def _size(volume: "Volume") -> str:
     return f"{tuple(float(f'{size:.6g}') for size in volume.spacing)} {volume.unit or '(unit unknown)'}"
 
 
-def _told(held_out: Any) -> str:
+def _in_words(held_out: Any) -> str:
     """Slices that are held out, from 0 and from 1; all of a case; or none."""
     from volseg.annotation import numbered_slices
 
@@ -212,7 +212,7 @@ INFO = Command(
 )
 CONVERT = Command(
     "convert",
-    "write an image or label anew: with its axes named, on another's grid, in another format",
+    "write an image or label again: with its axes named, on another's grid, in another format",
     "volseg convert stack.tif --axes ZYX -o stack.nii.gz",
     _add_convert,
     _convert,

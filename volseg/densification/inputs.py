@@ -234,11 +234,11 @@ def read_inputs(
     if labels is None:
         assert earlier is not None
         earlier.check_alone(picture, force=choices.force)
-        logger.info("Image: %s. No paint: what %s learnt is applied.", _told(picture), earlier.folder)
+        logger.info("Image: %s. No paint: what %s learnt is applied.", _in_words(picture), earlier.folder)
         return _alone(picture, earlier, image_files, stamps)
     label = _volume(labels, choices, labels=True, like=picture)
-    logger.info("Image: %s.", _told(picture))
-    logger.info("Paint: %s.", _told(label))
+    logger.info("Image: %s.", _in_words(picture))
+    logger.info("Paint: %s.", _in_words(label))
     names: Mapping[int, str] = dict(choices.names) or class_names(segments_of(label))
     if earlier is not None:
         choices, names = _as_before(earlier, choices, names)
@@ -364,7 +364,7 @@ def _volume(source: Any, choices: Choices, *, labels: bool, like: Volume | None 
     return Volume(source[None], like.affine, like.unit)
 
 
-def _told(volume: Volume) -> str:
+def _in_words(volume: Volume) -> str:
     size = " x ".join(map(str, volume.spatial_shape))
     spacing = " x ".join(f"{s:.4g}" for s in volume.spacing)
     channels = f"{volume.channels} channels of " if volume.channels > 1 else ""

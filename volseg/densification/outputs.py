@@ -131,7 +131,7 @@ class Outputs:
             raise
 
     def _open(self, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> "Outputs":
-        with _told(self.folder):
+        with _explained(self.folder):
             if self.folder.is_dir():
                 claim(self.folder, "output")
                 require_free(self.folder, "output", lock=PAINT_LOCK)
@@ -154,7 +154,7 @@ class Outputs:
                 raise RefusedError(
                     f"{path} is a folder of yours. Move it, or choose another name ({option('output')})."
                 )
-        with _told(self.folder):
+        with _explained(self.folder):
             if begun and not resume:
                 shutil.rmtree(stage.folder)
             for folder in (self.folder, self.segmentation.parent, place.folder):
@@ -220,7 +220,7 @@ def _in_words(choices: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _explained(folder: Path) -> Iterator[None]:
     """What the system says of a folder, in the user's words."""
     try:
         yield

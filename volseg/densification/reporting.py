@@ -265,7 +265,7 @@ def amounts_in_words(amounts: Sequence[Amount]) -> str:
     """One line for a terminal."""
     parts = []
     for amount in amounts:
-        size = "" if amount.size is None else f" ({amount.size:,.6g} {amount.told_unit})"
+        size = "" if amount.size is None else f" ({amount.size:,.6g} {amount.unit_in_words})"
         parts.append(f"{amount.name} {amount.voxels:,} voxels{size}")
     return f"In the result: {'; '.join(parts)}."
 

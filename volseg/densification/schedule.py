@@ -34,7 +34,7 @@ _LATEST = 1.5  # times as long as asked for, at most, is allowed for
 _EARLY = 0.8  # of the time that was asked for, below which learning ended because more is no use
 _LEAST = 1.0  # seconds of learning, however short the time is
 _SLOWEST = 5.0  # times as long as the processor takes, at most, is allowed for
-_TOLD = 0.05  # share of learning from which on the rest of it is forecast
+_FORECAST = 0.05  # share of learning from which on the rest of it is forecast
 
 # Seconds that one processor core takes, measured on volumes of 64³, 128³ and 192³ voxels, with a margin.
 _BANK_PER_VOXEL = 8e-7  # and channel
@@ -139,7 +139,7 @@ class Timetable:
         now = time.monotonic()
         asked, began, share = self._learning or (0.0, now, 1.0)
         gone = now - began
-        takes = gone / share if self._learning and share > _TOLD else self._per_model
+        takes = gone / share if self._learning and share > _FORECAST else self._per_model
         at_hand = max((takes or self._fewest) - gone, 0.0) if self._learning else 0.0
         if takes is not None and (self._early or takes < _EARLY * asked):
             return Forecast(at_hand + self._models_left * takes + self._uncut())
@@ -246,7 +246,7 @@ class Progress:
         self._share: float | None = None
         self._listener = listener
         self._over = threading.Event()
-        self._told = start
+        self._reported = start
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["Progress"]:
@@ -311,8 +311,8 @@ class Progress:
                 self._listener(self._gone_of_all(), self.in_words())
             if bar is not None:
                 self._draw(bar)
-            elif time.monotonic() - self._told >= every:
-                self._told = time.monotonic()
+            elif time.monotonic() - self._reported >= every:
+                self._reported = time.monotonic()
                 logger.info("%s.", self.in_words())
 
     def _gone_of_all(self) -> float | None:

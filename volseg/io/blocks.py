@@ -206,20 +206,20 @@ def create_blocks(
     like: Volume,
     *,
     tile: Sequence[int] | None = None,
-    anew: bool = True,
+    fresh: bool = True,
 ) -> BlockVolume:
     """An image of zeros with the geometry of ``like``, ready to be filled; ``shape`` is ``(C, *spatial)``.
 
     Args:
         path: a hidden name, see :func:`finish_blocks`; of a ``.nii.gz`` it ends in ``.nii``.
         tile: what will be written at once.
-        anew: ``False`` opens what an earlier call with the same arguments made.
+        fresh: ``False`` opens what an earlier call with the same arguments made.
     """
     if path.suffix.lower() == ".zarr":
-        if anew and path.is_dir():
+        if fresh and path.is_dir():
             shutil.rmtree(path)
-        return create_zarr(path, shape, dtype, like, tile=tile, anew=anew)
-    return create_mapped(path, shape, dtype, like, anew=anew)
+        return create_zarr(path, shape, dtype, like, tile=tile, fresh=fresh)
+    return create_mapped(path, shape, dtype, like, fresh=fresh)
 
 
 def hidden_name(target: Path) -> Path:

@@ -188,12 +188,12 @@ def _map(path: Path, notes: Notes, sized: bool = False) -> MappedVolume:
 
 
 def create_mapped(
-    path: Path, shape: Sequence[int], dtype: np.dtype[Any], like: Volume, *, anew: bool = True
+    path: Path, shape: Sequence[int], dtype: np.dtype[Any], like: Volume, *, fresh: bool = True
 ) -> MappedVolume:
     """A file of zeros with the geometry of ``like``, ready to be filled; ``shape`` is ``(C, *spatial)``.
 
     Args:
-        anew: ``False`` opens the file that an earlier call with the same arguments made.
+        fresh: ``False`` opens the file that an earlier call with the same arguments made.
 
     Raises:
         ResourceError: if the disk has no room for it.
@@ -201,7 +201,7 @@ def create_mapped(
     blank = np.broadcast_to(np.zeros((), dtype), tuple(shape))  # the size, in one byte of memory
     kind = path.suffix.lower()
     data, meaning, options = tiff.as_stored(path, blank, like) if kind in _TIFF else (blank, "", {})
-    if anew:
+    if fresh:
         try:
             if kind in _TIFF:
                 tifffile.imwrite(path, shape=data.shape, dtype=data.dtype, **options)

@@ -132,14 +132,14 @@ def create_zarr(
     like: Volume,
     *,
     tile: Sequence[int] | None = None,
-    anew: bool = True,
+    fresh: bool = True,
 ) -> ZarrVolume:
     """An image with the geometry of ``like``, ready to be filled; ``shape`` is ``(C, *spatial)``.
 
     Args:
         tile: what will be written at once; a tile then has chunks of its own, so that several processes can
             write.
-        anew: ``False`` opens what an earlier call with the same arguments made.
+        fresh: ``False`` opens what an earlier call with the same arguments made.
     """
     channels, dims = shape[0], len(shape) - 1
     header = like.header if isinstance(like.header, OmeZarrHeader) else None
@@ -151,7 +151,7 @@ def create_zarr(
     letters = multiscale.letters
     sizes = dict(zip("CXYZ", shape, strict=False))
     steps = dict(zip("XYZ", _chunks(shape[1:], tile), strict=False))
-    if anew:
+    if fresh:
         make_group(path, header.version, multiscale.description(header.version, _plain(path)))
         create_array(
             path, "0", [sizes.get(a, 1) for a in letters], [steps.get(a, 1) for a in letters], dtype,

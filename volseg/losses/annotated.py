@@ -114,13 +114,13 @@ class AnnotatedLoss(nn.Module):
             return classes
         if isinstance(self.loss, nn.modules.loss._Loss) and type(self.loss).__module__.startswith("torch."):
             return F.one_hot(classes, row.shape[1]).movedim(-1, 1).to(row)
-        one_hot = next(_told(self.loss, "to_onehot_y"), None)
+        one_hot = next(_given(self.loss, "to_onehot_y"), None)
         if one_hot is False:
             return F.one_hot(classes, row.shape[1]).movedim(-1, 1).to(row)
         return classes[:, None]
 
     def _check_ignored(self, classes: int) -> None:
-        for index in _told(self.loss, "ignore_index"):
+        for index in _given(self.loss, "ignore_index"):
             if isinstance(index, int) and 0 <= index < classes:
                 raise InputError(
                     f"{self.name} has ignore_index = {index}, which is a class here (indices count from 0 as "
@@ -134,7 +134,7 @@ class AnnotatedLoss(nn.Module):
 
     @property
     def _is_pooled(self) -> bool:
-        return next(_told(self.loss, "batch"), True) is not False
+        return next(_given(self.loss, "batch"), True) is not False
 
     def no_weight(self) -> str:
         """What to do where patches come with a map of weights."""
@@ -176,10 +176,10 @@ def _unfit(loss: nn.Module, name: str, arguments: list[str]) -> str | None:
         fit = "BCEWithLogitsLoss" if isinstance(loss, nn.BCELoss) else "CrossEntropyLoss"
         return f"{name} wants probabilities, but the network gives logits: take torch.nn.{fit}."
     if type(loss).__module__.startswith("monai."):
-        ways = [value for way in ("softmax", "sigmoid", "other_act") for value in _told(loss, way)]
+        ways = [value for way in ("softmax", "sigmoid", "other_act") for value in _given(loss, way)]
         if ways and not any(ways):
             return f'{name} is given logits but makes no probabilities of them: set "softmax": true.'
-    if next(_told(loss, "reduction"), "mean") == "none":
+    if next(_given(loss, "reduction"), "mean") == "none":
         return f"{name} with reduction = 'none' gives a map instead of one number: set it to 'mean'."
     return None
 
@@ -197,7 +197,7 @@ def _arguments(loss: Any) -> list[str]:
     ]
 
 
-def _told(loss: nn.Module, option: str) -> Iterator[Any]:
+def _given(loss: nn.Module, option: str) -> Iterator[Any]:
     """What the loss and the losses that it is made of have for an option."""
     for part in loss.modules():
         if hasattr(part, option):

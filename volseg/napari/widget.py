@@ -250,7 +250,7 @@ class PaintPanel(Container):
         self._enable()
 
     def _rest(self, _: object = None) -> None:
-        """Learning rests if it is told to, and while something else needs the processor."""
+        """Learning rests if it is asked to, and while something else needs the processor."""
         if self._worker is not None:
             self._worker.rest(self._job is not None or not self.live.value)
 

@@ -1,7 +1,7 @@
 """News for the tabs that are open, as server-sent events, from whatever thread they come.
 
 A module of its own, small as it is: it knows neither requests nor the session. sse-starlette sends events of
-a generator; that several threads publish and a slow tab is told what it has missed would be ours there, too.
+a generator; that several threads publish and a slow tab learns what it has missed would be ours there, too.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Hub:
         self._queues: set[asyncio.Queue[str | None]] = set()
 
     def publish(self, news: dict[str, Any]) -> None:
-        """Tell all listeners; from any thread, and without waiting."""
+        """Send to all listeners; from any thread, and without waiting."""
         if self._loop is not None:
             text = json.dumps(news, allow_nan=False)
             with suppress(RuntimeError):  # the loop has ended

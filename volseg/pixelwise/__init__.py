@@ -25,7 +25,7 @@ Example:
 """
 
 from volseg.learning import Task
-from volseg.pixelwise.live import Live, Paint
+from volseg.pixelwise.live import Live, PaintedVoxels
 from volseg.pixelwise.model import Model, PixelwiseLearner, bank_of, learn
 
-__all__ = ["Live", "Model", "Paint", "PixelwiseLearner", "Task", "bank_of", "learn"]
+__all__ = ["Live", "Model", "PaintedVoxels", "PixelwiseLearner", "Task", "bank_of", "learn"]

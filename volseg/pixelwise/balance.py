@@ -2,7 +2,7 @@
 
 Strokes are not slices. A person paints a rare class about as often as a common one, and what learns from that
 takes the rare one to be common: it comes out too fat. How common classes are in the volume can be estimated
-from what is predicted of voxels that nobody painted, by expectation maximisation (Saerens, Latinne and
+from what is predicted of voxels without paint, by expectation maximisation (Saerens, Latinne and
 Decaestecker 2002, Sec. 2.2), and the probabilities be corrected for it.
 
 Two things speak against believing the estimate. With little paint, the predictions behind it are worth hardly

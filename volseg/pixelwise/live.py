@@ -27,7 +27,7 @@ from volseg.pixelwise.members import Folded, LabelledVoxels, Members, optimizer_
 from volseg.pixelwise.model import Model
 from volseg.pixelwise.place import PlacePrior
 
-__all__ = ["Live", "Paint"]
+__all__ = ["Live", "PaintedVoxels"]
 
 _COUNT, _HIDDEN, _KEPT = 6, (64, 64), 0.5  # perceptrons, their units, and the share of responses each sees
 _BATCH, _LARGE = 512, 4096  # voxels of a step; the more, the more are painted
@@ -41,7 +41,7 @@ _POOL = 4096  # voxels without paint that are looked at, about
 _UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
 
 
-class Paint(NamedTuple):
+class PaintedVoxels(NamedTuple):
     """Painted voxels alone, for volumes too large for an array of labels.
 
     Args:
@@ -53,7 +53,7 @@ class Paint(NamedTuple):
     classes: npt.NDArray[np.uint8]
 
     @classmethod
-    def of(cls, labels: Labels) -> "Paint":
+    def of(cls, labels: Labels) -> "PaintedVoxels":
         """Of an array of class indices with 255 where nothing is painted."""
         flat = labels.reshape(-1)
         voxels = np.flatnonzero(flat != IGNORE_INDEX)
@@ -92,7 +92,7 @@ class Live:
         self._offset = torch.zeros(classes)
         self._members: Members | None = None
         self._folded: Folded | None = None
-        self._paint = Paint(np.empty(0, np.int64), np.empty(0, np.uint8))
+        self._paint = PaintedVoxels(np.empty(0, np.int64), np.empty(0, np.uint8))
         self._rows = torch.empty(0, self.bricks.features)
         self._pool: dict[tuple[int, ...], Tensor] = {}
 
@@ -151,7 +151,7 @@ class Live:
 
     def learn(
         self,
-        labels: Labels | Paint,
+        labels: Labels | PaintedVoxels,
         *,
         seconds: float,
         steps: int | None = None,
@@ -174,7 +174,7 @@ class Live:
             InputError: if nothing is painted.
         """
         began = time.monotonic()
-        paint = labels if isinstance(labels, Paint) else Paint.of(labels)
+        paint = labels if isinstance(labels, PaintedVoxels) else PaintedVoxels.of(labels)
         if not len(paint.voxels):
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some strokes.")
         is_new = self._gather(paint)
@@ -288,7 +288,7 @@ class Live:
         live.agreement = (agreed, judged)
         live._offset, live._owed = torch.tensor(state["offset"]), state["owed"]
         weights = dict(state["model"])
-        live._paint = Paint(weights.pop("voxels").numpy(), weights.pop("paint").numpy())
+        live._paint = PaintedVoxels(weights.pop("voxels").numpy(), weights.pop("paint").numpy())
         if weights:
             live._members = Members.from_state(weights).to(live.bricks.device)
             live._fold()
@@ -299,7 +299,7 @@ class Live:
         assert self._members is not None  # something has been learnt
         self._folded = Folded(self._members.shifted(self._offset.to(self._members.mean.device)))
 
-    def _gather(self, paint: Paint) -> bool:
+    def _gather(self, paint: PaintedVoxels) -> bool:
         """What is seen of the painted voxels, computed for those that are new, and of some around.
 
         Returns:

@@ -182,7 +182,7 @@ class Amount:
     unit: str = ""
 
     @property
-    def told_unit(self) -> str:
+    def unit_in_words(self) -> str:
         """The unit as people write it: ``µm³``."""
         return self.unit.replace("um", "µm").replace("^2", "²").replace("^3", "³")
 

@@ -33,7 +33,7 @@ def sections(report: Report) -> dict[str, Any]:
         "colours": class_colours(len(report.labels)).tolist(),
         "scores": _scores(report) if report.scores else None,
         "voxels": _voxels(report),
-        "units": list(dict.fromkeys(amount.told_unit for amount in sizes)),
+        "units": list(dict.fromkeys(amount.unit_in_words for amount in sizes)),
         "mean_of": _mean_of(report),
         "curves": [svg(chart) for chart in curve_charts(report.curves)] if report.curves else [],
         "calibration": report.calibration and svg(calibration_chart(report.calibration)),

@@ -161,7 +161,7 @@ def is_trained(folder: Path) -> bool:
 
 
 _ALWAYS = ("resume", "overwrite")  # settings that differ between the parts of a run by their nature
-_TOLD = 8  # of the settings that changed
+_NAMED = 8  # of the settings that changed
 
 
 def check_run(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -258,8 +258,8 @@ def _say_changes(folder: Path, description: Mapping[str, Any]) -> None:
             before, now = ({k: v for k, v in one.items() if k not in _ALWAYS} for one in (before, now))
         changes = differences(before, now)
         if changes:
-            more = [f"and {len(changes) - _TOLD} more"] if len(changes) > _TOLD else []
-            logger.warning("%s changed since: %s.", what, "; ".join([*changes[:_TOLD], *more]))
+            more = [f"and {len(changes) - _NAMED} more"] if len(changes) > _NAMED else []
+            logger.warning("%s changed since: %s.", what, "; ".join([*changes[:_NAMED], *more]))
 
 
 def _hashes(listed: Mapping[str, Any]) -> dict[str, Any]:

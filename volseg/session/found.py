@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise import Live, Paint
+from volseg.pixelwise import Live, PaintedVoxels
 from volseg.session.canvas import Canvas
 
 __all__ = ["Confidence", "Found", "Known", "Plane", "Result"]
@@ -95,7 +95,7 @@ class Found(Canvas):
             order = np.argsort(voxels)
             live = self._learner(len(values))
             before = _steps(live)
-            paint = Paint(voxels[order], table[painted[order]])
+            paint = PaintedVoxels(voxels[order], table[painted[order]])
             live.learn(paint, seconds=seconds, steps=steps, **watched)
             steps_taken = _steps(live) - before
             self._learnt = revision

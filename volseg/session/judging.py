@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from volseg.densification.strokes import live_score
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise import Live, Paint
+from volseg.pixelwise import Live, PaintedVoxels
 from volseg.session.canvas import DENSE
 from volseg.session.painting import ClassInfo
 
@@ -79,7 +79,7 @@ def score(session: "Session", should_stop: Callable[[], bool] | None = None) -> 
 
     def learn_without(left_out: npt.NDArray[np.bool_]) -> Callable[[npt.NDArray[np.bool_]], Any]:
         other = live.apart(len(values))
-        rest = Paint.of(np.where(left_out, np.uint8(IGNORE_INDEX), labels))
+        rest = PaintedVoxels.of(np.where(left_out, np.uint8(IGNORE_INDEX), labels))
         with session.learning():
             for _ in range(_ROUNDS):
                 other.learn(rest, seconds=0, steps=_STEPS, should_stop=should_stop)

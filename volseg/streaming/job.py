@@ -106,7 +106,7 @@ class TileWorker:
         self.blocks = Blocks(self.source, job.normalise)
         self.runners = job.runners()
         self.files = [
-            create_blocks(each.made, each.shape, each.dtype, self.source.like, tile=job.tile, anew=False)
+            create_blocks(each.made, each.shape, each.dtype, self.source.like, tile=job.tile, fresh=False)
             for each in job.outputs
         ]
 

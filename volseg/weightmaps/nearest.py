@@ -24,7 +24,7 @@ __all__ = ["two_nearest"]
 
 Floats = npt.NDArray[np.float32]
 
-_NOBODY = 0
+_NONE = 0
 _LANES = 64  # lines that go in step, neighbours in memory: several of the processor's vectors
 _LINES_PER_THREAD = 512  # fewer are not worth a thread
 
@@ -47,7 +47,7 @@ def two_nearest(objects: npt.NDArray[Any], reach: float, spacing: Sequence[float
         # The last pass may stop where the sum of both distances exceeds the reach: no one asks further.
         together = reach if axis == 0 else 2 * reach
         _search(labels.reshape(lines), squares.reshape(lines), spacing[axis], reach, together)
-    squares[labels == _NOBODY] = np.inf
+    squares[labels == _NONE] = np.inf
     nearest, second = np.sqrt(squares, out=squares)
     return nearest, second
 
@@ -80,21 +80,21 @@ def _scan_rows(objects, labels, squares, step, limit, first, last):  # type: ign
     """Per row the two nearest different objects to the left and to the right."""
     n = objects.shape[1]
     for r in range(first, last):
-        near, near_at, far, far_at = _NOBODY, 0, _NOBODY, 0
+        near, near_at, far, far_at = _NONE, 0, _NONE, 0
         for i in range(n):
             here = objects[r, i]
-            if here != _NOBODY:
+            if here != _NONE:
                 if here != near:
                     far, far_at = near, near_at
                     near = here
                 near_at = i
-            labels[0, r, i], labels[1, r, i] = _NOBODY, _NOBODY
+            labels[0, r, i], labels[1, r, i] = _NONE, _NONE
             squares[0, r, i], squares[1, r, i] = limit, limit
             _offer_both(labels, squares, r, i, near, (i - near_at) * step, far, (i - far_at) * step)
-        near, near_at, far, far_at = _NOBODY, 0, _NOBODY, 0
+        near, near_at, far, far_at = _NONE, 0, _NONE, 0
         for i in range(n - 1, -1, -1):
             here = objects[r, i]
-            if here != _NOBODY:
+            if here != _NONE:
                 if here != near:
                     far, far_at = near, near_at
                     near = here
@@ -107,9 +107,9 @@ def _offer_both(labels, squares, r, i, near, near_distance, far, far_distance): 
     """Let two candidates compete with what voxel ``i`` has; ``near`` before ``far``."""
     a, b = labels[0, r, i], labels[1, r, i]
     a_square, b_square = squares[0, r, i], squares[1, r, i]
-    if near != _NOBODY:
+    if near != _NONE:
         a, a_square, b, b_square = _offer(a, a_square, b, b_square, near, near_distance * near_distance)
-        if far != _NOBODY:
+        if far != _NONE:
             a, a_square, b, b_square = _offer(a, a_square, b, b_square, far, far_distance * far_distance)
         labels[0, r, i], labels[1, r, i] = a, b
         squares[0, r, i], squares[1, r, i] = a_square, b_square
@@ -171,7 +171,7 @@ def _search_lines(labels, squares, steps, limit, together, lanes, first, last): 
                         farthest = _largest(a_square)
                 k += 1
             for j in range(width):
-                b[j], b_square[j] = _NOBODY, min(limit, (together - np.sqrt(a_square[j])) ** 2)
+                b[j], b_square[j] = _NONE, min(limit, (together - np.sqrt(a_square[j])) ** 2)
             k, farthest = 0, _largest(b_square)
             while steps[k] < farthest:
                 for other in (np.uint64(at - k), np.uint64(at + k)):
