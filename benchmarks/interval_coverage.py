@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from small_volumes import BACKGROUND, KINDS, make
-from stroke_coverage import REAL, estimated_from_strokes, run_on_strokes
+from stroke_coverage import REAL, estimated_from_strokes, run_live, run_on_strokes
 from study import study
 
 from volseg.annotation import find_slices, hold_out, keep_slices
@@ -103,7 +103,7 @@ def folds_of(kept: Mapping[str, Any], directions: int) -> list[tuple[int, Fold]]
 def run(kind: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One volume."""
     if given.strokes:
-        return run_on_strokes(kind, seed, given)
+        return (run_live if given.live else run_on_strokes)(kind, seed, given)
     began = time.time()
     image, truth = make(kind, seed, SIZE)
     labels = painted(truth, seed, given.directions, continued=given.continued)

@@ -4,6 +4,7 @@ Chromium is spoken to over its debugging pipe, so nothing but the browser is nee
 skipped; Debian and Ubuntu have it as ``apt-get install chromium``.
 """
 
+import base64
 import itertools
 import json
 import os
@@ -147,6 +148,10 @@ class Browser:
         os.close(self.into)
         self.process.terminate()
         self.process.wait(PATIENCE)
+
+    def picture(self, path):
+        """What is seen, as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def press(self, selector, key, modifiers=0):
         """A key on an element, which gets the focus."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from browser import CTRL, SHIFT, started
 from painted import CLASSES, Client, image_of, served
+from paper import AXES, PATIENCE, Paper
 
 from volseg.io import read_volume
 from volseg.labels import IGNORE_INDEX
@@ -17,60 +18,6 @@ from volseg.session.judging import Score
 from volseg.session.shapes import brush, outline
 
 pytestmark = pytest.mark.slow
-
-PATIENCE = 30  # seconds
-AXES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
-
-
-class Paper:
-    """The painting page of a session in a browser."""
-
-    def __init__(self, browser, session, address):
-        self.browser, self.session = browser, session
-        browser.open(address)
-        self.wait()
-
-    def state(self):
-        self.browser.settle()
-        return json.loads(self.browser.run("document.documentElement.dataset.state"))
-
-    def wait(self, **wanted):
-        """Until slices are shown, everything is saved, and the state is as wanted."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            state = self.state()
-            if state["ready"] and not state["waiting"] and wanted.items() <= state.items():
-                return state
-            assert time.monotonic() < end, (state, self.text("#trouble"))
-            time.sleep(0.02)
-
-    def text(self, selector):
-        return self.browser.run(f"document.querySelector({json.dumps(selector)}).textContent")
-
-    def place(self, view, h, v):
-        """Where a point of a slice, in voxels, is on the screen while the whole slice is shown."""
-        left, top, width, height = self.browser.box(f"[data-view={view}] .over")
-        across = [self.session.size[a] * self.session.spacing[a] for a in AXES[view]]
-        scale = 0.97 * min(width / across[0], height / across[1])
-        steps = [scale * self.session.spacing[a] for a in AXES[view]]
-        middle = [(self.session.size[a] - 1) / 2 for a in AXES[view]]
-        return left + width / 2 + (h - middle[0]) * steps[0], top + height / 2 + (v - middle[1]) * steps[1]
-
-    def draw(self, view, *points, button="left"):
-        self.browser.drag([self.place(view, *point) for point in points], button)
-
-    def press(self, view, key, modifiers=0):
-        self.browser.press(f"[data-view={view}] .over", key, modifiers)
-
-    def colour(self, view, h, v):
-        """Red, green, blue of what is drawn at a voxel."""
-        x, y = self.place(view, h, v)
-        code = f"""(() => {{ const c = document.querySelector('[data-view={view}] .picture');
-            const b = c.getBoundingClientRect(), one = document.createElement('canvas');
-            const context = one.getContext('2d', {{ willReadFrequently: true }});
-            context.drawImage(c, -({x} - b.left) * c.width / b.width, -({y} - b.top) * c.height / b.height);
-            return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]; }})()"""
-        return np.array(self.browser.run(code))
 
 
 @pytest.fixture(scope="module")
