@@ -241,6 +241,35 @@ def test_an_option_in_a_text_is_found(source, count):
     assert len(flags(source)) == count
 
 
+MOST, FEWEST = 400, 60  # lines of a module
+
+
+def of_no_size(source: str, name: str) -> bool:
+    """Whether a module is too long, or too short without a word on why it is a small one."""
+    lines = source.count("\n")
+    why = "small" in (ast.get_docstring(ast.parse(source)) or "")
+    return lines > MOST or (lines < FEWEST and not why and name not in ("__init__", "__main__"))
+
+
+def test_modules_are_neither_tomes_nor_splinters():
+    found = [path for path in modules() if of_no_size(path.read_text(encoding="utf-8"), path.stem)]
+    assert not found, f"from {FEWEST} to {MOST} lines, or a docstring that says why it is small"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "found"),
+    [
+        ("x = 1\n" * 401, "tiff", True),
+        ("x = 1\n" * 400, "tiff", False),
+        ("x = 1\n" * 59, "tiff", True),
+        ('"""A small module, as all share it."""\n', "tiff", False),
+        ("x = 1\n", "__init__", False),
+    ],
+)
+def test_a_module_of_no_size_is_found(source, name, found):
+    assert of_no_size(source, name) is found
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_keeps_to_its_floor(path):
     parts = list(path.relative_to(ROOT / "volseg").with_suffix("").parts)

@@ -15,7 +15,7 @@ from monai.transforms import Compose, NormalizeIntensityd
 
 from volseg.data import WholeVolumes, find_images
 from volseg.engines import predictor
-from volseg.engines.batch import Batch, described
+from volseg.engines.predictor import Batch, described
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.inferers import OverlapTileInferer
 from volseg.io import Volume, stamp, tiff, write_volume

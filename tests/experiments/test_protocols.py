@@ -13,8 +13,18 @@ from volseg.errors import InputError
 from volseg.experiments import datasets
 from volseg.experiments.cells import Cell, Result
 from volseg.experiments.comparison import csv_of, grid
-from volseg.experiments.datasets import Flat, Side, derive, read_annotated, volumes
-from volseg.experiments.division import annotated, count, divide_budgets, divide_folds, without
+from volseg.experiments.datasets import (
+    Flat,
+    Side,
+    annotated,
+    count,
+    derive,
+    divide_budgets,
+    divide_folds,
+    read_annotated,
+    volumes,
+    without,
+)
 from volseg.experiments.sweep import combinations, names_of
 from volseg.io import read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme

@@ -14,8 +14,8 @@ from volseg.errors import InputError, ResourceError
 from volseg.geometry import plan_tiles
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import BlockRunner
-from volseg.inferers.memory import estimate_memory
 from volseg.inferers.overlap_tile import process_tiles
+from volseg.inferers.planning import estimate_memory
 from volseg.machine import free_memory
 from volseg.networks import UNet, unet3d_2016
 

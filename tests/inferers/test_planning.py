@@ -18,9 +18,8 @@ from volseg.errors import ResourceError
 from volseg.geometry import balanced_tiles, plan_tiles
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import BlockRunner
-from volseg.inferers.memory import MemoryTracker
 from volseg.inferers.overlap_tile import process_tiles
-from volseg.inferers.planning import make_plan, operations
+from volseg.inferers.planning import MemoryTracker, make_plan, operations
 from volseg.machine import release_freed_memory
 from volseg.networks import UNet, unet3d_2016
 
@@ -88,7 +87,7 @@ def grown():
         import copy, json, threading, torch
         from pathlib import Path
         from torch import nn
-        from volseg.inferers.memory import MemoryTracker
+        from volseg.inferers.planning import MemoryTracker
         from volseg.machine import release_freed_memory
         from volseg.networks.layers import convolve
 

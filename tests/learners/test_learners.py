@@ -11,8 +11,8 @@ from scipy import ndimage
 from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
-from volseg.learners import LEARNERS, choose_learner, learner_in, network, trained_in
-from volseg.learners.network import choose_architecture
+from volseg.learners import LEARNERS, choose_learner, learner_in, trained_in, unet
+from volseg.learners.unet import choose_architecture
 from volseg.learning import Task
 from volseg.pixelwise import members
 from volseg.pixelwise import model as pixelwise_model
@@ -29,8 +29,8 @@ def learner(request, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: 1000.0 * next(ticks)))
     monkeypatch.setattr(pixelwise_model, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 1e6))
-    monkeypatch.setattr(network, "_WIDTH", {"cpu": 4, "cuda": 4})
-    monkeypatch.setattr(network, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
+    monkeypatch.setattr(unet, "_WIDTH", {"cpu": 4, "cuda": 4})
+    monkeypatch.setattr(unet, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
     return LEARNERS[request.param]
 
 

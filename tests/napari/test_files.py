@@ -16,8 +16,17 @@ pytest.importorskip(
 from napari.components import ViewerModel
 from npe2 import PluginManifest
 
-from volseg.napari.files import CLASSES, kidney, membranes, reader, write
-from volseg.napari.layers import KEY, colours_of, placement, volume_of
+from volseg.napari.layers import (
+    CLASSES,
+    KEY,
+    colours_of,
+    kidney,
+    membranes,
+    placement,
+    reader,
+    volume_of,
+    write,
+)
 
 MIRRORED = np.diag([-0.5, -0.25, 2.0, 1.0])
 MIRRORED[:3, 3] = (9, -7, 3)

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from volseg.inferers.memory import MemoryTracker
-from volseg.inferers.planning import operations
+from volseg.inferers.planning import MemoryTracker, operations
 from volseg.networks import UNet, unet3d_2016, unet_2015
 from volseg.networks.layers import convolve
 from volseg.networks.rows import fold_batch_norm, forward_rows, rows_per_step

@@ -30,11 +30,11 @@ from volseg.report import (
     write_figures,
     write_report,
 )
-from volseg.report.chart_svg import svg
 from volseg.report.charts import calibration_chart, curve_charts, scores_chart
 from volseg.report.colours import SERIES
 from volseg.report.figures import draw, slice_picture
 from volseg.report.picture import planes_of
+from volseg.report.rendering import svg
 
 SCHEME = LabelScheme(["lumen", "wall", "background"], [0, 1, 2], 3)
 VOID = {"meta", "link", "img", "input", "br", "line", "circle", "rect", "polygon", "polyline"}

@@ -18,11 +18,10 @@ from volseg.arguments import come_through
 from volseg.cli import ending
 from volseg.cli.bundles import CHECK, EXPORT, INIT
 from volseg.cli.command import Command, door, with_dashes
-from volseg.cli.datasets import PHANTOM, VERIFY
+from volseg.cli.datasets import AUDIT, PHANTOM, SPARSIFY, VERIFY
 from volseg.cli.densify import DENSIFY
 from volseg.cli.experiment import EXPERIMENT
 from volseg.cli.page import PAINT
-from volseg.cli.paint import AUDIT, SPARSIFY
 from volseg.cli.running import EVALUATE, PLAN, PREDICT, TRAIN
 from volseg.cli.settings import set_apart
 from volseg.cli.volumes import CONVERT, INFO

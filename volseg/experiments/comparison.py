@@ -3,13 +3,13 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from volseg.experiments.campaign import Results
 from volseg.experiments.cells import Cell
 from volseg.experiments.plots import draw_bars, draw_budgets, save_figure
-from volseg.experiments.start import Way
 from volseg.io import write_text
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TABLE_2",
     "TABLE_2_LABELLED",
     "TABLE_3",
+    "Way",
     "csv_of",
     "figure",
     "grid",
@@ -53,6 +54,23 @@ TABLE_3 = {
 
 DASH = "–"
 KINDS = ("held out", "never annotated")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one column of a table is trained."""
+
+    key: str
+    title: str
+    files: tuple[Path, ...]
+    settings: dict[str, Any]
+    parameters: int
+    iterations: int
+
+    @property
+    def flat(self) -> bool:
+        """Whether on slices as images of their own."""
+        return self.key.startswith("2d")
 
 
 def figure(value: float | None) -> str:

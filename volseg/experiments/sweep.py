@@ -16,7 +16,7 @@ from volseg.experiments.cells import Cell, Result, content_of
 from volseg.experiments.comparison import csv_of, figure, markdown
 from volseg.experiments.datasets import fingerprint, link_images
 from volseg.experiments.plots import draw_curves, draw_predictions, read_example, read_prediction, save_figure
-from volseg.experiments.start import check_settings, frozen_bundle, way
+from volseg.experiments.protocols import check_settings, frozen_bundle, way
 from volseg.io import read_text, write_text
 from volseg.labels import LabelScheme
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from volseg.geometry import Tile, choose_tile, plan_tiles
 from volseg.inferers.blocks import BlockRunner, Requirements, Source, unwrapped
-from volseg.inferers.memory import estimate_memory
+from volseg.inferers.planning import estimate_memory
 
 __all__ = [
     "BatchNorm",

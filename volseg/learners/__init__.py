@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from volseg.errors import InputError
-from volseg.learners.network import UNetModel
-from volseg.learners.unet import UNetLearner
+from volseg.learners.unet import UNetLearner, UNetModel
 from volseg.learning import Learner, Trained
 from volseg.pixelwise import PixelwiseLearner
 

@@ -11,8 +11,7 @@ from napari.layers import Image, Labels
 
 from volseg.errors import RefusedError
 from volseg.labels import IGNORE_INDEX
-from volseg.napari.files import CLASSES
-from volseg.napari.layers import across, colours_of, placement, turned
+from volseg.napari.layers import CLASSES, across, colours_of, placement, turned
 from volseg.session import Session
 
 __all__ = ["PaintLayer", "ResultLayers"]

@@ -1,6 +1,6 @@
 """What the charts of a report show, whoever draws them.
 
-`chart_svg` draws a `Chart` on the page, `figures` with matplotlib for slides: both from the same
+`rendering` draws a `Chart` on the page, `figures` with matplotlib for slides: both from the same
 description, so that they cannot differ in what they say.
 """
 

@@ -1,4 +1,7 @@
-"""Between the arrays of a MONAI pipeline (ndarray, Tensor, MetaTensor) and plain tensors, without copies."""
+"""Between the arrays of a MONAI pipeline (ndarray, Tensor, MetaTensor) and plain tensors, without copies.
+
+A small module, as all transforms share it and none of them owns it.
+"""
 
 import warnings
 from collections.abc import Mapping

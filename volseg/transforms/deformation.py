@@ -23,7 +23,7 @@ from volseg.errors import InputError
 from volseg.geometry import per_axis
 from volseg.labels import IGNORE_INDEX
 from volseg.transforms.arrays import entry, plain_tensor, probability
-from volseg.transforms.vectors import RandomVectors, Spline
+from volseg.transforms.elastic import RandomVectors, Spline
 
 __all__ = ["RandDeformedPatchd", "annotated_voxels"]
 

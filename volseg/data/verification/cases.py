@@ -1,9 +1,10 @@
-"""The checks of one case, and the facts about it that are compared with those of the other cases."""
+"""The checks of one case, what a bundle expects of it, and the facts that are compared with other cases'."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,62 @@ from volseg.annotation import hold_out
 from volseg.data.cases import Case
 from volseg.data.loading import classes_of
 from volseg.data.verification.contents import odd_labels, odd_values, values_of
-from volseg.data.verification.expectations import Expectations
 from volseg.errors import InputError, VolsegError
 from volseg.findings import Finding, Severity
+from volseg.instances import InstanceScheme
 from volseg.io import Note, Notes, Volume, check_alignment, digest, read_channels, read_volume
-from volseg.labels import IGNORE_INDEX
+from volseg.labels import IGNORE_INDEX, LabelScheme
 
-__all__ = ["Facts", "check_case", "files_of", "reported", "sha256"]
+__all__ = ["Expectations", "Facts", "check_case", "expectations", "files_of", "reported", "sha256"]
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """``None`` where nothing in particular is expected."""
+
+    labels: LabelScheme | None = None
+    in_channels: int | None = None
+    spatial_dims: int | None = None
+
+
+def expectations(config: Mapping[str, Any]) -> Expectations:
+    """What the entries ``labels``, ``in_channels`` and ``network_def`` of a merged bundle say.
+
+    Raises:
+        InputError: if ``labels`` cannot be read without evaluating something.
+    """
+    scheme = _plain(config, config.get("labels"))
+    labels: LabelScheme | None = None
+    if isinstance(scheme, Mapping):
+        arguments = {k: _plain(config, v) for k, v in scheme.items() if not k.startswith("_")}
+        kind = InstanceScheme if scheme.get("_target_") == "volseg.InstanceScheme" else LabelScheme
+        try:
+            labels = kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"The bundle's entry 'labels' cannot be read ({error}). Give names, values and unlabelled as "
+                "plain text and numbers."
+            ) from error
+    network = config.get("network_def")
+    dims = _plain(config, network.get("spatial_dims")) if isinstance(network, Mapping) else None
+    channels = _plain(config, config.get("in_channels"))
+    return Expectations(
+        labels,
+        channels if isinstance(channels, int) else None,
+        dims if isinstance(dims, int) else None,
+    )
+
+
+def _plain(config: Mapping[str, Any], value: Any) -> Any:
+    """The value that a chain of references leads to."""
+    for _ in config:
+        if not (isinstance(value, str) and value.startswith("@")):
+            break
+        found: Any = config
+        for part in value[1:].replace("#", "::").split("::"):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        value = found
+    return value
 
 
 class Facts(TypedDict, total=False):

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.cases import Case, find_cases, stem
-from volseg.data.verification.cases import Facts, check_case, files_of, reported, sha256
-from volseg.data.verification.expectations import Expectations
+from volseg.data.verification.cases import Expectations, Facts, check_case, files_of, reported, sha256
 from volseg.errors import InputError, VolsegError
 from volseg.findings import Finding, Severity, table
 from volseg.instances import InstanceScheme
