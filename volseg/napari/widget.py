@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import (
-    CheckBox, ComboBox, Container, FileEdit, FloatSpinBox, Label, LineEdit, PushButton,
-)  # fmt: skip
+from magicgui import widgets
 from napari.layers import Image
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
@@ -47,7 +45,7 @@ class _Bridge(QObject):
         return False
 
 
-class PaintPanel(Container):
+class PaintPanel(widgets.Container):
     """Choose an image, paint in the layer ``paint``, see ``result`` and ``doubt``.
 
     Args:
@@ -62,24 +60,26 @@ class PaintPanel(Container):
         self._worker: Worker | None = None
         self._job: Any = None
         self._place: Mapping[str, Any] = {}
-        self.image = ComboBox(label="image", choices=self._images)
-        self.folder = FileEdit(label="keep in", mode="d", nullable=True)
-        self.names = LineEdit(label="classes", value="object", tooltip="names, with a comma between two")
+        self.image = widgets.ComboBox(label="image", choices=self._images)
+        self.folder = widgets.FileEdit(label="keep in", mode="d", nullable=True)
+        self.names = widgets.LineEdit(
+            label="classes", value="object", tooltip="names, with a comma between two"
+        )
         self.start_button = _button("Start", self.start)
-        self.chosen = ComboBox(label="paint with", choices=self._classes)
-        self.live = CheckBox(text="learn while I paint", value=True)
+        self.chosen = widgets.ComboBox(label="paint with", choices=self._classes)
+        self.live = widgets.CheckBox(text="learn while I paint", value=True)
         self.finish_button = _button("Slice is finished", self.finish, "what is blank on it is background")
         self.adopt_button = _button("Adopt the result", self.adopt, "of this slice as paint, to correct it")
-        self.score = Label(label="score", value="")
-        self.suggestion = Label(value="")
+        self.score = widgets.Label(label="score", value="")
+        self.suggestion = widgets.Label(value="")
         self.go_button = _button("Go there", self.go)
-        self.minutes = FloatSpinBox(label="minutes", value=15, min=0.1, max=10000, step=1)
+        self.minutes = widgets.FloatSpinBox(label="minutes", value=15, min=0.1, max=10000, step=1)
         self.make_button = _button("Make the volume", self.make)
         self.cancel_button = _button("Cancel", self.cancel)
         self.save_paint_button = _button("Save paint", lambda: self.save("paint"))
         self.save_result_button = _button("Save result", lambda: self.save("result"))
-        self.doing = Label(value="")
-        self.status = Label(value="Choose an image, name the classes, and start.")
+        self.doing = widgets.Label(value="")
+        self.status = widgets.Label(value="Choose an image, name the classes, and start.")
         for text in (self.score, self.suggestion, self.status):
             text.native.setWordWrap(True)
         super().__init__(
@@ -366,13 +366,13 @@ class PaintPanel(Container):
         self.go_button.enabled = on and bool(self._place)
 
 
-def _row(*widgets: PushButton) -> Container:
-    row = Container(widgets=list(widgets), layout="horizontal", labels=False)
+def _row(*buttons: widgets.PushButton) -> widgets.Container:
+    row = widgets.Container(widgets=list(buttons), layout="horizontal", labels=False)
     row.margins = (0, 0, 0, 0)
     return row
 
 
-def _button(text: str, act: Callable[[], object], tooltip: str = "") -> PushButton:
+def _button(text: str, act: Callable[[], object], tooltip: str = "") -> widgets.PushButton:
     """A button that shows what is user-fixable in words; napari shows other errors with their traceback."""
 
     def pressed() -> None:
@@ -384,7 +384,7 @@ def _button(text: str, act: Callable[[], object], tooltip: str = "") -> PushButt
                 raise
             show_error(sentence)
 
-    button = PushButton(text=text, tooltip=tooltip)
+    button = widgets.PushButton(text=text, tooltip=tooltip)
     button.changed.connect(pressed)
     return button
 
