@@ -1,8 +1,8 @@
 """How good a segmentation is: class by class, as membranes between cells, and object by object.
 
-``segmentation`` compares classes over annotated voxels, ``membranes`` scores probability maps of
-electron microscopy as the ISBI 2012 challenge did, with its topological measure in ``warping``, and
-``instances`` counts cells. ``headline`` says which classes the one figure is the mean of.
+``segmentation`` compares classes over annotated voxels, ``surfaces`` their borders. ``membranes`` scores
+probability maps of electron microscopy as the ISBI 2012 challenge did, with its topological measure in
+``warping``, and ``instances`` counts cells. ``headline`` says which classes the one figure is the mean of.
 """
 
 from volseg.metrics.instances import (
@@ -25,10 +25,12 @@ from volseg.metrics.membranes import (
     warping_error,
 )
 from volseg.metrics.segmentation import Headline, boundary_f1, confusion_matrix, dice, iou, mean_score
+from volseg.metrics.surfaces import TOLERANCE, pooled_surface_dice, surface_dice, surface_faces
 from volseg.metrics.warping import Warping, homotopic_warp
 
 __all__ = [
     "THRESHOLDS",
+    "TOLERANCE",
     "Best",
     "Headline",
     "MergesAndSplits",
@@ -47,8 +49,11 @@ __all__ = [
     "merges_and_splits",
     "object_precision",
     "pixel_error",
+    "pooled_surface_dice",
     "rand_error",
     "seg_score",
+    "surface_dice",
+    "surface_faces",
     "thinned_scores",
     "warping_error",
 ]
