@@ -23,8 +23,7 @@ from starlette.routing import Route
 from volseg.errors import InputError, RefusedError, ResourceError, cause, in_words
 from volseg.geometry import AXES
 from volseg.io import read_text
-from volseg.page.acts import ACTS, act, save
-from volseg.page.asked import Asked, TooLargeError, asked
+from volseg.page.acts import ACTS, Asked, TooLargeError, act, asked, save
 from volseg.page.making import Making
 from volseg.page.news import Hub
 from volseg.page.planes import Pictures, as_bytes
