@@ -18,6 +18,7 @@ from volseg.engines.scores import Scores
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.metrics import pooled_surface_dice, surface_faces
 from volseg.networks import UNet
 from volseg.report import class_colours, panel, save_picture
 from volseg.runs.checkpoint import save_checkpoint
@@ -149,7 +150,7 @@ def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, capl
     assert report["held out"]["mean IoU"] == pytest.approx(metrics["mean IoU: held out"], abs=1e-5)
     assert len(report["held out"]["precision, recall, F1 within 1 voxel(s)"]["a"]["low"]) == 3
     rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
-    assert rows[0] == "voxels,case,class,IoU,Dice"
+    assert rows[0] == "voxels,case,class,IoU,Dice,surface Dice"
     assert len(rows) == 1 + 2 * 2 * 3  # two kinds, one case and all, three classes
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -163,6 +164,53 @@ def test_figures_are_written_once_and_as_valid_json(make_dataset, tmp_path, capl
     with pytest.raises(RefusedError, match="metrics.json exists already and is not overwritten"):
         run(datasets(folder), **settings)
     run(datasets(folder), **settings, overwrite=True)
+
+
+def test_surfaces_are_scored_beside_voxels_in_file_table_log_and_page(make_dataset, tmp_path, caplog):
+    folder = make_dataset(size=(20, 16), channels=1, cases="ab", held_out={"y": [4, 5, 6, 7, 8]})
+    last = read_volume(folder / "images" / "b.tif")
+    write_volume(folder / "images" / "b.tif", np.roll(last.array, 4, 1), last, overwrite=True)
+    items = [load_case(case, labels=SCHEME, in_channels=1) for case in find_cases(folder)]
+    faces = []
+    for item in items:
+        guess = np.clip(np.rint(item["image"][0].numpy()), 0, 2)
+        faces.append(surface_faces(guess, item["held"][0], 3)[0])
+    with caplog.at_level(logging.INFO):
+        run(datasets(folder), output_dir=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["held out"]
+    expected = pooled_surface_dice(sum(faces))
+    assert 0 < expected.min() < expected.max() < 1
+    assert list(found["surface Dice"].values()) == pytest.approx(expected, abs=1e-5)
+    for name, own in zip("ab", faces, strict=True):
+        by_class = list(found["surface Dice by case"][name].values())
+        assert by_class == pytest.approx(pooled_surface_dice(own), abs=1e-5)
+    mean = found["mean foreground surface Dice"]
+    assert mean == pytest.approx(expected.mean(), abs=1e-5)
+    assert found["tolerance of surface Dice in voxels"] == 1
+    last = (tmp_path / "out" / "metrics.csv").read_text().splitlines()[-1]
+    assert last.startswith("held out,all,high,")
+    assert last.endswith(f",{expected[2]:.4f}")
+    assert (
+        f"mean surface Dice at 1 voxel over all classes (low, middle, high; none is background): {mean:.3f}."
+        in caplog.text
+    )
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Surface Dice: share of the border that is off by one voxel at most." in page
+    for value in (*expected, mean, np.nanmean(pooled_surface_dice(faces[1]))):
+        assert f'<td class="number">{value:.3f}</td>' in page
+
+
+def test_surfaces_know_the_voxel_size_and_cases_weigh_by_their_voxels():
+    truth = torch.zeros((1, 12, 12), dtype=torch.uint8)
+    truth[..., 5:] = 1
+    guess = torch.zeros_like(truth)
+    guess[..., 6:] = 1
+    found = {}
+    for spacing in (None, (1, 1), (9, 9), (1, 5)):
+        scores = Scores(LabelScheme(["background", "cell"], [0, 1], 255))
+        scores.add("a", "held out", guess, truth, spacing)
+        found[spacing] = scores.surfaces["held out"]["a"][1].tolist()
+    assert found == {None: [24, 24], (1, 1): [24, 24], (9, 9): [24, 24], (1, 5): [0, 24]}
 
 
 def test_a_bad_case_ends_the_evaluation_with_its_message(make_dataset, caplog):

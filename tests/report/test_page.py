@@ -79,7 +79,7 @@ def report_of(size, seed=0, **changes):
     result = rng.integers(0, 3, size).astype(np.uint8)
     paint = np.full(size, IGNORE_INDEX, np.uint8)
     paint[..., 2] = result[..., 2]
-    score = ClassScore(0.75, 0.857, (0.7, 0.8))
+    score = ClassScore(0.75, 0.857, (0.7, 0.8), 0.931)
     parts = {
         "title": "kidney.tif",
         "image": rng.normal(size=(1, *size)),
@@ -238,7 +238,7 @@ def with_text_everywhere(report, text):
         "understood": [text],
         "scores": [dataclasses.replace(scores, method=text) for scores in report.scores],
         "scores_note": text,
-        "cases": [CaseRow(text, [None] * 5, text, text)],
+        "cases": [CaseRow(text, [None] * 6, text, text)],
         "curves": [dataclasses.replace(report.curves[0], validation_name=text, name=text)] * 2,
         "findings": [Finding(text, text, text, text, text, file=text)],
         "suggestion": dataclasses.replace(report.suggestion, text=text, todo=text, command=text),

@@ -143,15 +143,16 @@ class _Evaluation:
             return {}  # all of it was trained on
         logits = _logits(engine, item, engine.inferer)
         prediction = logits.argmax(0, keepdim=True).to(torch.uint8)
-        self.scores.add(name, "held out", prediction, held)
+        self.scores.add(name, "held out", prediction, held, item["spacing"])
         if self.plain is not None:
-            other = _logits(engine, item, self.plain)
-            self.plain_scores.add(name, "held out", other.argmax(0, keepdim=True).to(torch.uint8), held)
+            other = _logits(engine, item, self.plain).argmax(0, keepdim=True).to(torch.uint8)
+            self.plain_scores.add(name, "held out", other, held, item["spacing"])
         for measure in self.measures:
             measure.add(name, logits.softmax(0), held[0], item.get("instances"), self.dataset.labels)
         if truth is not None:
             untouched = (train == IGNORE_INDEX) & (held == IGNORE_INDEX) & ~learnt
-            self.scores.add(name, "never annotated", prediction, truth.where(untouched, IGNORE_INDEX))
+            unseen = truth.where(untouched, IGNORE_INDEX)
+            self.scores.add(name, "never annotated", prediction, unseen, item["spacing"])
         annotation = torch.where(held == IGNORE_INDEX, train, held)
         if not engine.state.pictures:
             picture = panel(item["image"], annotation, prediction, truth, len(self.dataset.labels))
@@ -162,10 +163,9 @@ class _Evaluation:
 
     def finish(self, engine: Engine) -> None:
         """All volumes are scored: put together what each process has, say it and write it."""
-        parts = processes.gather((self.scores.matrices, self.scores.tolerant, self.plain_scores.matrices))
-        for matrices, tolerant, without_image in parts:
-            self.scores.merge(matrices, tolerant)
-            self.plain_scores.merge(without_image, {})
+        for found, without_image in processes.gather((self.scores.found, self.plain_scores.found)):
+            self.scores.merge(found)
+            self.plain_scores.merge(without_image)
         engine.state.metrics = self.scores.summary()
         reports = [measure.report() for measure in self.measures]
         tables = [measure.table(found) for measure, found in zip(self.measures, reports, strict=True)]

@@ -3,19 +3,20 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from volseg.data import LoadedCase, WholeVolumes
 from volseg.data.auditing import orientation_of
 from volseg.engines.scores import Scores
-from volseg.metrics import Headline, dice, iou, mean_score
+from volseg.metrics import Headline, dice, iou, mean_score, pooled_surface_dice
 from volseg.report import CaseRow, ClassScore, MethodScores, Report, panel, save_picture, write_report
 from volseg.runs.folder import PAGES
 
@@ -109,10 +110,9 @@ def _shared(scores: Scores, chosen: Chosen, checkpoint: str, versions: Mapping[s
     facts: dict[str, str] = {}
     for kind, cases in scores.matrices.items():
         pooled: Any = sum(cases.values())
-        overlaps, dices = iou(pooled), dice(pooled)
-        classes = [ClassScore(_known(a), _known(b)) for a, b in zip(overlaps, dices, strict=True)]
-        main = ClassScore(_known(headline.mean(overlaps)), _known(headline.mean(dices)))
-        mean = ClassScore(_known(mean_score(overlaps)), _known(mean_score(dices)))
+        by_measure = _measures(pooled, sum(scores.surfaces[kind].values()))
+        classes = [_class_score(values) for values in zip(*by_measure, strict=True)]
+        main, mean = (_class_score(map(over, by_measure)) for over in (headline.mean, mean_score))
         methods.append(MethodScores(f"voxels {kind}", classes, mean, main))
         notes.append(f"Voxels {kind}: {int(pooled.sum()):,} of {len(cases)} case(s), pooled.")
         facts[f"{headline.title()}, voxels {kind}"] = "unknown" if main.iou is None else f"{main.iou:.3f}"
@@ -123,10 +123,12 @@ def _shared(scores: Scores, chosen: Chosen, checkpoint: str, versions: Mapping[s
     notes.append("The confidence is the network's own, not calibrated.")
     where = {name: (what, PAGES[what]) for what, name in reversed(chosen.items())}
     rows = []
+    faces = next(iter(scores.surfaces.values()), {})
     for name, matrix in sorted(_cases(scores).items(), key=lambda case: _rank(headline, case[1])):
         what, link = where.get(name, ("", ""))
-        figures = [_known(headline.mean(iou(matrix))), _known(headline.mean(dice(matrix)))]
-        rows.append(CaseRow(name, (*figures, *map(_known, iou(matrix))), what, link))
+        by_measure = _measures(matrix, faces[name])
+        figures = [*map(headline.mean, by_measure), *by_measure[0]]
+        rows.append(CaseRow(name, tuple(map(_known, figures)), what, link))
     return {
         "facts": facts,
         "scores": methods,
@@ -135,6 +137,16 @@ def _shared(scores: Scores, chosen: Chosen, checkpoint: str, versions: Mapping[s
         "command": f"{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}\n# weights: {checkpoint}",
         "versions": {name: str(value) for name, value in versions.items()},
     }
+
+
+def _measures(matrix: Any, faces: Any) -> list[npt.NDArray[np.float64]]:
+    """IoU, Dice and surface Dice of each class."""
+    return [iou(matrix), dice(matrix), pooled_surface_dice(faces)]
+
+
+def _class_score(values: Iterable[float]) -> ClassScore:
+    overlap, twice, surface = map(_known, values)
+    return ClassScore(overlap, twice, surface=surface)
 
 
 def _rank(headline: Headline, matrix: Any) -> float:

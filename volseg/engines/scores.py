@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from volseg.instances import InstanceScheme
 from volseg.labels import IGNORE_INDEX, LabelScheme
 from volseg.metrics import (
+    TOLERANCE,
     Headline,
     boundary_f1,
     confusion_matrix,
@@ -20,6 +21,8 @@ from volseg.metrics import (
     iou,
     mean_score,
     membrane_scores,
+    pooled_surface_dice,
+    surface_faces,
 )
 
 __all__ = ["InstanceScores", "Measure", "MembraneScores", "Scores", "plain"]
@@ -28,7 +31,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-./ :]")  # of figures: MLflow refuses everyth
 
 
 class Scores:
-    """Confusion matrices by kind of voxel (``"held out"``, ``"never annotated"``) and by case.
+    """Confusion matrices and surfaces by kind of voxel (``"held out"``, ``"never annotated"``) and by case.
 
     Args:
         tolerance: in voxels; also score each class but the background as a thin structure.
@@ -39,19 +42,41 @@ class Scores:
         self.headline = Headline(labels.names)
         self.tolerance = tolerance
         self.matrices: dict[str, dict[str, np.ndarray[Any, np.dtype[np.int64]]]] = {}
+        self.surfaces: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
         self.tolerant: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
+
+    @property
+    def found(self) -> tuple[dict[str, dict[str, Any]], ...]:
+        """All that there is so far, for :meth:`merge`."""
+        return self.matrices, self.surfaces, self.tolerant
 
     def clear(self) -> None:
         """Forget everything."""
-        self.matrices.clear()
-        self.tolerant.clear()
+        for found in self.found:
+            found.clear()
 
-    def add(self, case: str, kind: str, prediction: Tensor, target: Tensor) -> None:
-        """Count the voxels of one case whose target is not ``IGNORE_INDEX``; nothing if there is none."""
+    def add(
+        self,
+        case: str,
+        kind: str,
+        prediction: Tensor,
+        target: Tensor,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        """Count the voxels of one case whose target is not ``IGNORE_INDEX``; nothing if there is none.
+
+        Args:
+            prediction, target: class indices, ``(1, *spatial)``.
+            spacing: voxel size along each axis; all alike if None. Areas are counted in the finest of them:
+                cases weigh by their voxels, whatever the size of these, as in a confusion matrix.
+        """
         matrix = confusion_matrix(prediction, target, len(self.labels))
         if not matrix.sum():
             return
         self.matrices.setdefault(kind, {})[case] = matrix
+        sizes = None if spacing is None else [size / min(spacing) for size in spacing]
+        faces = surface_faces(prediction[0], target[0], len(self.labels), spacing=sizes)
+        self.surfaces.setdefault(kind, {})[case] = faces[0]
         if self.tolerance is not None:
             mask = (target != IGNORE_INDEX).numpy()[0]
             self.tolerant.setdefault(kind, {})[case] = {
@@ -65,9 +90,9 @@ class Scores:
                 if not (self.headline.leaves_out and index == self.headline.background)
             }
 
-    def merge(self, matrices: Mapping[str, Mapping[str, Any]], tolerant: Mapping[str, Any]) -> None:
+    def merge(self, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> None:
         """Take over the cases that another process has scored."""
-        for own, other in ((self.matrices, matrices), (self.tolerant, tolerant)):
+        for own, other in zip(self.found, found, strict=True):
             for kind, cases in other.items():
                 own.setdefault(kind, {}).update(cases)
 
@@ -91,6 +116,7 @@ class Scores:
     def _kind(self, kind: str) -> dict[str, Any]:
         cases = self.matrices[kind]
         pooled: Any = sum(cases.values())
+        surfaces = pooled_surface_dice(sum(self.surfaces[kind].values()))
         per_case = {case: dice(matrix) for case, matrix in cases.items()}
         foreground = self.headline.classes
         means = [mean_score(scores[foreground]) for scores in per_case.values()]  # NaN: no foreground at all
@@ -107,6 +133,12 @@ class Scores:
             "mean foreground Dice": plain(mean_score(dice(pooled)[foreground])),
             "mean foreground Dice over cases": plain(mean_score(means)),
             "Dice by case": {case: self._named(scores) for case, scores in per_case.items()},
+            "surface Dice": self._named(surfaces),
+            "mean foreground surface Dice": plain(mean_score(surfaces[foreground])),
+            "surface Dice by case": {
+                case: self._named(pooled_surface_dice(faces)) for case, faces in self.surfaces[kind].items()
+            },
+            "tolerance of surface Dice in voxels": TOLERANCE,
         }
         if kind in self.tolerant:
             found[f"precision, recall, F1 within {self.tolerance:g} voxel(s)"] = {
@@ -116,12 +148,15 @@ class Scores:
         return found
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """The report as a table: kind, case, class, IoU, Dice."""
-        yield "voxels", "case", "class", "IoU", "Dice"
+        """The report as a table: kind, case, class, IoU, Dice, surface Dice."""
+        yield "voxels", "case", "class", "IoU", "Dice", "surface Dice"
         for kind, cases in self.matrices.items():
-            for case, matrix in [*cases.items(), ("all", sum(cases.values()))]:
-                for name, a, b in zip(self.labels.names, iou(matrix), dice(matrix), strict=True):
-                    yield kind, case, name, f"{a:.4f}", f"{b:.4f}"
+            surfaces = self.surfaces[kind]
+            rows = [(case, matrix, surfaces[case]) for case, matrix in cases.items()]
+            for case, matrix, faces in [*rows, ("all", sum(cases.values()), sum(surfaces.values()))]:
+                scores = iou(matrix), dice(matrix), pooled_surface_dice(faces)
+                for name, *figures in zip(self.labels.names, *scores, strict=True):
+                    yield kind, case, name, *(f"{figure:.4f}" for figure in figures)
 
     def table(self) -> Iterator[str]:
         """A few lines for a person."""
@@ -135,6 +170,10 @@ class Scores:
             mean = found["mean foreground Dice over cases"]
             if mean is not None:
                 yield f"Mean foreground Dice over cases, voxels {kind}: {mean:.3f}."
+            mean = found["mean foreground surface Dice"]
+            if mean is not None:
+                title = self.headline.in_words(mean, measure=f"surface Dice at {TOLERANCE:g} voxel")
+                yield f"Voxels {kind}: {title}."
 
     def _named(self, values: Any) -> dict[str, float | None]:
         return {name: plain(value) for name, value in zip(self.labels.names, values, strict=True)}

@@ -36,6 +36,7 @@ __all__ = ["sections", "unit_of", "viewer", "write_report"]
 _FLAT = 0.65  # volumes flatter than this are shown with xz above yz, others with all three in a row
 _MAX_MARKS = 120  # under a slider
 _STILL = 384  # pixels of the picture for pages without scripts
+_BESIDE = {"dice": "Dice", "surface": "surface Dice"}  # shown of the first method, by attribute
 
 
 def sections(report: Report) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def _subtitle(report: Report) -> str:
 def _scores(report: Report) -> dict[str, Any]:
     """The table of scores: a row per class, then the means, with the best of each marked."""
     names, methods = report.score_rows()
-    with_dice = any(score.dice is not None for score in methods[0].classes)
+    shown = methods[0].classes
+    beside = [name for name in _BESIDE if any(getattr(score, name) is not None for score in shown)]
     rows = [_row(name, [method.classes[i] for method in methods]) for i, name in enumerate(names)]
     leaves_out = report.headline.leaves_out
     if any(method.headline is not None for method in methods):
@@ -91,14 +93,18 @@ def _scores(report: Report) -> dict[str, Any]:
         name = "with background" if leaves_out else "mean over all classes"
         rows.append(_row(name, [_or_none(method.mean) for method in methods], kind))
     intervals = any(score.interval for method in methods for score in method.classes)
+    caption = ["IoU by class."]
+    if intervals:
+        caption = ["In brackets and as bars: the confidence interval of the IoU over what was held out."]
+    if "surface" in beside:
+        caption.append("Surface Dice: share of the border that is off by one voxel at most.")
+        caption += ["It has no interval."] if intervals else []
     return {
-        "caption": "In brackets and as bars: the confidence interval over what was held out."
-        if intervals
-        else "IoU by class.",
+        "caption": " ".join(caption),
         "heads": [("IoU", method.method) for method in methods]
-        + ([("Dice", methods[0].method)] if with_dice else []),
+        + [(_BESIDE[name], methods[0].method) for name in beside],
         "rows": rows,
-        "with_dice": with_dice,
+        "beside": beside,
         "methods": [method.method for method in methods],
         "chart": svg(scores_chart(names, methods)),
     }

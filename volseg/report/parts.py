@@ -44,11 +44,13 @@ class ClassScore:
 
     Args:
         interval: lower and upper end of the confidence interval of the IoU over slices.
+        surface: surface Dice at a tolerance of one voxel.
     """
 
     iou: float | None
     dice: float | None = None
     interval: tuple[float, float] | None = None
+    surface: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class CaseRow:
     """One case of several: a row of the index.
 
     Args:
-        figures: IoU and Dice of the headline, then the IoU of each class; ``None`` where there is none.
+        figures: IoU, Dice and surface Dice of the headline, then the IoU of each class; ``None`` where there
+            is none.
         what: such as ``"worst"``; empty for most.
         link: the page of the case beside this one; empty if it has none.
     """
