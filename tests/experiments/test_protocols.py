@@ -11,7 +11,7 @@ from volseg.bundle import check_bundle, read_bundle
 from volseg.data import find_cases
 from volseg.errors import InputError
 from volseg.experiments import datasets
-from volseg.experiments.cells import Cell, Result
+from volseg.experiments.campaign import Cell, Result
 from volseg.experiments.comparison import csv_of, grid
 from volseg.experiments.datasets import (
     Flat,

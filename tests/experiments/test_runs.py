@@ -16,9 +16,8 @@ from volseg.annotation import keep_slices
 from volseg.bundle import read_bundle
 from volseg.cli import main
 from volseg.errors import InputError, RefusedError, VolsegError
-from volseg.experiments import cells as cells_module
-from volseg.experiments import comparison, protocols
-from volseg.experiments.cells import run_bundle
+from volseg.experiments import campaign, comparison, protocols
+from volseg.experiments.campaign import run_bundle
 from volseg.experiments.protocols import auto, budget, semi
 from volseg.experiments.sweep import sweep
 from volseg.io import read_volume, write_volume
@@ -89,7 +88,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch):
     stand_in = Runs()
-    monkeypatch.setattr(cells_module, "run_bundle", stand_in)
+    monkeypatch.setattr(campaign, "run_bundle", stand_in)
     monkeypatch.setattr(comparison, "save_figure", lambda figure, path: path.touch())  # drawing takes long
     return stand_in
 
@@ -138,7 +137,7 @@ def test_the_variants_differ_in_norm_and_dimension_only(
     files, files_2d, settings, tmp_path, runs, monkeypatch
 ):
     given = []
-    monkeypatch.setattr(cells_module, "run_bundle", lambda *a: (given.append(a), runs(*a)))
+    monkeypatch.setattr(campaign, "run_bundle", lambda *a: (given.append(a), runs(*a)))
     auto(files, settings, tmp_path / "out", cases=["b"], files_2d=files_2d)
     trained = [(read, {**sets}) for run_id, read, sets in given if run_id == "training"]
     assert [sets.pop("network_def#norm") for _, sets in trained] == [None, "batch", "batch"]
@@ -335,11 +334,11 @@ def test_an_unfinished_training_is_gone_on_with(files, settings, tmp_path, monke
         run_bundle(run_id, read, {**given, "epochs": 1})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cells_module, "run_bundle", stop_half_way)
+    monkeypatch.setattr(campaign, "run_bundle", stop_half_way)
     with pytest.raises(KeyboardInterrupt):
         budget(files, settings, out, budgets=[(1, 1, 1)], cases=["a"])
     monkeypatch.setattr(
-        cells_module, "run_bundle", lambda *a: (trained.append((a[0], a[2].get("resume"))), run_bundle(*a))
+        campaign, "run_bundle", lambda *a: (trained.append((a[0], a[2].get("resume"))), run_bundle(*a))
     )
     budget(files, settings, out, budgets=[(1, 1, 1)], cases=["a"])
     assert trained == [("training", False), ("training", True), ("evaluating", None)]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volseg.experiments.campaign import Results
-from volseg.experiments.cells import Cell
+from volseg.experiments.campaign import Cell, Results
 from volseg.experiments.plots import draw_bars, draw_budgets, save_figure
 from volseg.io import write_text
 

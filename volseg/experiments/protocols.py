@@ -15,8 +15,7 @@ from volseg.annotation import find_slices, hold_out
 from volseg.arguments import option
 from volseg.bundle import check_overrides, read_bundle
 from volseg.errors import InputError
-from volseg.experiments.campaign import Results, open_campaign, run_cells
-from volseg.experiments.cells import Cell, content_of
+from volseg.experiments.campaign import Cell, Results, content_of, open_campaign, run_cells
 from volseg.experiments.comparison import BUDGETS, TABLE_1, TABLE_3, Way, write_budgets, write_variants
 from volseg.experiments.datasets import (
     Annotated,

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from volseg.arguments import option
 from volseg.bundle.files import argument_problems, keywords, locate
 from volseg.data import Case, output_of
-from volseg.experiments.campaign import Book, Results, open_campaign, run_cells
-from volseg.experiments.cells import Cell, Result, content_of
+from volseg.experiments.campaign import Book, Cell, Result, Results, content_of, open_campaign, run_cells
 from volseg.experiments.comparison import csv_of, figure, markdown
 from volseg.experiments.datasets import fingerprint, link_images
 from volseg.experiments.plots import draw_curves, draw_predictions, read_example, read_prediction, save_figure
