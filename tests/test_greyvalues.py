@@ -120,6 +120,12 @@ def test_what_is_no_number_lies_at_the_lower_limit(image):
     assert (odd[:, :4] == odd.min()).all()
 
 
+def test_values_near_the_largest_that_there_are_stay_numbers(image):
+    found = robust(image.astype(np.float64) / np.abs(image).max() * np.finfo(np.float64).max)
+    assert np.isfinite(found).all()
+    assert found[0].flatten()[image.argmax()] > found[0].flatten()[image.argmin()]
+
+
 def test_channels_do_not_matter_to_one_another(image):
     both = np.concatenate([image, image * 1e-8])
     np.testing.assert_allclose(robust(both)[0], robust(both)[1], atol=1e-5)

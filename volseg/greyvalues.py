@@ -8,6 +8,7 @@ value of -3.4e38 outside of the field of view, and the picture has no contrast. 
 * The *limits* lie as far beyond the bulk as the bulk is wide. The bulk is what the medians over 3 voxels
   along each axis span, from the 0.5th to the 99.5th percentile (structures as rare as that still belong to
   it, hot voxels, lines and planes do not), and at least the 10th to the 90th percentile of the voxels.
+* A value beyond 1e302 counts as 1e302: sums and differences of larger ones are no numbers.
 * Between the limits values are scaled linearly: for an image without such voxels this is the usual
   normalisation. Beyond, they count logarithmically: a rare bright spot stays the brightest and keeps its
   shape, and a hot voxel is no more than some standard deviations.
@@ -35,6 +36,7 @@ _FAR = 10.0  # widths of the bulk that such a value lies away from it
 _FEWEST = 32  # voxels that are a bulk
 _RARE = (0.5, 99.5)  # percentiles of the medians
 _USUAL = (10.0, 90.0)  # percentiles of the voxels
+_LARGEST = 1e302
 _FARTHEST = 1e4  # widths of the bulk beyond a limit from which on values are no longer distinguished
 
 
@@ -114,7 +116,7 @@ def measure_grey_values(read: Read, size: Sequence[int]) -> GreyScale:
     """
     parts = list(_samples(read, size))
     values, medians = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
-    values, medians = values[np.isfinite(values)], medians[np.isfinite(medians)]
+    values, medians = (part[np.isfinite(part)].clip(-_LARGEST, _LARGEST) for part in (values, medians))
     outside: list[float] = []
     while (fill := _fill_value(values, medians)) is not None:
         outside.append(fill)

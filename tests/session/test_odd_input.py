@@ -278,6 +278,7 @@ def test_two_classes_can_swap_their_names(image, tmp_path):
         ({1: "a", "1": "b"}, "names the value 1 twice"),
         ({1: "a", 2: "a"}, "the name 'a' is empty or that of another class"),
         ({1: " "}, "the name ' ' is empty"),
+        ({1: "a\nb"}, r"the name 'a\\nb' holds a line break"),
         ({1: "a\ud800"}, "holds half a character, which no file can"),
     ],
 )

@@ -557,6 +557,16 @@ class TestJournal:
                 np.testing.assert_array_equal(session.labels, labels)
         assert f"{paths[0]} is now at {paths[2]}; it is the same image." in caplog.text
 
+    def test_an_image_that_was_written_again_is_reported(self, tmp_path, caplog):
+        path, image = tmp_path / "im.tif", np.zeros((1, 9, 8, 20), np.uint8)
+        for value in (0, 0, 5):
+            image[0, 2, 3, 1] = value  # on none of the slices that are compared
+            if value or not path.exists():
+                write_volume(path, image[0], Volume(image, np.eye(4)), overwrite=True)
+                os.utime(path, ns=(value, value))
+            Session(path, tmp_path / "s", CLASSES).close()
+            assert (f"{path} was written again since it was painted on" in caplog.text) == bool(value)
+
     def test_a_folder_of_an_earlier_version_opens(self, tmp_path):
         image, mask = np.zeros((1, 20, 20), np.uint8), np.eye(20, dtype=bool)
         with Session(image, tmp_path, CLASSES) as session:

@@ -1,8 +1,9 @@
 """``session.json``: on which image a session paints, and which files of its folder it has written itself.
 
 A folder may hold files of the person, too, even the image. So a session replaces only what it wrote, and what
-was not changed since: it notes a hash of every file. Of the image it notes a hash of some slices, so that
-its paint is not shown on another one of the same size.
+was not changed since: it notes a hash of every file. Of the image it notes a hash of the middle of some
+slices, so that its paint is not shown on another one of the same size, and size and time of its files, so
+that a change elsewhere in them is reported.
 """
 
 import hashlib
@@ -72,13 +73,20 @@ class About:
                 f"was painted, {_in_words(now)} now. Choose another folder ({option('output')}); if the "
                 f"paint belongs to both, start there from the file with paint in {self.folder.path}."
             )
+        if before == now and any(map(_is_changed, image.files, self._content.get("image") or [])):
+            logger.warning(
+                "%s was written again since it was painted on. It is the same on the slices that are "
+                "compared; if it is another image elsewhere, choose another folder (%s).",
+                _in_words(now),
+                option("output"),
+            )
         if before and now and before != now:
             logger.info("%s is now at %s; it is the same image.", _in_words(before), _in_words(now))
 
     def note(self, image: Image, spacing: str | Sequence[float] | None, paint: Path | None) -> None:
         """Note which image it is, how it is read, and the paint to start from; nothing if that is noted."""
         self.paint = paint
-        content: dict[str, Any] = {"image": [{"path": str(path.resolve())} for path in image.files]}
+        content: dict[str, Any] = {"image": [_facts_of(path) for path in image.files]}
         content |= {"size": list(image.size), "channels": image.channels, "content": _content_of(image)}
         content |= {"spacing": spacing if spacing is None or isinstance(spacing, str) else list(spacing)}
         content |= {"paint": None if paint is None else str(paint.resolve())}
@@ -141,6 +149,17 @@ def same_file(path: Path, *others: Path | None) -> bool:
     return os.path.exists(path) and any(  # also of names that no file can have
         other is not None and other.exists() and path.samefile(other) for other in others
     )
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    """Where a file lies, its bytes, and when it was written last, in nanoseconds."""
+    facts = path.stat()
+    return {"path": str(path.resolve()), "bytes": facts.st_size, "modified": facts.st_mtime_ns}
+
+
+def _is_changed(path: Path, before: Any) -> bool:
+    """Whether a file is not as it was noted; an earlier volseg did not note it."""
+    return isinstance(before, dict) and "modified" in before and before != _facts_of(path)
 
 
 def _content_of(image: Image) -> str:

@@ -69,6 +69,11 @@ def changed(known: Mapping[int, ClassInfo], changes: Mapping[int, Mapping[str, A
                 f"the name {info.name!r} is empty or that of another class. Every class needs a name of its "
                 "own."
             )
+        if not info.name.isprintable() and not any("\ud800" <= letter <= "\udfff" for letter in info.name):
+            raise ValueError(
+                f"the name {info.name!r} holds a line break, a tab or another character that cannot be seen, "
+                "which files and tables cannot keep. Leave it out."
+            )
         if any("\ud800" <= letter <= "\udfff" for letter in info.name):
             raise ValueError(
                 f"the name {info.name!r} holds half a character, which no file can. Choose another name."
