@@ -21,6 +21,7 @@ import torch
 
 from volseg.densification import densify, earlier, inputs, run, training
 from volseg.densification.nearness import measure_nearness
+from volseg.densification.strokes import NO_SURFACE
 from volseg.errors import InputError, RefusedError, ResourceError
 from volseg.io import Segment, Volume, read_volume, segments_of, with_segments, write_volume
 from volseg.labels import IGNORE_INDEX
@@ -383,6 +384,17 @@ def test_the_headline_leaves_background_out_everywhere_and_says_so(case, tmp_pat
     assert main["value"] < whole
     assert scores["headline"]["classes"] == ["shell", "core"]
     assert scores["headline"]["background"] == "background"
+    surface = scores["surface Dice"]
+    assert [surface[name]["low"] for name in surface] == [None] * 3
+    assert surface["core"]["reason"] == "No interval is computed for surface Dice."
+    assert scores["headline"]["surface Dice"]["value"] == pytest.approx(
+        np.mean([surface[name]["value"] for name in ("shell", "core")])
+    )
+    assert "Dice   surface Dice" in caplog.text
+    assert f"  {surface['core']['value']:.3f}" in caplog.text
+    assert (
+        "Surface Dice is the share of its border that is off by one voxel at most, in the plane" in done.note
+    )
     name = "mean IoU over foreground classes (shell, core)"
     assert scores["headline"]["name"] == name
     figure = f"{main['value']:.3f} ({main['low']:.2f} – {main['high']:.2f})"
@@ -391,6 +403,10 @@ def test_the_headline_leaves_background_out_everywhere_and_says_so(case, tmp_pat
     assert f"<dt>{name}, held out</dt><dd>{figure}</dd>" in page
     assert f"<dt>the same with background</dt><dd>{whole:.3f}</dd>" in page
     assert "mean over foreground classes</th>" in page
+    assert "surface Dice<br>volseg</th>" in page
+    assert "off by one voxel at most. It has no interval.</caption>" in page
+    for score in (surface["shell"], surface["core"], scores["mean surface Dice"]):
+        assert f'<td class="number">{score["value"]:.3f}</td>' in page
     assert done.scores["volseg"]["headline"]["name"] == name
 
 
@@ -1028,6 +1044,9 @@ def test_strokes_are_scored_by_place_and_it_is_said_what_was_drawn(
     expected = np.count_nonzero(true & (files.truth == 2)) / np.count_nonzero(true | (files.truth == 2))
     assert found["low"] < expected <= found["high"]
     assert re.search(r"The paint is \d+ strokes at \d+ places", done.note)
+    assert scores["surface Dice"]["core"] == {"value": None, "low": None, "high": None, "reason": NO_SURFACE}
+    assert NO_SURFACE in done.note
+    assert "surface Dice" not in (first / "report.html").read_text()
     assert ("nothing is known" in done.note) == (len(size) == 3 and len(slices) == 1)
     assert done.note.split(":")[0] in html.unescape((first / "report.html").read_text())
     assert "without strokes of" in caplog.text

@@ -27,7 +27,7 @@ from volseg.densification.folds import runs_of
 from volseg.densification.nearness import HEAVIEST
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
-from volseg.metrics import confusion_matrix, dice, iou, mean_score
+from volseg.metrics import confusion_matrix, dice, iou, mean_score, pooled_surface_dice
 
 __all__ = ["Estimate", "Score", "SliceConfusion", "estimate", "slice_confusions"]
 
@@ -36,6 +36,8 @@ _FEWEST_EFFECTIVE = 1.5  # the same, in effective slices
 _RARE = 0.5  # of the slices
 _CERTAIN = 0.5  # voxels that are added to hits and misses, so that no score is exactly 0 or 1
 _UNKNOWN = "A class was painted on one slice only: the interval of the mean holds whatever its score may be."
+_NO_INTERVAL = "No interval is computed for surface Dice."
+_NO_BORDER = "No border of it was held out."
 _ONE_SLICE = "It was painted on one slice only; when that is held out, none is left to learn it from."
 
 
@@ -73,14 +75,21 @@ class Score:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Scores per class and on average: over all classes, and over those that are looked for."""
+    """Scores per class and on average: over all classes, and over those that are looked for.
+
+    Attributes:
+        surface: surface Dice at a tolerance of one voxel, without intervals.
+    """
 
     iou: tuple[Score, ...]
     dice: tuple[Score, ...]
+    surface: tuple[Score, ...]
     mean_iou: Score
     mean_dice: Score
+    mean_surface: Score
     foreground_iou: Score
     foreground_dice: Score
+    foreground_surface: Score
     slices: int
     level: float
 
@@ -134,6 +143,7 @@ def estimate(
     folds: int | None = None,
     foreground: Sequence[int] | None = None,
     unseen: float = 0.0,
+    surfaces: npt.NDArray[np.float64] | None = None,
 ) -> Estimate:
     """Scores over all held-out slices of all folds, with confidence intervals over slices.
 
@@ -144,10 +154,12 @@ def estimate(
             they had learnt from all that the result learns from.
         unseen: share of the voxels farther from paint than anything held out (:attr:`Support.nearer`). The
             lower ends take them to be wrong.
+        surfaces: areas of all borders by bin and class, ``(bins, C, 2)``, of :func:`surface_faces
+            <volseg.metrics.surface_faces>`; ``None`` if borders were not compared.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be between 0 and 1, such as 0.95.")
-    matrices = _weighted(confusions, num_classes, shares)
+    matrices, weights = _weighted(confusions, num_classes, shares)
     truth = matrices.sum(2)
     unions = truth + matrices.sum(1) - np.diagonal(matrices, axis1=1, axis2=2)
     total = matrices.sum(0)
@@ -181,7 +193,28 @@ def estimate(
             )
         )
     (ious, mean_iou, main_iou), (dices, mean_dice, main_dice) = scores
-    return Estimate(ious, dices, mean_iou, mean_dice, main_iou, main_dice, len(matrices), level)
+    faces = np.zeros((num_classes, 2)) if surfaces is None else np.tensordot(weights, surfaces, 1)
+    surface = pooled_surface_dice(faces)
+    return Estimate(
+        ious,
+        dices,
+        tuple(_without_interval(float(surface[c]), ious[c]) for c in everything),
+        mean_iou,
+        mean_dice,
+        _without_interval(mean_score(surface), mean_iou),
+        main_iou,
+        main_dice,
+        _without_interval(mean_score(surface[looked_for]), main_iou),
+        len(matrices),
+        level,
+    )
+
+
+def _without_interval(value: float, overlap: Score) -> Score:
+    """Surface Dice as a score, unknown where the IoU is."""
+    if overlap.value is None:
+        return Score(None, reason=overlap.reason)
+    return Score(None, reason=_NO_BORDER) if math.isnan(value) else Score(value, reason=_NO_INTERVAL)
 
 
 def _mean(
@@ -235,15 +268,19 @@ def _gains(shown: npt.NDArray[np.bool_], folds: int | None) -> npt.NDArray[np.fl
 
 def _weighted(
     confusions: Sequence[SliceConfusion], num_classes: int, shares: Sequence[float]
-) -> npt.NDArray[np.float64]:
-    """One matrix per slice, each bin counting as its share, and all together as many voxels as before."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """One matrix per slice, each bin counting as its share, and all together as many voxels as before.
+
+    Returns:
+        The matrices, and what a voxel of each bin counts for, up to a factor.
+    """
     matrices = np.zeros((len(confusions), len(shares), num_classes, num_classes))
     for row, confusion in zip(matrices, confusions, strict=True):
         row[:] = confusion.matrices
     voxels = matrices.sum((0, 2, 3))
     weights = np.minimum(np.asarray(shares) * voxels.sum() / np.maximum(voxels, 1), HEAVIEST)
     found = np.tensordot(matrices, weights, ([1], [0]))
-    return np.asarray(found * (voxels.sum() / max(found.sum(), 1)))
+    return np.asarray(found * (voxels.sum() / max(found.sum(), 1))), weights
 
 
 def _class_score(

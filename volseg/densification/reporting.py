@@ -22,6 +22,7 @@ from volseg.densification.nearness import Support
 from volseg.densification.outputs import Outputs
 from volseg.densification.places import cannot_know
 from volseg.densification.scoring import Measured, lines
+from volseg.densification.strokes import NO_SURFACE
 from volseg.findings import Finding
 from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -41,6 +42,7 @@ __all__ = [
     "summary_of",
 ]
 
+_MEASURES = {"IoU": "iou", "Dice": "dice", "surface Dice": "surface"}  # by their names in an estimate
 _WORTH_SAYING = 0.05  # of the unpainted voxels
 
 
@@ -87,20 +89,13 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
     """The scores of all methods, as plain values."""
     return {
         one.method: {
-            "IoU": {
-                name: dataclasses.asdict(score) for name, score in zip(names, one.estimate.iou, strict=True)
-            },
-            "Dice": {
-                name: dataclasses.asdict(score) for name, score in zip(names, one.estimate.dice, strict=True)
-            },
-            "mean IoU": dataclasses.asdict(one.estimate.mean_iou),
-            "mean Dice": dataclasses.asdict(one.estimate.mean_dice),
+            **{name: dict(zip(names, found[key], strict=True)) for name, key in _MEASURES.items()},
+            **{f"mean {name}": found[f"mean_{key}"] for name, key in _MEASURES.items()},
             "headline": {
                 "name": one.headline.title(),
                 "classes": [names[i] for i in one.headline.classes],
                 "background": names[one.headline.background] if one.headline.background is not None else None,
-                "IoU": dataclasses.asdict(one.estimate.foreground_iou),
-                "Dice": dataclasses.asdict(one.estimate.foreground_dice),
+                **{name: found[f"foreground_{key}"] for name, key in _MEASURES.items()},
             },
             "support": dataclasses.asdict(one.support),
             "slices": one.estimate.slices,
@@ -108,6 +103,7 @@ def as_json(measured: Sequence[Measured], names: Sequence[str]) -> dict[str, Any
             "temperature": one.calibrator.temperature,
         }
         for one in measured
+        for found in [dataclasses.asdict(one.estimate)]
     }
 
 
@@ -119,6 +115,7 @@ def note_of(measured: Measured, *, learns: bool, continued: bool, flat: bool = F
             f"The paint is {paint}. {measured.folds} models learnt without a part of the places each. Where "
             "two of them differ on unpainted voxels, at least one is wrong: the score is how far they agree, "
             f"less what such models agree too much. {cannot_know(measured.strokes)}".rstrip()
+            + f" {NO_SURFACE}"
         )
     parts = "parts of the painted image" if flat else "painted slices (neighbours count as one)"
     extrapolated = _extrapolation(measured.support, "parts" if flat else "slices")
@@ -130,7 +127,8 @@ def note_of(measured: Measured, *, learns: bool, continued: bool, flat: bool = F
         f"Each of {measured.estimate.slices} {parts} was compared with "
         f"{with_what}. Voxels are weighted to lie as far from paint as unlabelled ones. "
         f"{extrapolated}IoU is what is right, as a share of all that is the class or was "
-        "taken for it: 1 is perfect."
+        "taken for it: 1 is perfect. Surface Dice is the share of its border that is off by one voxel at "
+        f"most, in the plane of {'the image' if flat else 'each slice, over all slices'}; it has no interval."
     )
 
 

@@ -14,11 +14,12 @@ from volseg.densification.folds import Fold
 from volseg.densification.intervals import Estimate, Score, SliceConfusion, estimate, slice_confusions
 from volseg.densification.nearness import Support, measure_nearness
 from volseg.densification.strokes import Compared, agreement
+from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.metrics import Headline
+from volseg.metrics import Headline, surface_faces
 from volseg.report import ClassScore, MethodScores
 
-__all__ = ["Measured", "Tested", "Scorer", "lines", "tested"]
+__all__ = ["Measured", "Scorer", "Tested", "lines", "slice_surfaces", "tested"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,12 @@ class Measured:
 
     def as_scores(self) -> MethodScores:
         """For the report."""
-        pairs = zip(self.estimate.iou, self.estimate.dice, strict=True)
+        one = self.estimate
         return MethodScores(
             self.method,
-            [_class_score(iou, dice) for iou, dice in pairs],
-            _class_score(self.estimate.mean_iou, self.estimate.mean_dice),
-            _class_score(self.estimate.foreground_iou, self.estimate.foreground_dice),
+            [_class_score(*scores) for scores in zip(one.iou, one.dice, one.surface, strict=True)],
+            _class_score(one.mean_iou, one.mean_dice, one.mean_surface),
+            _class_score(one.foreground_iou, one.foreground_dice, one.foreground_surface),
         )
 
 
@@ -90,6 +91,7 @@ class Scorer:
     def __init__(self, labels: npt.NDArray[np.uint8], spacing: Sequence[float], headline: Headline) -> None:
         self._labels = labels
         self._headline = headline
+        self._spacing = tuple(float(size) for size in spacing)
         self._strokes = strokes_of(labels, spacing) if are_strokes(labels) else None
         self._nearness = measure_nearness(labels, spacing)
         self._places: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]] = {}
@@ -108,7 +110,7 @@ class Scorer:
         classes, folds = len(parts[0].scores), [part.fold for part in parts]
         num_bins = len(self._nearness.shares)
         found: dict[tuple[str, tuple[int, ...]], SliceConfusion] = {}
-        places = np.zeros((2, num_bins))
+        places, surfaces = np.zeros((2, num_bins)), np.zeros((num_bins, classes, 2))
         for part in parts:
             where = part.where
             prediction = np.zeros(part.test.shape, np.uint8)
@@ -119,6 +121,9 @@ class Scorer:
                 for one in slice_confusions(prediction, test, slices, classes, bins=bins, num_bins=num_bins):
                     key = one.axis, one.indices
                     found[key] = one if key not in found else found[key].joined(one)
+                surfaces += slice_surfaces(
+                    prediction, test, slices, classes, spacing=self._spacing, bins=bins, num_bins=num_bins
+                )
         support = Support(self._nearness.shares)
         if len({axis for fold in folds for axis in fold.slices}) == 1:  # else they cross, close to paint
             counts, sums = places
@@ -130,6 +135,7 @@ class Scorer:
             folds=len(parts),
             foreground=self._headline.classes,
             unseen=support.nearer,
+            surfaces=surfaces,
         )
         return estimated, support
 
@@ -154,6 +160,43 @@ class Scorer:
         return self._places[key]
 
 
+def slice_surfaces(
+    prediction: npt.NDArray[Any],
+    test: npt.NDArray[np.uint8],
+    slices: Mapping[str, Sequence[int]],
+    num_classes: int,
+    *,
+    spacing: Sequence[float],
+    bins: npt.NDArray[np.uint8],
+    num_bins: int,
+) -> npt.NDArray[np.float64]:
+    """Areas of the borders of each class, slice by slice: each in its plane, at one voxel of that plane.
+
+    The lines that an image is painted on lie in one plane, the image.
+
+    Args:
+        prediction, test, slices, bins: as in :func:`slice_confusions
+            <volseg.densification.intervals.slice_confusions>`.
+        spacing: voxel size along each axis.
+
+    Returns:
+        ``(num_bins, num_classes, 2)``, lengths; see :func:`volseg.metrics.surface_faces`.
+    """
+    found = np.zeros((num_bins, num_classes, 2))
+    for axis, indices in slices.items():
+        normal = AXES.index(axis)
+        held, sizes = hold_out(test, {axis: indices})[1], list(spacing)
+        planes: list[tuple[Any, ...]] = [(...,)]
+        if test.ndim > 2:
+            planes = [(*[slice(None)] * normal, index) for index in indices]
+            del sizes[normal]
+        for on in planes:
+            found += surface_faces(
+                prediction[on], held[on], num_classes, spacing=sizes, bins=bins[on], num_bins=num_bins
+            )
+    return found
+
+
 def _on_slices(
     part: Tested, folds: Sequence[Fold]
 ) -> Iterator[tuple[Mapping[str, Sequence[int]], npt.NDArray[np.uint8]]]:
@@ -171,30 +214,34 @@ def _on_slices(
 def lines(measured: Measured, scheme: LabelScheme) -> list[str]:
     """A table for a person."""
     estimated = measured.estimate
+    by_class = zip(scheme.names, estimated.iou, estimated.dice, estimated.surface, strict=True)
     rows = [
         row
-        for index, row in enumerate(zip(scheme.names, estimated.iou, estimated.dice, strict=True))
+        for index, row in enumerate(by_class)
         if index != measured.headline.background or row[1].value is not None  # finished slices without any
     ]
-    main = (estimated.foreground_iou, estimated.foreground_dice)
+    main = (estimated.foreground_iou, estimated.foreground_dice, estimated.foreground_surface)
     means = [("mean", *main)]
     if measured.headline.leaves_out:
         means = [
             ("mean over foreground", *main),
-            ("with background", estimated.mean_iou, estimated.mean_dice),
+            ("with background", estimated.mean_iou, estimated.mean_dice, estimated.mean_surface),
         ]
     rows += means
     width = max(len(name) for name, *_ in rows)
+    with_surface = measured.strokes is None
     found = [f"{'class':<{width}}  IoU    {estimated.level:.0%} interval  Dice"]
-    for name, iou, dice in rows:
+    found[0] += "   surface Dice" if with_surface else ""
+    for name, iou, dice, surface in rows:
         interval = "–" if iou.low is None else f"{iou.low:.3f} – {iou.high:.3f}"
-        found.append(f"{name:<{width}}  {_figure(iou)}  {interval:<13}  {_figure(dice)}")
-    reasons = dict.fromkeys(iou.reason for _, iou, _ in rows if iou.reason)
+        figures = f"{name:<{width}}  {_figure(iou)}  {interval:<13}  {_figure(dice)}"
+        found.append(f"{figures}  {_figure(surface)}" if with_surface else figures)
+    reasons = dict.fromkeys(iou.reason for _, iou, *_ in rows if iou.reason)
     return [*found, *reasons, f"{measured.in_words()}."]
 
 
-def _class_score(iou: Score, dice: Score) -> ClassScore:
-    return ClassScore(iou.value, dice.value, _interval(iou))
+def _class_score(iou: Score, dice: Score, surface: Score) -> ClassScore:
+    return ClassScore(iou.value, dice.value, _interval(iou), surface.value)
 
 
 def _interval(score: Score) -> tuple[float, float] | None:

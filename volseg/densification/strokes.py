@@ -31,6 +31,7 @@ from volseg.metrics import confusion_matrix, iou
 from volseg.pixelwise.balance import offsets, trust_in
 
 __all__ = [
+    "NO_SURFACE",
     "Compared",
     "LiveScore",
     "agreement",
@@ -41,6 +42,9 @@ __all__ = [
 
 Labels: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+NO_SURFACE = "Surface Dice is left out: a stroke ends where the person stopped, not at a border."
+"""Why there is none where strokes are held out."""
 
 _FOUND = 0.2  # of the held-out voxels of a class, that have to be found again
 _LOOKED_AT = 20_000  # unpainted voxels that models are compared on
@@ -149,8 +153,12 @@ def agreement(
         unknown = not chosen or any(reasons[c] for c in chosen)
         means.append(score(chosen, "Of a class nothing is known." if unknown else ""))
     mean, headline = means
+    none = Score(None, reason=NO_SURFACE)
     dices = tuple(map(_as_dice, scores))
-    return Estimate(scores, dices, mean, _as_dice(mean), headline, _as_dice(headline), strokes.places, level)
+    main = headline, _as_dice(headline), none
+    return Estimate(
+        scores, dices, (none,) * classes, mean, _as_dice(mean), none, *main, strokes.places, level
+    )
 
 
 def stroke_offsets(
