@@ -194,20 +194,12 @@ def estimate(
         )
     (ious, mean_iou, main_iou), (dices, mean_dice, main_dice) = scores
     faces = np.zeros((num_classes, 2)) if surfaces is None else np.tensordot(weights, surfaces, 1)
-    surface = pooled_surface_dice(faces)
-    return Estimate(
-        ious,
-        dices,
-        tuple(_without_interval(float(surface[c]), ious[c]) for c in everything),
-        mean_iou,
-        mean_dice,
-        _without_interval(mean_score(surface), mean_iou),
-        main_iou,
-        main_dice,
-        _without_interval(mean_score(surface[looked_for]), main_iou),
-        len(matrices),
-        level,
-    )
+    each = pooled_surface_dice(faces)
+    surface = tuple(_without_interval(float(each[c]), ious[c]) for c in everything)
+    mean_surface = _without_interval(mean_score(each), mean_iou)
+    main_surface = _without_interval(mean_score(each[looked_for]), main_iou)
+    means = mean_iou, mean_dice, mean_surface, main_iou, main_dice, main_surface
+    return Estimate(ious, dices, surface, *means, len(matrices), level)
 
 
 def _without_interval(value: float, overlap: Score) -> Score:
