@@ -170,6 +170,28 @@ def test_learning_ends_when_it_should(scene):
     assert live.curve.iterations == [1]
 
 
+def test_of_much_paint_the_dense_is_thinned_and_strokes_are_not(scene, monkeypatch):
+    image, truth, labels = scene
+    adopted = np.where(labels == IGNORE_INDEX, truth, labels)
+    adopted[: len(truth) // 2 - 12] = IGNORE_INDEX
+    adopted[0].flat[0] = 1  # a stroke far from all that
+    monkeypatch.setattr(module, "_MOST", 400)
+    paint = PaintedVoxels.of(adopted)
+    found, again = paint.thinned(truth.shape), paint.thinned(truth.shape)
+    assert len(found.voxels) <= 400 < len(paint.voxels)
+    np.testing.assert_array_equal(found.voxels, again.voxels)
+    np.testing.assert_array_equal(found.classes, adopted.flat[found.voxels])
+    assert (np.diff(found.voxels) > 0).all()
+    assert 0 in found.voxels
+    live = Live(image, (1.0,) * truth.ndim, 2)
+    live.learn(labels, seconds=60, steps=20)
+    live.learn(adopted, seconds=60, steps=40)
+    assert live.predict(everything(truth)).argmax(0)[truth == 1].mean() > 0.8
+    monkeypatch.setattr(module, "_MOST", 200)
+    live.learn(adopted, seconds=60, steps=1)
+    assert live.agreement != (0, 0)  # fewer are learnt from, and nothing was taken back
+
+
 def test_nothing_painted_is_nothing_to_learn_from(scene):
     image, truth, labels = scene
     live = Live(image, (1.0,) * truth.ndim, 2)

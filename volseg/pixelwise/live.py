@@ -36,6 +36,7 @@ _NOISE = 0.2  # standard deviations
 _CYCLE = 20  # steps in which the learning rate comes to its end; as many are taken for new paint
 _PASSES = 25  # over the painted voxels, after which more steps do not help
 _FULL = 0.8  # of the memory for filter responses: no more are computed ahead
+_MOST, _CELL = 2**16, 8  # painted voxels that a round learns from; of more, some in cells of so many voxels
 _UNLEARNT = 0.3  # of the paint: where more of it is taken back or changed, learning begins again
 _POOL = 4096  # voxels without paint that are looked at, about
 _UNLIKELY = 4.0  # by how much a new class begins below the others, in log probabilities
@@ -58,6 +59,23 @@ class PaintedVoxels(NamedTuple):
         flat = labels.reshape(-1)
         voxels = np.flatnonzero(flat != IGNORE_INDEX)
         return cls(voxels, flat[voxels])
+
+    def thinned(self, size: Sequence[int]) -> "PaintedVoxels":
+        """As many as a round has time for: fewer of each class where it lies dense, as on an adopted slice.
+
+        Strokes beside it stay as they are. The same paint gives the same voxels.
+        """
+        if len(self.voxels) <= _MOST:
+            return self
+        cells = np.stack(np.unravel_index(self.voxels, tuple(size)), 1) // _CELL
+        keys = np.ravel_multi_index(tuple(cells.T), [-(-n // _CELL) for n in size]) * 256 + self.classes
+        order = np.lexsort((self.voxels * 2654435761 % 2**32, keys))  # by chance (Knuth 1998, Sec. 6.4)
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        rank = np.empty(len(keys), np.int64)
+        rank[order] = np.arange(len(keys)) - np.repeat(first, np.diff(first, append=len(keys)))
+        counts = np.cumsum(np.bincount(rank))
+        chosen = rank <= max(int(np.searchsorted(counts, _MOST, "right")) - 1, 0)
+        return PaintedVoxels(self.voxels[chosen], self.classes[chosen])
 
 
 class Live:
@@ -174,10 +192,11 @@ class Live:
             InputError: if nothing is painted.
         """
         began = time.monotonic()
-        paint = labels if isinstance(labels, PaintedVoxels) else PaintedVoxels.of(labels)
+        whole = labels if isinstance(labels, PaintedVoxels) else PaintedVoxels.of(labels)
+        paint = whole.thinned(self.bricks.size)
         if not len(paint.voxels):
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some strokes.")
-        is_new = self._gather(paint)
+        is_new = self._gather(paint, whole)
         around = torch.cat(list(self._pool.values()))
         members = self._scaled_to(torch.cat([self._rows, around]))
         random = torch.Generator(self.bricks.device).manual_seed(self.seed + 1009 * self.rounds)
@@ -299,8 +318,11 @@ class Live:
         assert self._members is not None  # something has been learnt
         self._folded = Folded(self._members.shifted(self._offset.to(self._members.mean.device)))
 
-    def _gather(self, paint: PaintedVoxels) -> bool:
+    def _gather(self, paint: PaintedVoxels, whole: PaintedVoxels) -> bool:
         """What is seen of the painted voxels, computed for those that are new, and of some around.
+
+        Args:
+            whole: with those that are left out because there are many.
 
         Returns:
             Whether anything was painted or erased since the last round.
@@ -321,7 +343,7 @@ class Live:
             agreed = int((found == torch.from_numpy(paint.classes)[added]).sum())
             self.agreement = (self.agreement[0] + agreed, self.agreement[1] + len(found))
         changed = int((paint.classes[is_old] != self._paint.classes[place[is_old]]).sum())
-        removed = len(old) - int(is_old.sum())
+        removed = int(np.isin(old, whole.voxels, assume_unique=True, invert=True).sum())
         is_new = bool(changed or added.any() or removed)
         self._owed += _PASSES * (changed + int(added.sum()) + removed)
         if changed + removed > _UNLEARNT * len(paint.voxels):
