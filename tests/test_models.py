@@ -45,7 +45,7 @@ def densified(folder, size, learner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", ["pixelwise", "unet"])
+@pytest.mark.parametrize("learner", ["pixelwise", "unet", "joined"])
 def test_a_result_of_densify_segments_volumes_files_and_arrays(tmp_path, size, learner):
     out = densified(tmp_path / "out", size, learner)
     model = volseg.load(out, device="cpu")

@@ -76,9 +76,14 @@ class Task:
 
 
 class Trained(Protocol):
-    """What was learnt."""
+    """What was learnt.
+
+    Attributes:
+        notes: what was left out for want of time or memory, in sentences.
+    """
 
     curve: Curve
+    notes: list[str]
 
     def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
         """Scores of all voxels, ``(classes, *spatial)``, or of those in a block, one slice per axis."""

@@ -43,7 +43,7 @@ class Brightness:
     """A model that takes no time: a voxel is of the class whose mean brightness is nearest to its own."""
 
     def __init__(self, means, curve):
-        self.means, self.curve = means, curve
+        self.means, self.curve, self.notes = means, curve, ["a note"]
 
     def predict(self, task, progress=None):
         scores = -np.abs(
@@ -816,7 +816,7 @@ def test_values_that_are_no_class_come_back_as_painted_if_forced(case, tmp_path)
         ({"minutes": 0}, "minutes=0: it must be above 0"),
         ({"minutes": float("nan")}, "minutes=nan: it must be above 0"),
         ({"method": "magic"}, "method='magic' is unknown. There are: learner, interpolate, random-walker"),
-        ({"learner": "magic"}, "learner = 'magic' is unknown. There are: auto, pixelwise, unet"),
+        ({"learner": "magic"}, "learner = 'magic' is unknown. There are: auto, pixelwise, unet, joined"),
         ({"learner": "unet", "method": "interpolate"}, "this method learns nothing. Leave one of them out"),
         ({"folds": 1}, "folds=1: slices are held out in two or more turns"),
         ({"folds": -3}, "folds=-3: slices are held out"),

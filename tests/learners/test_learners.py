@@ -19,7 +19,7 @@ from volseg.pixelwise import model as pixelwise_model
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SHAPES = {"2d": (44, 40), "3d": (20, 24, 16)}
-STEPS = {"pixelwise": 30, "unet": 12}  # so many bring more than guessing
+STEPS = {"pixelwise": 30, "unet": 12, "joined": 30}  # so many bring more than guessing
 
 
 @pytest.fixture(params=sorted(LEARNERS))
@@ -210,7 +210,9 @@ def test_auto_is_what_measured_better_or_what_learnt_before():
     assert choose_learner("unet").name == "unet"
     with pytest.raises(InputError, match="learnt by the U-Net; another learner .pixelwise. cannot start"):
         choose_learner("pixelwise", LEARNERS["unet"])
-    with pytest.raises(ValueError, match="learner = 'forest' is unknown. There are: auto, pixelwise, unet"):
+    with pytest.raises(
+        ValueError, match="learner = 'forest' is unknown. There are: auto, pixelwise, unet, joined"
+    ):
         choose_learner("forest")
 
 

@@ -15,7 +15,7 @@ __all__ = ["DENSIFY", "default_output"]
 logger = logging.getLogger(__name__)
 
 _METHODS = ("learner", "interpolate", "random-walker", "network")
-_LEARNERS = ("auto", "pixelwise", "unet")
+_LEARNERS = ("auto", "pixelwise", "unet", "joined")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

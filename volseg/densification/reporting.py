@@ -58,6 +58,7 @@ class Densified:
         note: how far the scores can be trusted, or why there are none.
         folder: where everything was written; ``None`` if nothing was.
         learner: that the result was learnt by; ``None`` if nothing was learnt.
+        left_out: of learning, for want of time or memory, in sentences.
     """
 
     labels: npt.NDArray[Any]
@@ -70,6 +71,7 @@ class Densified:
     folder: Path | None = None
     written: Sequence[Path] = ()
     learner: Learner | None = None
+    left_out: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -82,6 +84,7 @@ class Densified:
             "suggestion": None if self.suggestion is None else dataclasses.asdict(self.suggestion),
             "learner": self.learner and self.learner.name,
             "methods": self.learner and self.learner.methods_with_sources(),
+            "left out": list(self.left_out),
         }
 
 
@@ -170,14 +173,13 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         found.append(f"Paint next: {where}{gain}{end} {next_one.text}".rstrip())
         if next_one.todo:
             found.append(f"{next_one.todo} {next_one.command}".rstrip())
+    found += done.left_out
     if done.learner is not None:
         found.append(f"Learnt by {done.learner.title}. For a methods section: {done.learner.methods}")
     return found
 
 
-def _facts(
-    inputs: Inputs, measured: Sequence[Measured], minutes: float, learner: Learner | None
-) -> dict[str, str]:
+def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float, done: Densified) -> dict[str, str]:
     facts = {}
     if measured and measured[0].estimate.foreground_iou.value is not None:
         name, _, rest = measured[0].in_words().partition(": ")
@@ -187,8 +189,10 @@ def _facts(
             facts["the same with background"] = beside
     facts["painted"] = f"{np.mean(inputs.paint.labels != IGNORE_INDEX):.1%}"
     facts["minutes"] = f"{minutes:.1f}"
-    if learner is not None:
-        facts["learnt by"] = learner.title
+    if done.learner is not None:
+        facts["learnt by"] = done.learner.title
+    if done.left_out:
+        facts["left out"] = " ".join(done.left_out)
     return facts
 
 
@@ -233,7 +237,7 @@ def report_of(
         findings=inputs.findings,
         suggestion=done.suggestion,
         calibration=measured[0].calibrator.chart if measured else None,
-        facts=_facts(inputs, measured, minutes, done.learner)
+        facts=_facts(inputs, measured, minutes, done)
         | {"begun": date.replace("T", " ").replace("+00:00", " UTC")},
         warnings=warnings,
         versions={name: str(value) for name, value in versions.items()},

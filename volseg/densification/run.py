@@ -100,6 +100,7 @@ class Run:
         self.continued, self.applied = earlier, applied
         self.timetable: Timetable | None = None
         self.note = ""
+        self.left_out: tuple[str, ...] = ()
 
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
@@ -171,6 +172,7 @@ class Run:
             None if self.outputs is None else self.outputs.folder,
             written,
             self.learner,
+            self.left_out,
         )
         return self._reported(done, classes, measured, curves, settings)
 
@@ -282,6 +284,7 @@ class Run:
         del parts
         logger.info("The result: learning from all paint.")
         scores = learning.result(labels)
+        self.left_out = learning.notes
         return measured, scores, learning.curves
 
     def _timetable(self, learner: Learner, seconds: float, folds: int) -> Timetable:

@@ -74,6 +74,7 @@ class Learning:
         self.earlier = earlier
         self.resume = resume
         self.curves: list[LearningCurve] = []
+        self.notes: tuple[str, ...] = ()
         self._last: Trained | None = None
         self._right: float | None = None  # share of held-out strokes
         self._looks: Seen | None = None
@@ -209,6 +210,7 @@ class Learning:
         if self.outputs is not None:
             self.outputs.partial.unlink(missing_ok=True)
         self.curves += _curve(model, "result")
+        self.notes = tuple(model.notes)
         self.progress.now("segmenting")
         self.timetable.now("segmenting")
         scores = model.predict(self.task, progress=self.progress)

@@ -1,4 +1,4 @@
-"""The learners of ``volseg densify`` by name: the per-voxel learner, and the U-Net.
+"""The learners of ``volseg densify`` by name: the per-voxel learner, the U-Net, and both joined.
 
 What they have in common is said in :mod:`volseg.learning`. This room stands above the engines because the
 U-Net needs networks, transforms, losses and inferers, which lie on several floors; the per-voxel learner is a
@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from volseg.errors import InputError
+from volseg.learners.joined import JoinedLearner, JoinedModel
 from volseg.learners.unet import UNetLearner, UNetModel
 from volseg.learning import Learner, Trained
 from volseg.pixelwise import PixelwiseLearner
 
 __all__ = [
     "LEARNERS",
+    "JoinedLearner",
+    "JoinedModel",
     "LearnerName",
     "UNetLearner",
     "UNetModel",
@@ -27,9 +30,11 @@ __all__ = [
     "trained_in",
 ]
 
-LearnerName = Literal["auto", "pixelwise", "unet"]
+LearnerName = Literal["auto", "pixelwise", "unet", "joined"]
 
-LEARNERS: dict[str, Learner] = {learner.name: learner for learner in (PixelwiseLearner(), UNetLearner())}
+LEARNERS: dict[str, Learner] = {
+    learner.name: learner for learner in (PixelwiseLearner(), UNetLearner(), JoinedLearner())
+}
 # Of equal time it made more in every comparison so far: docs/results.md, "Two learners".
 _AUTO = PixelwiseLearner.name
 # Files that name no learner were written when there was only this one.

@@ -110,6 +110,7 @@ class UNetModel:
         self.architecture = architecture
         self.channels = channels
         self.steps = 0
+        self.notes: list[str] = []
         self.painted = [False] * classes
         self.curve = Curve()
         with torch.random.fork_rng(devices=()):

@@ -22,11 +22,14 @@ from torch import Tensor
 __all__ = [
     "Bank",
     "Octave",
+    "coarser",
     "filter_bank",
     "inner_sigmas",
     "interpolated_at",
     "interpolated_in",
     "kept_octaves",
+    "left_out",
+    "octaves",
     "pool",
     "radius_of",
     "responses",
@@ -102,6 +105,17 @@ def kept_octaves(
     return octaves(size, spacing, [*kept, *(scale for scale in scales if scale > _OCTAVE)])
 
 
+def left_out(bank: Bank, spacing: Sequence[float]) -> list[str]:
+    """Which of the scales are not in a bank because the image is too large, in a sentence, if any."""
+    wanted = sum(len(octave.scales) for octave in octaves(bank.size, spacing))
+    if bank.scales >= wanted:
+        return []
+    return [
+        f"{wanted - bank.scales} of {wanted} scales of the filters were left out, the finest ones: the image "
+        "is too large for all of them. Details of a voxel or two can be missed."
+    ]
+
+
 def filter_bank(image: Tensor, spacing: Sequence[float], scales: Sequence[float] = SCALES) -> Bank:
     """The responses to an image ``(C, *spatial)``; of a very large one, not at the finest scales."""
     began = time.monotonic()
@@ -128,6 +142,16 @@ def filter_bank(image: Tensor, spacing: Sequence[float], scales: Sequence[float]
     strides = tuple(octave.stride for octave in grids)
     count = sum(len(octave.scales) for octave in grids)
     return Bank(tuple(maps), strides, size, len(image), count, time.monotonic() - began)
+
+
+def coarser(bank: Bank, stride: Sequence[int], size: Sequence[int]) -> Bank:
+    """Responses that were computed on a coarser grid, as seen from a finer one, ``stride`` times as fine.
+
+    Args:
+        size: of the finer grid.
+    """
+    strides = (tuple(s * t for s, t in zip(each, stride, strict=True)) for each in bank.strides)
+    return bank._replace(strides=tuple(strides), size=tuple(size))
 
 
 def smooth(image: Tensor, sigmas: Sequence[float]) -> Tensor:

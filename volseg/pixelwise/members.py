@@ -61,18 +61,19 @@ class Members:
         *,
         blind: Sequence[bool],
         seed: int,
+        telling: slice = slice(None),
         hidden: Sequence[int] = _HIDDEN,
         kept: float = 1.0,
     ) -> "Members":
         """Untrained ones for such voxels, one per entry of ``blind``: whether it does not see the prior.
 
         Args:
+            telling: which columns of the prior the others look at.
             kept: the share of what is seen that each of them looks at, chosen at random.
         """
         count = len(blind)
         features = seen.shape[1]
-        masks = torch.ones(count, features, device=seen.device)
-        masks[torch.tensor(blind), prior] = 0
+        masks = _masks(features, prior, telling, blind).to(seen.device)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             if kept < 1:
@@ -106,16 +107,41 @@ class Members:
                 first.weight.mul_(std / self.std)
         return Members(self.perceptrons, mean, std, self.masks)
 
-    def with_blind(self, columns: int) -> "Members":
-        """A copy for voxels of which more is seen, at which they do not look."""
+    def with_blind(self, columns: int, at: int | None = None) -> "Members":
+        """A copy for voxels of which more is seen, at which they do not look.
+
+        Args:
+            at: the column before which these come; the last ones if None.
+        """
+
+        def widened(rows: Tensor, value: float = 0.0) -> Tensor:
+            place = rows.shape[-1] if at is None else at
+            new = rows.new_full((*rows.shape[:-1], columns), value)
+            return torch.cat([rows[..., :place], new, rows[..., place:]], -1)
+
         perceptrons = copy.deepcopy(self.perceptrons)
         for perceptron in perceptrons:
             first = perceptron[0]
             assert isinstance(first, nn.Linear)
-            first.weight = nn.Parameter(F.pad(first.weight.detach(), (0, columns)))
+            first.weight = nn.Parameter(widened(first.weight.detach()))
             first.in_features += columns
-        mean, masks = (F.pad(each, (0, columns)) for each in (self.mean, self.masks))
-        return Members(perceptrons, mean, F.pad(self.std, (0, columns), value=1.0), masks)
+        return Members(perceptrons, widened(self.mean), widened(self.std, 1.0), widened(self.masks))
+
+    def looking_at(self, seen: Tensor, prior: slice, telling: slice, blind: Sequence[bool]) -> "Members":
+        """A copy that looks at other columns of the prior than before: what is new says nothing at first.
+
+        Args:
+            seen: of painted voxels ``(n, features)``, which says how new columns are scaled.
+        """
+        perceptrons = copy.deepcopy(self.perceptrons)
+        masks = _masks(seen.shape[1], prior, telling, blind[: len(perceptrons)]).to(seen.device)
+        new = ((masks > 0) & (self.masks == 0)).any(0)
+        for perceptron, mask, before in zip(perceptrons, masks, self.masks, strict=True):
+            first = perceptron[0]
+            assert isinstance(first, nn.Linear)
+            first.weight = nn.Parameter(first.weight.detach() * ((before > 0) | (mask == 0)))
+        mean = torch.where(new, seen.mean(0), self.mean)
+        return Members(perceptrons, mean, torch.where(new, seen.std(0).clamp(min=1e-3), self.std), masks)
 
     def shifted(self, by: Tensor) -> "Members":
         """A copy whose log probabilities are moved, class by class."""
@@ -206,6 +232,7 @@ def train(
     curve: Curve,
     fewest: int = 100,
     held_out: LabelledVoxels | None = None,
+    blurred: slice = slice(0),
     progress: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
@@ -217,6 +244,7 @@ def train(
     Args:
         fewest: steps that are taken, however short the time.
         sample, held_out: what is seen of them is overwritten.
+        blurred: columns that are disturbed by a standard deviation of 1 as they are, before they are scaled.
     """
     began = time.monotonic()
     seen = members.scaled(sample.seen)
@@ -228,6 +256,7 @@ def train(
     optimizer = optimizer_of(members)
     # Drawing as many numbers for every step would take longer than the rest of it.
     noise = _NOISE * torch.randn((2 * _BATCH, seen.shape[1]), generator=random, device=seen.device)
+    noise[:, blurred] /= _NOISE * members.std[blurred]
     first, total, counted = (curve.iterations[-1] if curve.iterations else 0), 0.0, 0
     most = max(_ENOUGH, _PASSES * len(seen) / _BATCH)
     for perceptron in perceptrons:
@@ -288,6 +317,15 @@ def take_step(
         total += float(loss.detach())
     optimizer.step()
     return total
+
+
+def _masks(features: int, prior: slice, telling: slice, blind: Sequence[bool]) -> Tensor:
+    """1 where a perceptron looks: at all but the prior, and at what of it is telling unless it is blind."""
+    seen = torch.ones(features)
+    seen[prior] = 0
+    sighted = seen.clone()
+    sighted[prior][telling] = 1
+    return torch.stack([seen if is_blind else sighted for is_blind in blind])
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ from volseg.errors import InputError
 from volseg.greyvalues import normalised
 from volseg.labels import IGNORE_INDEX
 from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
-from volseg.pixelwise.features import Bank, filter_bank, responses_at, responses_in
-from volseg.pixelwise.members import LabelledVoxels, Members, train
+from volseg.pixelwise.context import Context, context_of, finest_stride
+from volseg.pixelwise.features import Bank, filter_bank, left_out, responses_at, responses_in
+from volseg.pixelwise.members import Folded, LabelledVoxels, Members, train
 from volseg.pixelwise.place import PlacePrior, measure_paint, prior_at
 
 __all__ = ["Model", "PixelwiseLearner", "Task", "bank_of", "learn", "seconds_to_look"]
@@ -35,11 +36,17 @@ logger = logging.getLogger(__name__)
 _BLIND = (False, True)  # per stage, perceptrons that see the prior and perceptrons that do not
 _FIRST = 0.35  # share of the time for the first stage, where there are two
 _CONTEXT = 0.35  # of the time, at most, may be spent on what the second stage looks at
-_CONTEXT_SCALES = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
-_CONTEXT_VALUES = 8e8  # most numbers that the second stage looks at; two bytes each
 _AT_ONCE = 2**15  # voxels
 _FEWEST = 100  # steps, however short the time
 _LOOKS = 1.5  # times as long as the first look at all voxels takes, where there is a second one
+_ONE_STAGE = (
+    "The second stage, which looks at what the first one found around each voxel, was left out: there was no "
+    "time for it, or no memory."
+)
+_COARSE = (
+    "The second stage looked at what the first one found on a grid of {} voxels: a finer one would have "
+    "taken too long, or too much memory."
+)
 
 
 def bank_of(task: Task, *, keep: bool = True) -> Bank:
@@ -56,26 +63,26 @@ def bank_of(task: Task, *, keep: bool = True) -> Bank:
     return bank
 
 
-class Context(NamedTuple):
-    """What the first stage found in an image: log probabilities, and filter responses to them."""
-
-    task: Task
-    found: npt.NDArray[np.float32]
-    bank: Bank
-
-
 class Model:
     """What was learnt.
 
     Args:
         stages: one or two.
         paint: what distances are measured to.
+        stride: of the grid that the second stage sees what the first one found on.
+
+    Attributes:
+        notes: what was left out for want of time or memory, in sentences.
     """
 
-    def __init__(self, stages: Sequence[Members], paint: PlacePrior, curve: Curve) -> None:
+    def __init__(
+        self, stages: Sequence[Members], paint: PlacePrior, curve: Curve, stride: Sequence[int] | None = None
+    ) -> None:
         self.stages = list(stages)
         self.paint = paint
         self.curve = curve
+        self.stride = tuple(stride or (1,) * len(paint.steps))
+        self.notes: list[str] = []
         self.context: Context | None = None  # of the image it was trained on, as long as that is at hand
 
     def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
@@ -84,57 +91,80 @@ class Model:
             where = np.zeros(task.size, bool)
             where[block] = True
             return self.predict_at(task, where).reshape(-1, *where[block].shape)
-        bank = bank_of(task)
-        if len(self.stages) == 1:
-            return self._look(task, [bank], 0, progress)
-        context = self.context
-        if context is None or context.task is not task:
-            context = self.look_first(task, progress)
-        found = self._look(task, [bank, context.bank], 1, progress)
-        found += context.found
-        found /= 2
-        return found
+        context = self._context(task, progress) if len(self.stages) > 1 else None
+        return self._look(task, context, progress)
 
     def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> Scores:
         """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
-        banks = [bank_of(task)]
+        bank = bank_of(task)
         if len(self.stages) > 1:
-            if self.context is None or self.context.task is not task:
-                self.context = self.look_first(task)
-            banks.append(self.context.bank)
+            self.context = self._context(task)
+        context = self.context if len(self.stages) > 1 else None
+        banks = [bank] if context is None else [bank, context.bank]
+        known = None if context is None or context.found is None else context.found[:, where]
         found = np.empty((task.classes, np.count_nonzero(where)), np.float32)
-        members = self.stages[-1].to(banks[0].maps[0].device)
+        answer = self._answering(bank)
         done = 0
         for seen in _seen(banks, self.paint, where):
-            found[:, done : done + len(seen)] = members(seen).T.cpu().numpy()
+            part = slice(done, done + len(seen))
+            found[:, part] = answer(seen, None if known is None else known[:, part])
             done += len(seen)
-        if self.context is not None and len(self.stages) > 1:
-            found += self.context.found[:, where]
-            found /= 2
         return found
 
     def without_prior(self, task: Task) -> "Model":
         """The same for an image without paint: what the distance to paint says is left out."""
         paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
-        return Model([stage.without_prior() for stage in self.stages], paint, self.curve)
+        return Model([stage.without_prior() for stage in self.stages], paint, self.curve, self.stride)
 
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
         """What the second stage has to know."""
         bank = bank_of(task)
-        found = self._look(task, [bank], 0, progress)
-        probabilities = torch.from_numpy(found).to(bank.maps[0].device).softmax(0)[1:]
-        return Context(task, found, filter_bank(_standardised(probabilities), task.spacing, _CONTEXT_SCALES))
+        members = Folded(self.stages[0].to(bank.maps[0].device))
 
-    def _look(self, task: Task, banks: Sequence[Bank], stage: int, progress: Progress | None) -> Scores:
-        size = banks[0].size
-        members = self.stages[stage].to(banks[0].maps[0].device)
-        out = np.empty((task.classes, *size), np.float32)
-        for first, last in _slabs(size):
-            found = members(_everything(banks, self.paint, first, last))
-            out[:, first:last] = found.T.reshape(task.classes, last - first, *size[1:]).cpu().numpy()
+        def at(voxels: Tensor) -> Tensor:
+            return members(torch.cat([responses_at(bank, voxels), prior_at(self.paint, voxels)], 1).T).T
+
+        first = Model(self.stages[:1], self.paint, self.curve)
+        return context_of(
+            task, self.stride, lambda: first._look(task, None, progress), at, bank.maps[0].device
+        )
+
+    def _context(self, task: Task, progress: Progress | None = None) -> Context:
+        """The same, of the image it was trained on only once."""
+        if self.context is not None and self.context.task is task:
+            return self.context
+        return self.look_first(task, progress)
+
+    def _look(self, task: Task, context: Context | None, progress: Progress | None) -> Scores:
+        bank = bank_of(task)
+        banks = [bank] if context is None else [bank, context.bank]
+        known = None if context is None else context.found
+        answer = self._answering(bank)
+        out = np.empty((task.classes, *bank.size), np.float32)
+        for first, last in _slabs(bank.size):
+            seen = _everything(banks, self.paint, first, last)
+            found = answer(seen, None if known is None else known[:, first:last].reshape(len(known), -1))
+            out[:, first:last] = found.reshape(task.classes, last - first, *bank.size[1:])
             if progress is not None:
-                progress(last / size[0], "segmenting")
+                progress(last / bank.size[0], "segmenting")
         return out
+
+    def _answering(self, bank: Bank) -> Callable[[Tensor, Scores | None], Scores]:
+        """What says log probabilities ``(classes, n)`` of what is seen ``(n, features)``: the mean of all
+        stages. Those of the first one may be known."""
+        device = bank.maps[0].device
+        first, *second = (Folded(stage.to(device)) for stage in self.stages)
+        width = bank.features + self.paint.features
+
+        def answer(seen: Tensor, known: Scores | None) -> Scores:
+            if not second:
+                return first(seen.T).cpu().numpy()
+            found = second[0](seen.T).cpu().numpy()
+            found += first(seen[:, :width].T).cpu().numpy() if known is None else known
+            found /= 2
+            return found
+
+        return answer
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, for :func:`volseg.runs.checkpoint.save_checkpoint`."""
@@ -142,6 +172,7 @@ class Model:
         for number, stage in enumerate(self.stages):
             weights |= {f"{number}.{name}": tensor for name, tensor in stage.state().items()}
         facts = {"stages": len(self.stages), "paint": self.paint.state(), "curve": asdict(self.curve)}
+        facts |= {"stride": list(self.stride), "position": True, "notes": self.notes}
         return {"learner": PixelwiseLearner.name, "model": weights, **facts}
 
     @classmethod
@@ -153,7 +184,13 @@ class Model:
             parts = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
             stages.append(Members.from_state(parts))
         curve = Curve(**{name: list(values) for name, values in state["curve"].items()})
-        return cls(stages, PlacePrior.from_state(state["paint"]), curve)
+        paint = PlacePrior.from_state(state["paint"])
+        if not state.get("position"):  # before models could see it
+            dims, width = len(paint.steps), len(stages[0].mean)
+            stages = [stage.with_blind(dims, at=width) for stage in stages]
+        model = cls(stages, paint, curve, state.get("stride"))
+        model.notes = list(state.get("notes", ()))
+        return model
 
 
 def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
@@ -168,24 +205,6 @@ def seconds_to_look(task: Task, paint: PlacePrior | None = None) -> float:
     began = time.monotonic()
     members(_everything([bank], paint, first, last))
     return (time.monotonic() - began) * bank.size[0] / (last - first)
-
-
-def _forecast(task: Task, paint: PlacePrior) -> float:
-    """Seconds until the second stage knows what it needs; infinite if it would not fit into memory."""
-    bank = bank_of(task)
-    channels = task.classes - 1
-    features = channels * len(_CONTEXT_SCALES) * bank.features / max(bank.channels * bank.scales, 1)
-    if features * math.prod(bank.size) > _CONTEXT_VALUES:
-        return math.inf
-    looking = seconds_to_look(task, paint)
-    return looking + bank.seconds * channels / bank.channels
-
-
-def _standardised(probabilities: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 per class, where probabilities differ by more than rounding."""
-    axes = tuple(range(1, probabilities.ndim))
-    std = probabilities.std(axes, keepdim=True)
-    return (probabilities - probabilities.mean(axes, keepdim=True)) / torch.where(std > 1e-6, std, 1)
 
 
 def _sample(banks: Sequence[Bank], paint: PlacePrior, labels: Labels) -> LabelledVoxels:
@@ -273,10 +292,8 @@ class PixelwiseLearner(Learner):
         random = torch.Generator(device).manual_seed(task.seed)
         banks = [bank]
         prior = slice(bank.features, bank.features + paint.features)
-        blind = _BLIND if paint.is_telling else (True,) * len(_BLIND)
+        position = slice(prior.start + paint.distances, prior.stop)
         earlier = [] if start is None else Model.from_state(start.state()).stages
-        if not paint.is_telling:
-            earlier = [stage.without_prior() for stage in earlier]
         if start is not None:
             start.context = None
         model = Model([], paint, Curve())
@@ -289,11 +306,13 @@ class PixelwiseLearner(Learner):
             tested = None
             if held_out is not None and (held_out != IGNORE_INDEX).any():
                 tested = _sample(banks, paint, held_out)
-            if number < len(earlier):
-                members = earlier[number].to(device)
+            if number < len(earlier) and len(earlier[number].mean) == sample.seen.shape[1]:
+                members = earlier[number].to(device).looking_at(sample.seen, prior, paint.telling, _BLIND)
             else:
                 seed = task.seed + number
-                members = Members.new(sample.seen, prior, task.classes, blind=blind, seed=seed)
+                members = Members.new(
+                    sample.seen, prior, task.classes, blind=_BLIND, seed=seed, telling=paint.telling
+                )
             model.stages.append(members)
             low, high = share_of
             train(
@@ -304,16 +323,22 @@ class PixelwiseLearner(Learner):
                 curve=model.curve,
                 fewest=_FEWEST if fewest is None else fewest,
                 held_out=tested,
+                blurred=position,
                 progress=None if progress is None else lambda s: progress(low + s * (high - low), "learning"),
                 should_stop=should_stop,
             )
 
         left = max(deadline - time.monotonic(), 1.0)
-        looking = _forecast(task, paint)
-        logger.debug("The second stage needs %.0f of %.0f s to begin.", looking, left)
-        if looking > _CONTEXT * left:
+        model.notes += left_out(bank, task.spacing)
+        grid = finest_stride(task, bank, seconds_to_look(task, paint), _CONTEXT * left)
+        if grid is None:
+            model.notes.append(_ONE_STAGE)
             add_stage((0.0, 1.0), left)
             return model
+        model.stride, looking = grid
+        if max(model.stride) > 1:
+            model.notes.append(_COARSE.format(" × ".join(map(str, model.stride))))
+        logger.debug("The second stage needs %.0f of %.0f s to begin, on %s.", looking, left, model.stride)
         middle = _FIRST + looking / left
         add_stage((0.0, _FIRST), _FIRST * left)
         if should_stop is None or not should_stop():

@@ -1,0 +1,155 @@
+"""Two learners that err differently, asked together: the mean of their log probabilities.
+
+The per-voxel learner is there in seconds, knows what few voxels of a rare class look like, and nothing that
+its fixed filters do not show; the U-Net learns its own filters, in minutes. Each gets a share of the time.
+Before the U-Net has learnt much it is unsure everywhere, and the mean says what the other one does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from volseg.learners.unet import UNetLearner
+from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
+from volseg.pixelwise import PixelwiseLearner
+
+__all__ = ["JoinedLearner", "JoinedModel"]
+
+_PARTS: tuple[Learner, ...] = (PixelwiseLearner(), UNetLearner())
+_SHARES = (0.3, 0.7)  # of the time
+
+
+class JoinedModel:
+    """What each of them learnt, in the order of the learners."""
+
+    def __init__(self, parts: Sequence[Trained]) -> None:
+        self.parts = list(parts)
+        self.notes = [note for part in parts for note in part.notes]
+        self.curve = _joined([part.curve for part in parts])
+
+    def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
+        """Mean log probabilities of every voxel, or of those in a block, ``(classes, *spatial)``."""
+        return _mean(
+            part.predict(
+                task, block, progress=_share_of(progress, number / len(self.parts), 1 / len(self.parts))
+            )
+            for number, part in enumerate(self.parts)
+        )
+
+    def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> Scores:
+        """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
+        return _mean(part.predict_at(task, where) for part in self.parts)
+
+    def without_prior(self, task: Task) -> "JoinedModel":
+        """The same for an image without paint."""
+        return JoinedModel([part.without_prior(task) for part in self.parts])
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        weights: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
+        for learner, part in zip(_PARTS, self.parts, strict=True):
+            state = part.state()
+            weights |= {f"{learner.name}.{name}": t for name, t in state.pop("model").items()}
+            facts[learner.name] = state
+        curve = facts[_PARTS[0].name]["curve"]
+        return {"learner": JoinedLearner.name, "model": weights, "parts": facts, "curve": curve}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "JoinedModel":
+        """What :meth:`state` gave."""
+        parts = []
+        for learner in _PARTS:
+            start = f"{learner.name}."
+            found = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
+            parts.append(learner.from_state({**state["parts"][learner.name], "model": found}))
+        return cls(parts)
+
+
+class JoinedLearner(Learner):
+    """The per-voxel learner, then the U-Net; see above."""
+
+    name = "joined"
+    title = "the per-voxel learner and the U-Net, joined"
+    methods = (
+        " ".join(learner.methods for learner in _PARTS) + " The log probabilities of both were averaged."
+    )
+    sources = tuple(source for learner in _PARTS for source in learner.sources)
+    fewest = sum(learner.fewest for learner in _PARTS)
+    patience = max(learner.patience for learner in _PARTS)
+
+    def prepare(self, task: Task) -> float:
+        """What each of them needs of the image; the seconds that both take to look at all voxels."""
+        return sum(learner.prepare(task) for learner in _PARTS)
+
+    def learn(
+        self,
+        task: Task,
+        labels: Labels,
+        *,
+        slices: Mapping[str, Sequence[int]] | None = None,
+        seconds: float,
+        fewest: int | None = None,
+        start: Trained | None = None,
+        held_out: Labels | None = None,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> JoinedModel:
+        """One after the other, see :meth:`volseg.learning.Learner.learn`."""
+        if start is not None and not isinstance(start, JoinedModel):
+            raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
+        before = [None] * len(_PARTS) if start is None else start.parts
+        parts, gone = [], 0.0
+        for learner, share, earlier in zip(_PARTS, _SHARES, before, strict=True):
+            parts.append(
+                learner.learn(
+                    task,
+                    labels,
+                    slices=slices,
+                    seconds=share * seconds,
+                    fewest=fewest,
+                    start=earlier,
+                    held_out=held_out,
+                    progress=_share_of(progress, gone, share),
+                    should_stop=should_stop,
+                )
+            )
+            gone += share
+        return JoinedModel(parts)
+
+    def from_state(self, state: Mapping[str, Any]) -> JoinedModel:
+        """A model from a file."""
+        return JoinedModel.from_state(state)
+
+
+def _mean(scores: Iterable[Scores]) -> Scores:
+    """Of log probabilities, one array at a time."""
+    total: Scores = np.zeros(1, np.float32)
+    count = 0
+    for each in scores:
+        total = total + log_softmax(each, axis=0)
+        count += 1
+    return total / np.float32(count)
+
+
+def _share_of(progress: Progress | None, before: float, share: float) -> Progress | None:
+    """Progress of a part, as that of the whole."""
+    if progress is None:
+        return None
+    return lambda done, what: progress(before + share * done, what)
+
+
+def _joined(curves: Sequence[Curve]) -> Curve:
+    """One behind the other."""
+    whole = Curve()
+    for curve in curves:
+        offset, points = (whole.iterations[-1] if whole.iterations else 0), len(whole.iterations)
+        whole.breaks += [*([points] if points else []), *(points + each for each in curve.breaks)]
+        whole.iterations += [offset + each for each in curve.iterations]
+        whole.loss += curve.loss
+        if len(whole.validation) == points:
+            whole.validation += curve.validation
+    return whole
