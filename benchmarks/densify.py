@@ -14,9 +14,9 @@ of the wall clock, from start to end, and its memory the most that was resident.
 of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md``
 and ``figure.png``.
 
-``volseg`` is ``volseg.densify`` as it is, ``unet`` the same with the U-Net as learner, both with
-``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a score, and
-then the line says what was reported (mean IoU over all classes, and its interval) beside what is true.
+``volseg`` is ``volseg.densify`` as it is, ``pixelwise``, ``unet`` and ``joined`` the same with that learner,
+all with ``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a score,
+and then the line says what was reported (mean IoU over all classes, and its interval) beside what is true.
 ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an environment with ``peers.txt``.
 """
 
@@ -41,9 +41,15 @@ from volseg.labels import IGNORE_INDEX
 from volseg.metrics import confusion_matrix, dice, iou, mean_score
 from volseg.phantom import XENOPUS_SPACING, xenopus_phantom
 
-LEARNERS = {"volseg": "auto", "unet": "unet"}  # methods that learn, and by what
+LEARNERS = {
+    "volseg": "auto",
+    "pixelwise": "pixelwise",
+    "unet": "unet",
+    "joined": "joined",
+}  # methods that learn, and by what
 OWN = (*LEARNERS, "interpolate", "random-walker")
 PEERS = ("forest", "nnunet")
+DEFAULT = ("volseg", "unet", "interpolate", "random-walker", *PEERS)
 NNUNET_ON = ("medulla", "brain")  # it takes long, and the table needs two
 SLICES = ("2", "4", "8")
 
@@ -350,7 +356,7 @@ def main() -> None:
     runs.add_argument("--only", nargs="+", choices=tuple(sets(Path())), help="these sets")
     runs.add_argument("--slices", nargs="+", default=SLICES, help="per direction, or 5,5,3")
     runs.add_argument("--crop", type=int, help="voxels along each axis at most, from the middle")
-    runs.add_argument("--methods", nargs="+", choices=(*OWN, *PEERS), default=(*OWN, *PEERS))
+    runs.add_argument("--methods", nargs="+", choices=(*OWN, *PEERS), default=DEFAULT)
     runs.add_argument("--seeds", nargs="+", type=int, default=(0,))
     runs.add_argument("--seconds", type=float, default=300, help="for volseg and nnU-Net (300)")
     runs.add_argument("--folds", type=folds, default=0, help="of volseg, or auto (0)")

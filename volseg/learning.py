@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Block", "Curve", "Labels", "Learner", "Progress", "Scores", "Task", "Trained"]
+__all__ = ["Block", "Curve", "Labels", "Learner", "Progress", "Scores", "Task", "Trained", "mixed"]
 
 Labels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -73,6 +73,17 @@ class Task:
         if name not in self._kept:
             self._kept[name] = compute()
         return self._kept[name]
+
+
+def mixed(parts: Sequence[Scores] | Scores, share: float) -> Scores:
+    """The weighted mean of two learners' log probabilities.
+
+    Args:
+        parts: two arrays of the same shape, or one ``(2, ...)``.
+        share: of the second.
+    """
+    first, second = parts
+    return (1 - np.float32(share)) * first + np.float32(share) * second
 
 
 class Trained(Protocol):

@@ -187,7 +187,7 @@ def test_without_paint_there_is_nothing_to_learn_from(learner, scene):
 
 def test_what_another_learner_learnt_is_no_start(learner, scene):
     labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
-    (other,) = (each for each in LEARNERS.values() if each is not learner)
+    other = next(each for each in LEARNERS.values() if each is not learner)
     _, start = learnt(other, scene, labels, steps=1)
     with pytest.raises(ValueError, match=f"start was not learnt by {learner.title}"):
         learner.learn(task_of(scene), labels, seconds=1, start=start)

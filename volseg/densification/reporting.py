@@ -58,7 +58,7 @@ class Densified:
         note: how far the scores can be trusted, or why there are none.
         folder: where everything was written; ``None`` if nothing was.
         learner: that the result was learnt by; ``None`` if nothing was learnt.
-        left_out: of learning, for want of time or memory, in sentences.
+        remarks: on how it was learnt, and what was left out for want of time or memory, in sentences.
     """
 
     labels: npt.NDArray[Any]
@@ -71,7 +71,7 @@ class Densified:
     folder: Path | None = None
     written: Sequence[Path] = ()
     learner: Learner | None = None
-    left_out: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -84,7 +84,7 @@ class Densified:
             "suggestion": None if self.suggestion is None else dataclasses.asdict(self.suggestion),
             "learner": self.learner and self.learner.name,
             "methods": self.learner and self.learner.methods_with_sources(),
-            "left out": list(self.left_out),
+            "remarks": list(self.remarks),
         }
 
 
@@ -173,7 +173,7 @@ def summary_of(done: Densified, measured: Sequence[Measured], scheme: LabelSchem
         found.append(f"Paint next: {where}{gain}{end} {next_one.text}".rstrip())
         if next_one.todo:
             found.append(f"{next_one.todo} {next_one.command}".rstrip())
-    found += done.left_out
+    found += done.remarks
     if done.learner is not None:
         found.append(f"Learnt by {done.learner.title}. For a methods section: {done.learner.methods}")
     return found
@@ -191,8 +191,8 @@ def _facts(inputs: Inputs, measured: Sequence[Measured], minutes: float, done: D
     facts["minutes"] = f"{minutes:.1f}"
     if done.learner is not None:
         facts["learnt by"] = done.learner.title
-    if done.left_out:
-        facts["left out"] = " ".join(done.left_out)
+    if done.remarks:
+        facts["learning"] = " ".join(done.remarks)
     return facts
 
 

@@ -100,7 +100,7 @@ class Run:
         self.continued, self.applied = earlier, applied
         self.timetable: Timetable | None = None
         self.note = ""
-        self.left_out: tuple[str, ...] = ()
+        self.remarks: tuple[str, ...] = ()
 
     def __call__(self, *, resume: bool, overwrite: bool, command: str) -> Densified:
         """Do it all."""
@@ -172,7 +172,7 @@ class Run:
             None if self.outputs is None else self.outputs.folder,
             written,
             self.learner,
-            self.left_out,
+            self.remarks,
         )
         return self._reported(done, classes, measured, curves, settings)
 
@@ -277,14 +277,14 @@ class Run:
         for number, fold in folds:
             logger.info("Fold %d of %d: without %s.", number + 1, len(folds), fold.in_words())
             parts.append(learning.of_fold(number, fold, labels))
-        parts = learning.balanced(parts, labels)
+        parts = learning.decided(parts, labels)
         self.progress.now("scoring")
         timetable.now("scoring")
         measured = [scorer.measure("volseg", parts)] if parts else []
         del parts
         logger.info("The result: learning from all paint.")
         scores = learning.result(labels)
-        self.left_out = learning.notes
+        self.remarks = learning.notes
         return measured, scores, learning.curves
 
     def _timetable(self, learner: Learner, seconds: float, folds: int) -> Timetable:

@@ -25,6 +25,7 @@ from volseg.densification.folds import Fold
 from volseg.densification.outputs import Outputs
 from volseg.densification.schedule import Progress, Timetable
 from volseg.densification.scoring import Tested
+from volseg.densification.shares import Joined, in_words, joined_folds
 from volseg.densification.strokes import elsewhere, stroke_offsets
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
@@ -76,6 +77,7 @@ class Learning:
         self.curves: list[LearningCurve] = []
         self.notes: tuple[str, ...] = ()
         self._last: Trained | None = None
+        self._share: float | None = None  # of the second of two joined learners
         self._right: float | None = None  # share of held-out strokes
         self._looks: Seen | None = None
 
@@ -119,11 +121,14 @@ class Learning:
             self._leave("before fold %d was done", number + 1)
         self.progress.now(f"scoring, fold {number + 1} of {self.timetable.folds}")
         with self.timetable.testing(share):
-            scores = model.predict_at(self.task, where)
+            if isinstance(model, Joined):
+                scores = np.stack(model.parts_at(self.task, where))
+            else:
+                scores = model.predict_at(self.task, where)
         found = Tested(fold, test, scores)
         if fold.strokes is not None:
             on = tested[where]
-            found = Tested(fold, test, scores[:, on], scores[:, ~on])
+            found = Tested(fold, test, scores[..., on], scores[..., ~on])
         if path is not None:
             path.parent.mkdir(exist_ok=True)
             kept = {"fold": parts, "scores": torch.from_numpy(found.scores)}
@@ -134,11 +139,15 @@ class Learning:
         self.curves += _curve(model, f"fold {number + 1}")
         return found
 
-    def balanced(self, parts: Sequence[Tested], labels: Labels) -> list[Tested]:
-        """Scores as if strokes showed each class as often as it occurs; those of slices as they are.
+    def decided(self, parts: Sequence[Tested], labels: Labels) -> list[Tested]:
+        """The scores that count, ``(C, n)``: of joined learners, by shares that other folds chose.
+
+        Of strokes, as if they showed each class as often as it occurs.
 
         How far that is done, for the result, too, depends on how much is right of all held-out strokes.
         """
+        if parts and parts[0].scores.ndim == 3:
+            parts, self._share = joined_folds(parts)
         right = [
             part.scores.argmax(0) == part.test[part.where] for part in parts if part.elsewhere is not None
         ]
@@ -200,6 +209,10 @@ class Learning:
             logger.info("The result: going on from the model of the run that was stopped.")
         began = time.monotonic()
         model = self._learn("the result", labels, self.timetable.of_result(), start)
+        self.notes = tuple(model.notes)
+        if isinstance(model, Joined):
+            model.share = model.share if self._share is None else self._share
+            self.notes += (in_words(model.share, measured=self._share is not None),)
         before = () if self.earlier is None else self.earlier.images
         images = [*(seen for seen in before if seen.pixels != self.looks.pixels), self.looks]
         content = self._content(model, images) | {"seconds": time.monotonic() - began}
@@ -210,7 +223,6 @@ class Learning:
         if self.outputs is not None:
             self.outputs.partial.unlink(missing_ok=True)
         self.curves += _curve(model, "result")
-        self.notes = tuple(model.notes)
         self.progress.now("segmenting")
         self.timetable.now("segmenting")
         scores = model.predict(self.task, progress=self.progress)

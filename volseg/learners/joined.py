@@ -1,11 +1,12 @@
-"""Two learners that err differently, asked together: the mean of their log probabilities.
+"""Two learners that err differently, asked together: the weighted mean of their log probabilities.
 
 The per-voxel learner is there in seconds, knows what few voxels of a rare class look like, and nothing that
 its fixed filters do not show; the U-Net learns its own filters, in minutes. Each gets a share of the time.
-Before the U-Net has learnt much it is unsure everywhere, and the mean says what the other one does.
+What the U-Net is worth beside the other depends on image, paint and time: where slices are held out, its
+share is chosen on them (:mod:`volseg.densification.shares`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,39 +14,49 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from volseg.learners.unet import UNetLearner
-from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
+from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained, mixed
 from volseg.pixelwise import PixelwiseLearner
 
 __all__ = ["JoinedLearner", "JoinedModel"]
 
 _PARTS: tuple[Learner, ...] = (PixelwiseLearner(), UNetLearner())
-_SHARES = (0.3, 0.7)  # of the time
+_TIMES = (0.3, 0.7)  # shares of the time
+_SHARE = 0.4  # of the U-Net in the mean, where nothing else is known
 
 
 class JoinedModel:
-    """What each of them learnt, in the order of the learners."""
+    """What each of them learnt, in the order of the learners.
 
-    def __init__(self, parts: Sequence[Trained]) -> None:
+    Attributes:
+        share: of the U-Net in the mean.
+    """
+
+    def __init__(self, parts: Sequence[Trained], share: float = _SHARE) -> None:
         self.parts = list(parts)
+        self.share = share
         self.notes = [note for part in parts for note in part.notes]
         self.curve = _joined([part.curve for part in parts])
 
     def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
         """Mean log probabilities of every voxel, or of those in a block, ``(classes, *spatial)``."""
-        return _mean(
-            part.predict(
-                task, block, progress=_share_of(progress, number / len(self.parts), 1 / len(self.parts))
-            )
+        half = 1 / len(self.parts)
+        found = (
+            log_softmax(part.predict(task, block, progress=_share_of(progress, number * half, half)), axis=0)
             for number, part in enumerate(self.parts)
         )
+        return mixed(list(found), self.share)
 
     def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> Scores:
         """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
-        return _mean(part.predict_at(task, where) for part in self.parts)
+        return mixed(self.parts_at(task, where), self.share)
+
+    def parts_at(self, task: Task, where: npt.NDArray[np.bool_]) -> list[Scores]:
+        """The same of each part alone."""
+        return [log_softmax(part.predict_at(task, where), axis=0) for part in self.parts]
 
     def without_prior(self, task: Task) -> "JoinedModel":
         """The same for an image without paint."""
-        return JoinedModel([part.without_prior(task) for part in self.parts])
+        return JoinedModel([part.without_prior(task) for part in self.parts], self.share)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -56,7 +67,13 @@ class JoinedModel:
             weights |= {f"{learner.name}.{name}": t for name, t in state.pop("model").items()}
             facts[learner.name] = state
         curve = facts[_PARTS[0].name]["curve"]
-        return {"learner": JoinedLearner.name, "model": weights, "parts": facts, "curve": curve}
+        return {
+            "learner": JoinedLearner.name,
+            "model": weights,
+            "parts": facts,
+            "share": self.share,
+            "curve": curve,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "JoinedModel":
@@ -66,7 +83,7 @@ class JoinedModel:
             start = f"{learner.name}."
             found = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
             parts.append(learner.from_state({**state["parts"][learner.name], "model": found}))
-        return cls(parts)
+        return cls(parts, state["parts"]["share"])
 
 
 class JoinedLearner(Learner):
@@ -103,7 +120,7 @@ class JoinedLearner(Learner):
             raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
         before = [None] * len(_PARTS) if start is None else start.parts
         parts, gone = [], 0.0
-        for learner, share, earlier in zip(_PARTS, _SHARES, before, strict=True):
+        for learner, share, earlier in zip(_PARTS, _TIMES, before, strict=True):
             parts.append(
                 learner.learn(
                     task,
@@ -118,21 +135,11 @@ class JoinedLearner(Learner):
                 )
             )
             gone += share
-        return JoinedModel(parts)
+        return JoinedModel(parts, _SHARE if start is None else start.share)
 
     def from_state(self, state: Mapping[str, Any]) -> JoinedModel:
         """A model from a file."""
         return JoinedModel.from_state(state)
-
-
-def _mean(scores: Iterable[Scores]) -> Scores:
-    """Of log probabilities, one array at a time."""
-    total: Scores = np.zeros(1, np.float32)
-    count = 0
-    for each in scores:
-        total = total + log_softmax(each, axis=0)
-        count += 1
-    return total / np.float32(count)
 
 
 def _share_of(progress: Progress | None, before: float, share: float) -> Progress | None:
