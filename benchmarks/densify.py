@@ -15,8 +15,9 @@ of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. 
 and ``figure.png``.
 
 ``volseg`` is ``volseg.densify`` as it is, ``pixelwise``, ``unet`` and ``joined`` the same with that learner,
-all with ``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a score,
-and then the line says what was reported (mean IoU over all classes, and its interval) beside what is true.
+all with ``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a
+score, and then the line says what was reported (mean IoU over all classes, and its interval) beside what is
+true.
 ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an environment with ``peers.txt``.
 """
 
