@@ -206,6 +206,10 @@ def test_it_can_be_told_in_a_methods_section(learner):
 
 def test_auto_is_what_measured_better_or_what_learnt_before():
     assert choose_learner("auto").name == "pixelwise"
+    assert choose_learner("auto", seconds=239, voxels=10).name == "pixelwise"
+    assert choose_learner("auto", seconds=241, voxels=10).name == "joined"
+    assert choose_learner("auto", seconds=900, voxels=100_000_000).name == "pixelwise"
+    assert choose_learner("auto", LEARNERS["pixelwise"], seconds=900).name == "pixelwise"
     assert choose_learner("auto", LEARNERS["unet"]).name == "unet"
     assert choose_learner("unet").name == "unet"
     with pytest.raises(InputError, match="learnt by the U-Net; another learner .pixelwise. cannot start"):
@@ -256,3 +260,21 @@ def test_more_time_and_a_gpu_make_a_wider_network_and_larger_patches():
     assert many.channels[0][0] == 2 * few.channels[0][0]
     assert len(gpu.channels) > len(few.channels)
     assert math.prod(gpu.patch) > math.prod(few.patch)
+
+
+def test_a_joined_model_says_the_weighted_mean_of_its_parts(scene, monkeypatch, learner):
+    if learner.name != "joined":
+        pytest.skip("of joined learners only")
+    labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
+    task, model = learnt(learner, scene, labels)
+    where = np.ones(scene.truth.shape, bool)
+    first, second = model.parts_at(task, where)
+    np.testing.assert_allclose(np.exp(first).sum(0), 1, rtol=1e-4)
+    for share, wanted in ((0.0, first), (1.0, second), (0.25, 0.75 * first + 0.25 * second)):
+        model.share = share
+        np.testing.assert_allclose(model.predict_at(task, where), wanted, rtol=1e-4, atol=1e-4)
+        found = model.predict(task).reshape(2, -1)
+        np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=5e-2)
+    model.share = 0.7
+    assert trained_in(model.state(), "it").share == 0.7
+    assert learner.learn(task, labels, seconds=1e-6, fewest=1, start=model).share == 0.7

@@ -53,8 +53,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learner",
         choices=_LEARNERS,
         default="auto",
-        help="what learns: filter responses and small perceptrons voxel by voxel (pixelwise), or a U-Net "
-        "(unet); auto takes the one that measured better in the same time, today pixelwise",
+        help="what learns: filter responses and small perceptrons voxel by voxel (pixelwise), a U-Net "
+        "(unet), or both, with shares chosen on held-out slices (joined); auto takes what measured best in "
+        "the time: joined from 4 minutes on unless the volume is too large for that, else pixelwise",
     )
     parser.add_argument(
         "--method",

@@ -90,10 +90,9 @@ class Run:
         progress.now("reading")
         source = applied or earlier
         self.earlier = None if source is None else load_earlier(source, is_applied=applied is not None)
-        self.learner: Learner | None = None
-        if choices.learns:
-            self.learner = choose_learner(choices.learner, self.earlier.learner if self.earlier else None)
+        self.seconds = choices.seconds(continued=self.earlier is not None)
         self.inputs = read_inputs(image, labels, choices, self.earlier)
+        self.learner = self._learner() if choices.learns else None
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
         self.alone = labels is None  # no paint: nothing is learnt
@@ -132,6 +131,11 @@ class Run:
         )
         logger.info("To look around in: %s.", self.outputs.report)
         return done
+
+    def _learner(self) -> Learner:
+        voxels = math.prod(self.inputs.image.spatial_shape)
+        before = None if self.earlier is None else self.earlier.learner
+        return choose_learner(self.choices.learner, before, seconds=self.seconds, voxels=voxels)
 
     def _work(self, settings: Mapping[str, Any], *, resume: bool) -> Densified:
         inputs = self.inputs
@@ -230,9 +234,8 @@ class Run:
     def _folds(self) -> Folds:
         count = self.choices.folds
         if count is None:
-            seconds = self.choices.seconds(continued=self.earlier is not None)
             patience = 1.0 if self.learner is None else self.learner.patience
-            count = affordable_folds(seconds / patience, math.prod(self.inputs.image.spatial_shape))
+            count = affordable_folds(self.seconds / patience, math.prod(self.inputs.image.spatial_shape))
         if self.alone or not count:
             why = f"Nothing was held out ({option('folds', 0)}), so it is not known how good this is."
             return Folds((), "" if self.alone else why)
@@ -259,8 +262,7 @@ class Run:
                 train, test = fold.split(labels)
                 parts.append(tested(fold, test, self._by_method(train)))
             return [scorer.measure(name, parts)] if parts else [], self._by_method(labels), []
-        seconds = self.choices.seconds(continued=self.earlier is not None)
-        timetable = self.timetable = self._timetable(learner, seconds, len(folds))
+        timetable = self.timetable = self._timetable(learner, len(folds))
         learning = self._learning(learner, timetable, resume)
         if self.alone:
             learning.prepare()
@@ -268,7 +270,7 @@ class Run:
             assert self.earlier is not None  # where nothing is painted there is something to apply
             self.note = self.earlier.without_paint(self.inputs.image, learning.looks.looks)
             return [], scores, []
-        logger.info("%s", self._announcement(learner, seconds, len(folds)))
+        logger.info("%s", self._announcement(learner, len(folds)))
         self._warn_of_too_little(learner, timetable)
         learning.prepare()
         if self.earlier is not None and self.earlier.is_applied:
@@ -287,10 +289,10 @@ class Run:
         self.remarks = learning.notes
         return measured, scores, learning.curves
 
-    def _timetable(self, learner: Learner, seconds: float, folds: int) -> Timetable:
+    def _timetable(self, learner: Learner, folds: int) -> Timetable:
         image, labels = self.inputs.image, self.inputs.paint.labels
         timetable = Timetable(
-            seconds,
+            self.seconds,
             folds,
             math.prod(image.spatial_shape),
             image.channels,
@@ -318,7 +320,7 @@ class Run:
             resume=resume,
         )
 
-    def _announcement(self, learner: Learner, seconds: float, folds: int) -> str:
+    def _announcement(self, learner: Learner, folds: int) -> str:
         device = self.choices.torch_device
         where = "GPU" if device.type == "cuda" else "CPU"
         ends = "Ctrl-C ends it after the step at hand; nothing is kept."
@@ -327,7 +329,7 @@ class Run:
             ends += f"{option('resume', True)}."
         half = f"; {folds} folds for the score take half of it, the result the rest" if folds else ""
         asked = "" if self.choices.minutes is not None else f" ({option('minutes')} changes that)"
-        minutes = f"{seconds / 60:.3g} minute{'s' * (seconds != 60)}"
+        minutes = f"{self.seconds / 60:.3g} minute{'s' * (self.seconds != 60)}"
         time = f"{minutes} in all{asked}{half}."
         plan = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."

@@ -67,9 +67,10 @@ def densify(
         spacing: voxel size of both files, where they name none or a wrong one: ``"0.5,0.5,2um"``.
         colours: what the colours of a label picture stand for: ``"000000=0,ff0000=1"``.
         method: ``"learner"``, or one that learns nothing: ``"interpolate"``, ``"random-walker"``.
-        learner: ``"pixelwise"`` (filter responses and small perceptrons, voxel by voxel; there in seconds) or
-            ``"unet"`` (a U-Net on patches; minutes on a GPU, longer without). ``"auto"`` takes what measured
-            better in the same time, which is ``"pixelwise"``; with an earlier result, the one that learnt it.
+        learner: ``"pixelwise"`` (filter responses and small perceptrons, voxel by voxel; there in seconds),
+            ``"unet"`` (a U-Net on patches; minutes on a GPU, longer without) or ``"joined"`` (both, with
+            shares chosen on held-out slices). ``"auto"`` is ``"joined"`` from 4 minutes on, unless the volume
+            is too large for that, else ``"pixelwise"``; with an earlier result, the one that learnt it.
         folds: in how many turns slices are held out, 3 to 8 if not given, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
         compare: score methods that learn nothing as well, for the report.

@@ -35,8 +35,10 @@ LearnerName = Literal["auto", "pixelwise", "unet", "joined"]
 LEARNERS: dict[str, Learner] = {
     learner.name: learner for learner in (PixelwiseLearner(), UNetLearner(), JoinedLearner())
 }
-# Of equal time it made more in every comparison so far: docs/results.md, "Two learners".
-_AUTO = PixelwiseLearner.name
+# From so many seconds on, the U-Net that is joined has learnt enough to be of use: docs/results.md, "Joined".
+_JOINED_FROM = 240.0
+_LOOKING = 1e-5  # seconds of a processor that a U-Net takes for a voxel of the result
+_LOOKED = 0.15  # of the time, at most, that may go into that
 # Files that name no learner were written when there was only this one.
 _UNNAMED = PixelwiseLearner.name
 
@@ -47,11 +49,17 @@ def check_learner(name: str) -> None:
         raise ValueError(f"learner = {name!r} is unknown. There are: {', '.join(get_args(LearnerName))}.")
 
 
-def choose_learner(name: str, earlier: Learner | None = None) -> Learner:
+def choose_learner(
+    name: str, earlier: Learner | None = None, *, seconds: float = 0.0, voxels: int = 0
+) -> Learner:
     """The learner of this name; for ``"auto"`` that of the result that is continued or applied, if any.
+
+    Else ``"auto"`` is both joined where there is time for a U-Net, and the per-voxel learner where not.
 
     Args:
         earlier: the learner of that result.
+        seconds: that there are for everything.
+        voxels: of the volume.
 
     Raises:
         InputError: if it is another one than that of the earlier result.
@@ -59,7 +67,8 @@ def choose_learner(name: str, earlier: Learner | None = None) -> Learner:
     """
     check_learner(name)
     if name == "auto":
-        return earlier or LEARNERS[_AUTO]
+        enough = seconds >= max(_JOINED_FROM, _LOOKING * voxels / _LOOKED)
+        return earlier or LEARNERS[JoinedLearner.name if enough else PixelwiseLearner.name]
     if earlier is not None and name != earlier.name:
         raise InputError(
             f"the earlier result was learnt by {earlier.title}; another learner ({name}) cannot start from "
