@@ -22,15 +22,20 @@ SHAPES = {"2d": (44, 40), "3d": (20, 24, 16)}
 STEPS = {"pixelwise": 30, "unet": 12, "joined": 30}  # so many bring more than guessing
 
 
-@pytest.fixture(params=sorted(LEARNERS))
-def learner(request, monkeypatch):
-    """Each of them, small enough for a test."""
+@pytest.fixture
+def small(monkeypatch):
+    """Networks and steps that are small enough for a test."""
     monkeypatch.setattr(members, "_BATCH", 256)
     ticks = itertools.count()
     monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: 1000.0 * next(ticks)))
     monkeypatch.setattr(pixelwise_model, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 1e6))
     monkeypatch.setattr(unet, "_WIDTH", {"cpu": 4, "cuda": 4})
     monkeypatch.setattr(unet, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
+
+
+@pytest.fixture(params=sorted(LEARNERS))
+def learner(request, small):
+    """Each of them."""
     return LEARNERS[request.param]
 
 
@@ -262,9 +267,8 @@ def test_more_time_and_a_gpu_make_a_wider_network_and_larger_patches():
     assert math.prod(gpu.patch) > math.prod(few.patch)
 
 
-def test_a_joined_model_says_the_weighted_mean_of_its_parts(scene, monkeypatch, learner):
-    if learner.name != "joined":
-        pytest.skip("of joined learners only")
+def test_a_joined_model_says_the_weighted_mean_of_its_parts(scene, small):
+    learner = LEARNERS["joined"]
     labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
     task, model = learnt(learner, scene, labels)
     where = np.ones(scene.truth.shape, bool)

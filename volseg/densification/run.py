@@ -39,7 +39,7 @@ from volseg.densification.reporting import (
     report_of,
     summary_of,
 )
-from volseg.densification.schedule import Progress, Timetable, affordable_folds, clock
+from volseg.densification.schedule import Progress, Timetable, affordable_folds, warn_of_too_little
 from volseg.densification.scoring import Measured, Scorer, tested
 from volseg.densification.suggestion import SUGGESTION_DEFAULT, suggest
 from volseg.densification.training import Learning
@@ -92,7 +92,16 @@ class Run:
         self.earlier = None if source is None else load_earlier(source, is_applied=applied is not None)
         self.seconds = choices.seconds(continued=self.earlier is not None)
         self.inputs = read_inputs(image, labels, choices, self.earlier)
-        self.learner = self._learner() if choices.learns else None
+        self.learner = (
+            None
+            if not choices.learns
+            else choose_learner(
+                choices.learner,
+                None if self.earlier is None else self.earlier.learner,
+                seconds=self.seconds,
+                voxels=math.prod(self.inputs.image.spatial_shape),
+            )
+        )
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
         self.alone = labels is None  # no paint: nothing is learnt
@@ -131,11 +140,6 @@ class Run:
         )
         logger.info("To look around in: %s.", self.outputs.report)
         return done
-
-    def _learner(self) -> Learner:
-        voxels = math.prod(self.inputs.image.spatial_shape)
-        before = None if self.earlier is None else self.earlier.learner
-        return choose_learner(self.choices.learner, before, seconds=self.seconds, voxels=voxels)
 
     def _work(self, settings: Mapping[str, Any], *, resume: bool) -> Densified:
         inputs = self.inputs
@@ -271,7 +275,7 @@ class Run:
             self.note = self.earlier.without_paint(self.inputs.image, learning.looks.looks)
             return [], scores, []
         logger.info("%s", self._announcement(learner, len(folds)))
-        self._warn_of_too_little(learner, timetable)
+        warn_of_too_little(timetable, learner.fewest, page=self.place is not None)
         learning.prepare()
         if self.earlier is not None and self.earlier.is_applied:
             logger.info("%s", self.earlier.far(learning.looks.looks))
@@ -334,25 +338,6 @@ class Run:
         plan = f"Learning on the {where}: {time}"
         who = f"What learns is {learner.title} ({learner.name})."
         return " ".join(filter(None, [plan, who, learner.ends, ends]))
-
-    def _warn_of_too_little(self, learner: Learner, timetable: Timetable) -> None:
-        """Before it begins: some things cannot be cut short."""
-        gone, least = timetable.seconds - timetable.left, timetable.least
-        if gone + least <= timetable.seconds:
-            return
-        steps = f"{timetable.folds} folds of {learner.fewest} steps, " if timetable.folds else ""
-        page = ", and the page" if self.place is not None else ""
-        fewer = f", {option('folds', 0)} leaves out the score" if timetable.folds else ""
-        logger.warning(
-            "%s minutes are too few: reading took %s of them, and looking at the image, %ssegmenting it%s "
-            "take about %s more on a machine like this. It is not cut short for that%s.",
-            clock(timetable.seconds),
-            clock(gone),
-            steps,
-            page,
-            clock(least),
-            fewer,
-        )
 
     @contextlib.contextmanager
     def _comparing(self, folds: Sequence[Fold]) -> Iterator[Comparison | None]:

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from volseg.arguments import option
 from volseg.runs.stopping import Clock
 
-__all__ = ["Forecast", "Progress", "Timetable", "affordable_folds", "clock"]
+__all__ = ["Forecast", "Progress", "Timetable", "affordable_folds", "clock", "warn_of_too_little"]
 
 logger = logging.getLogger(__name__)
 
@@ -327,6 +328,30 @@ class Progress:
         bar.set_description_str(stage, refresh=False)
         bar.set_postfix_str(times, refresh=False)
         bar.refresh()
+
+
+def warn_of_too_little(timetable: Timetable, fewest: int, *, page: bool) -> None:
+    """Before it begins: some things cannot be cut short.
+
+    Args:
+        fewest: steps that each model is trained for.
+        page: whether there will be one.
+    """
+    gone, least = timetable.seconds - timetable.left, timetable.least
+    if gone + least <= timetable.seconds:
+        return
+    steps = f"{timetable.folds} folds of {fewest} steps, " if timetable.folds else ""
+    fewer = f", {option('folds', 0)} leaves out the score" if timetable.folds else ""
+    logger.warning(
+        "%s minutes are too few: reading took %s of them, and looking at the image, %ssegmenting it%s "
+        "take about %s more on a machine like this. It is not cut short for that%s.",
+        clock(timetable.seconds),
+        clock(gone),
+        steps,
+        ", and the page" if page else "",
+        clock(least),
+        fewer,
+    )
 
 
 def clock(seconds: float) -> str:

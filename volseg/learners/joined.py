@@ -83,7 +83,7 @@ class JoinedModel:
             start = f"{learner.name}."
             found = {n.removeprefix(start): t for n, t in state["model"].items() if n.startswith(start)}
             parts.append(learner.from_state({**state["parts"][learner.name], "model": found}))
-        return cls(parts, state["parts"]["share"])
+        return cls(parts, state["share"])
 
 
 class JoinedLearner(Learner):
