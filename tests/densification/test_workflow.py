@@ -369,6 +369,43 @@ def test_every_painted_slice_is_scored_once(case, tmp_path, learnt, monkeypatch)
     assert f"{scores['mean IoU']['value']:.3f}" in report
 
 
+def test_what_was_left_out_of_learning_is_said_where_the_user_looks(case, tmp_path, caplog):
+    files, out = case(), tmp_path / "out"
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(files.image, files.labels, out, folds=0, **QUICK)
+    assert done.remarks == ("a note",)
+    assert json.loads((out / "scores.json").read_text())["remarks"] == ["a note"]
+    assert "a note" in (out / "report.html").read_text()
+    assert "a note" in caplog.text
+
+
+class Halves(Brightness):
+    """Two joined learners: what the first says, and the opposite."""
+
+    share = 0.5
+
+    def parts_at(self, task, where):
+        found = super().predict(task)[:, where]
+        return [found, -found]
+
+    def predict(self, task, block=None, **_):
+        found = super().predict(task, block)
+        return (1 - 2 * self.share) * found
+
+
+def test_of_joined_learners_the_result_has_the_share_that_held_out_slices_chose(case, tmp_path, monkeypatch):
+    def halves(self, task, labels, **settings):
+        found = brightness(task, labels, **settings)
+        return Halves(found.means, found.curve)
+
+    monkeypatch.setattr(QuickLearner, "learn", halves)
+    files, out = case(), tmp_path / "out"
+    done = densify(files.image, files.labels, out, folds=3, **QUICK)
+    assert "The U-Net counts 0% of the result" in " ".join(done.remarks)
+    assert np.mean(done.labels == files.truth) > 0.8
+    assert done.scores["volseg"]["mean IoU"]["value"] > 0.6
+
+
 def test_the_headline_leaves_background_out_everywhere_and_says_so(case, tmp_path, caplog):
     """Terminal, scores.json and the page: the same figure under the same name, the other one beside it."""
     paint = on_slices(ball(SIZE))

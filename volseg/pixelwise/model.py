@@ -1,8 +1,9 @@
 """From a volume and some painted slices to the class of every voxel, in a given time.
 
 Small perceptrons see, of each voxel, filter responses at many scales (what it looks like) and how far the
-nearest paint of each class is (where it is). They are trained on painted voxels alone, a hundred thousand
-of which take a second, so that they are done where a network that starts from grey values has hardly begun.
+nearest paint of each class is, or in what place it lies (where it is). They are trained on painted voxels
+alone, a hundred thousand of which take a second, so that they are done where a network that starts from grey
+values has hardly begun.
 
 Where there is time, a second *stage* looks again, at the same and at filter responses to the probabilities
 that the first one found (auto-context, Tu and Bai 2010): whether a membrane goes on, what lies beside.
@@ -249,8 +250,8 @@ class PixelwiseLearner(Learner):
         "Voxels were classified by small multilayer perceptrons on rotation-invariant filter responses at "
         "several scales (smoothed grey value, gradient magnitude, eigenvalues of the Hessian and of the "
         "structure tensor; as in Arganda-Carreras et al. 2017) and, where slices of several directions were "
-        "painted, on the distance to the annotation of each class, with auto-context (Tu and Bai 2010), "
-        "trained on the annotated voxels alone."
+        "painted, on the distance to the annotation of each class, else on the position, with auto-context "
+        "(Tu and Bai 2010), trained on the annotated voxels alone."
     )
     sources = (
         "Arganda-Carreras I et al. Trainable Weka Segmentation: a machine learning tool for microscopy pixel "
