@@ -380,17 +380,17 @@ def test_what_was_left_out_of_learning_is_said_where_the_user_looks(case, tmp_pa
 
 
 class Halves(Brightness):
-    """Two joined learners: what the first says, and the opposite."""
+    """Two joined learners: what the first says, and the opposite, louder."""
 
     share = 0.5
 
     def parts_at(self, task, where):
         found = super().predict(task)[:, where]
-        return [found, -found]
+        return [found, -5 * found]
 
     def predict(self, task, block=None, **_):
         found = super().predict(task, block)
-        return (1 - 2 * self.share) * found
+        return (1 - 6 * self.share) * found
 
 
 def test_of_joined_learners_the_result_has_the_share_that_held_out_slices_chose(case, tmp_path, monkeypatch):
