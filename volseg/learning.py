@@ -119,6 +119,7 @@ class Learner(ABC):
         sources: the works that ``methods`` cites, as a list of references has them.
         fewest: steps that are taken, however short the time.
         ends: in a sentence, when learning ends before its time, if it does.
+        continues: the names of other learners whose models it can start from.
         patience: times as long as the quickest learner takes to come to something; models that are scored
             are the fewer, the longer each of them has to learn.
     """
@@ -129,6 +130,7 @@ class Learner(ABC):
     sources: ClassVar[tuple[str, ...]]
     fewest: ClassVar[int]
     ends: ClassVar[str] = ""
+    continues: ClassVar[tuple[str, ...]] = ()
     patience: ClassVar[float] = 1.0
 
     def methods_with_sources(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ class Learner(ABC):
                 slices are painted.
             seconds: of wall-clock time.
             fewest: steps that are taken, however short the time; ``None`` for what the learner needs.
-            start: what to continue, of the same learner; it stays as it is.
+            start: what to continue, of the same learner or one in ``continues``; it stays as it is.
             held_out: labels that nothing is learnt from, only looked at for the curve.
             progress: called with the share of the time that has gone, and what is being done.
             should_stop: asked after every step; what has been learnt by then is returned.

@@ -70,7 +70,8 @@ def densify(
         learner: ``"pixelwise"`` (filter responses and small perceptrons, voxel by voxel; there in seconds),
             ``"unet"`` (a U-Net on patches; minutes on a GPU, longer without) or ``"joined"`` (both, with
             shares chosen on held-out slices). ``"auto"`` is ``"joined"`` from 4 minutes on, unless the volume
-            is too large for that, else ``"pixelwise"``; with an earlier result, the one that learnt it.
+            is too large for that, else ``"pixelwise"``; with an earlier result, the one that learnt it, or
+            ``"joined"``, which can start from what ``"pixelwise"`` learnt.
         folds: in how many turns slices are held out, 3 to 8 if not given, as the time and the size of the
             volume allow; 0 for no score and all of the time for the result.
         compare: score methods that learn nothing as well, for the report.

@@ -52,9 +52,10 @@ def check_learner(name: str) -> None:
 def choose_learner(
     name: str, earlier: Learner | None = None, *, seconds: float = 0.0, voxels: int = 0
 ) -> Learner:
-    """The learner of this name; for ``"auto"`` that of the result that is continued or applied, if any.
+    """The learner of this name; ``"auto"`` is both joined where there is time for a U-Net.
 
-    Else ``"auto"`` is both joined where there is time for a U-Net, and the per-voxel learner where not.
+    Where there is not, it is the per-voxel learner. An earlier result is continued by the learner that learnt
+    it, or by one that can start from it.
 
     Args:
         earlier: the learner of that result.
@@ -62,14 +63,15 @@ def choose_learner(
         voxels: of the volume.
 
     Raises:
-        InputError: if it is another one than that of the earlier result.
+        InputError: if it cannot start from the earlier result.
         ValueError: if there is none of this name.
     """
     check_learner(name)
     if name == "auto":
         enough = seconds >= max(_JOINED_FROM, _LOOKING * voxels / _LOOKED)
-        return earlier or LEARNERS[JoinedLearner.name if enough else PixelwiseLearner.name]
-    if earlier is not None and name != earlier.name:
+        best = LEARNERS[JoinedLearner.name if enough else PixelwiseLearner.name]
+        return best if earlier is None or earlier.name in best.continues else earlier
+    if earlier is not None and earlier.name not in (name, *LEARNERS[name].continues):
         raise InputError(
             f"the earlier result was learnt by {earlier.title}; another learner ({name}) cannot start from "
             f"that. Choose {earlier.name} or auto, or leave the earlier result out."

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 
 from volseg.learners.unet import UNetLearner
 from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained, mixed
-from volseg.pixelwise import PixelwiseLearner
+from volseg.pixelwise import Model, PixelwiseLearner
 
 __all__ = ["JoinedLearner", "JoinedModel"]
 
@@ -96,6 +96,7 @@ class JoinedLearner(Learner):
     )
     sources = tuple(source for learner in _PARTS for source in learner.sources)
     fewest = sum(learner.fewest for learner in _PARTS)
+    continues = (PixelwiseLearner.name,)
     patience = max(learner.patience for learner in _PARTS)
 
     def prepare(self, task: Task) -> float:
@@ -116,9 +117,11 @@ class JoinedLearner(Learner):
         should_stop: Callable[[], bool] | None = None,
     ) -> JoinedModel:
         """One after the other, see :meth:`volseg.learning.Learner.learn`."""
-        if start is not None and not isinstance(start, JoinedModel):
+        if not isinstance(start, JoinedModel | Model | None):
             raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
-        before = [None] * len(_PARTS) if start is None else start.parts
+        before: Sequence[Trained | None] = [start, None]
+        if isinstance(start, JoinedModel):
+            before = start.parts
         parts, gone = [], 0.0
         for learner, share, earlier in zip(_PARTS, _TIMES, before, strict=True):
             parts.append(
@@ -135,7 +138,7 @@ class JoinedLearner(Learner):
                 )
             )
             gone += share
-        return JoinedModel(parts, _SHARE if start is None else start.share)
+        return JoinedModel(parts, start.share if isinstance(start, JoinedModel) else _SHARE)
 
     def from_state(self, state: Mapping[str, Any]) -> JoinedModel:
         """A model from a file."""
