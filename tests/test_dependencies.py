@@ -87,7 +87,7 @@ def test_everything_imported_is_declared_and_everything_declared_is_imported(pro
     listed = (ROOT / "benchmarks" / "peers.txt").read_text(encoding="utf-8").splitlines()
     peers = names(line for line in listed if line and line[0] not in "#-")
     siblings = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert imported("benchmarks") <= known | modules(peers) | siblings
+    assert imported("benchmarks") <= known | modules(peers) | siblings | helpers
     assert modules(tests - TOOLS) <= imported("tests")
     assert imported("docs") == modules(docs)
 
