@@ -8,7 +8,8 @@
 
 Of each set 2, 4 and 8 evenly spread slices per direction are kept, or so many of each axis: ``0,0,4`` is a
 stack painted in one direction. Of large volumes ``--crop`` takes the middle. What a method says of all other
-voxels is compared with the truth: IoU and Dice, mean over the classes; the background is left out where
+voxels is compared with the truth: IoU, Dice and surface Dice (at one voxel, in 3D; of a method that is asked
+about a sample of the voxels there is none), mean over the classes; the background is left out where
 there is one. Each run is a process of its own on ``--threads`` cores; its minutes are those
 of the wall clock, from start to end, and its memory the most that was resident. A finished run is one line
 of ``results.jsonl`` and is not repeated; ``run`` goes on where it was stopped. ``table`` writes ``table.md``
@@ -16,13 +17,14 @@ and ``figure.png``.
 
 ``volseg`` is ``volseg.densify`` as it is, ``pixelwise``, ``unet`` and ``joined`` the same with that learner,
 all with ``--folds``: 0 leaves all of the time to the result; a number or ``auto`` spends half of it on a
-score, and then the line says what was reported (mean IoU over all classes, and its interval) beside what is
-true.
+score, and then the line says what was reported (mean IoU over all classes, its interval, and the mean surface
+Dice, which is that of slices) beside what is true.
 ``forest`` and ``nnunet`` need ``--peers``, the interpreter of an environment with ``peers.txt``.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -39,7 +41,7 @@ import numpy.typing as npt
 from volseg import read_volume
 from volseg.annotation import keep_slices
 from volseg.labels import IGNORE_INDEX
-from volseg.metrics import confusion_matrix, dice, iou, mean_score
+from volseg.metrics import confusion_matrix, dice, iou, mean_score, surface_dice
 from volseg.phantom import XENOPUS_SPACING, xenopus_phantom
 
 LEARNERS = {
@@ -175,7 +177,7 @@ def one(data: Set, k: str, method: str, seed: int, given: argparse.Namespace) ->
         line |= score(data, labels, found["voxels"], found["classes"], classes)
         if method in LEARNERS and (reported := json.loads(str(found["reported"]))):
             line["mean_of_all"] = round(float(np.mean(line["iou_of_classes"])), 4)
-            line["reported"] = reported
+            line |= reported
         return line
 
 
@@ -183,11 +185,16 @@ def score(
     data: Set, labels: npt.NDArray[np.uint8], voxels: Any, prediction: Any, classes: int
 ) -> dict[str, Any]:
     """Of the voxels that nobody painted, or those of them that a method was asked about."""
-    truth = np.where(labels == IGNORE_INDEX, data.truth, IGNORE_INDEX).reshape(-1)
-    if len(voxels):
-        truth = truth[voxels]
-    matrix = confusion_matrix(prediction.reshape(-1), truth, classes)
-    parts = {"iou": np.asarray(iou(matrix)), "dice": np.asarray(dice(matrix))}
+    truth = np.where(labels == IGNORE_INDEX, data.truth, IGNORE_INDEX)
+    said, unknown = np.zeros(truth.shape, np.uint8), np.ones(truth.shape, bool)
+    where = voxels if len(voxels) else slice(None)
+    said.reshape(-1)[where], unknown.reshape(-1)[where] = prediction.reshape(-1), False
+    sampled = bool(np.any(unknown & (truth != IGNORE_INDEX)))
+    truth[unknown] = IGNORE_INDEX
+    matrix = confusion_matrix(said, truth, classes)
+    parts = {"iou": iou(matrix), "dice": dice(matrix), "surface_dice": np.full(classes, math.nan)}
+    if not sampled:
+        parts["surface_dice"] = surface_dice(said, truth, classes, spacing=data.spacing)
     counted = [c for c in range(classes) if c != data.background]
     means = {name: float(mean_score(values[counted])) for name, values in parts.items()}
     return means | {f"{name}_of_classes": [round(float(v), 4) for v in parts[name]] for name in parts}
@@ -226,7 +233,9 @@ def cell(given: argparse.Namespace) -> None:
             force=True,
         )
         found = done.labels
-        reported = done.scores["volseg"]["mean IoU"] if done.scores else None
+        if scores := done.scores.get("volseg"):
+            surface = scores["mean surface Dice"]["value"]
+            reported = {"reported": scores["mean IoU"], "reported_surface_dice": surface}
     np.savez(given.result, voxels=np.empty(0, np.int64), classes=found, reported=json.dumps(reported))
 
 
@@ -268,7 +277,9 @@ def table(folder: Path) -> None:
             value, spread = mean(each, "iou"), half_range(each)
             figure = f"{value:.3f}" + (f" ± {spread:.3f}" if len(each) > 1 else "")
             figure = f"**{figure}**" if value == best else figure
-            shown.append(f"{figure} / {mean(each, 'dice'):.3f}")
+            surface = mean(each, "surface_dice")
+            figure += f" / {mean(each, 'dice'):.3f}"
+            shown.append(f"{figure} / {'–' if math.isnan(surface) else f'{surface:.3f}'}")
         text.append(f"| {row[0]} | {row[1]} | " + " | ".join(shown) + " |")
     text += ["", "| method | minutes | peak memory, GB |", "|---|---|---|"]
     for method in methods:
@@ -279,8 +290,8 @@ def table(folder: Path) -> None:
         )
     limits = " or ".join(f"{s:g}" for s in sorted({line["seconds"] for line in lines}))
     head = (
-        "Mean IoU / Dice on all unpainted voxels; ± half the range over the seeds. volseg has "
-        f"{limits} seconds for learning and segmenting, nnU-Net as many for training alone.\n\n"
+        "Mean IoU / Dice / surface Dice at one voxel on all unpainted voxels; ± half the range over the "
+        f"seeds. volseg has {limits} seconds to learn and to segment, nnU-Net as many to train alone.\n\n"
     )
     (folder / "table.md").write_text(head + "\n".join(text) + "\n", encoding="utf-8")
     draw(folder / "figure.png", cells, methods, list(dict.fromkeys(row[0] for row in rows)))
@@ -292,8 +303,8 @@ def order(name: str) -> int:
 
 
 def mean(lines: Sequence[dict[str, Any]], key: str) -> float:
-    """Over the seeds."""
-    return float(np.mean([line[key] for line in lines]))
+    """Over the seeds; NaN where it was not measured."""
+    return float(np.mean([line.get(key, math.nan) for line in lines]))
 
 
 def half_range(lines: Sequence[dict[str, Any]]) -> float:
