@@ -112,11 +112,13 @@ def main() -> None:
             client = Client(address)
             client.enter()
             print(f"opened: {memory.most:.2f} GB", flush=True)
-            quiet, busy, first = [], [], []
+            quiet, beside, busy, first = [], [], [], []
             for _ in range(given.places):
                 x, y, z = (int(n) for n in rng.integers(200, SIZE - 200, 3))
                 x, y, z = (n // 64 * 64 + 32 for n in (x, y, z))  # the middle of a ball
                 quiet.append(lasts(lambda z=z: client.get(f"/image/2/{z}?channel=0")))
+                for near in range(z + 1, z + 11):
+                    beside.append(lasts(lambda near=near: client.get(f"/image/2/{near}?channel=0")))
                 client.post("/look", {"client": "a tab", "x": x, "y": y, "z": z, "axis": 2})
                 began = time.perf_counter()
                 for value, off in ((1, 0), (0, 28)):
@@ -134,8 +136,9 @@ def main() -> None:
                     time.sleep(0.5)
                 print(f"{x}, {y}, {z}: {memory.most:.2f} GB, doing {client.state()['doing']}", flush=True)
             for what, times in {
-                "a slice": quiet,
-                "with the learner at work": busy,
+                "a slice somewhere else": quiet,
+                "slices beside it": beside,
+                "slices in a row, with the learner at work": busy,
                 "first result": first,
             }.items():
                 if not times:

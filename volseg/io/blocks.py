@@ -23,11 +23,12 @@ from volseg.io.atomic import stamp
 from volseg.io.files import is_volume, read_volume
 from volseg.io.grid import with_spacing
 from volseg.io.mapped import NotMappedError, create_mapped, map_volume
-from volseg.io.ome_zarr import add_levels, create_zarr, open_zarr
+from volseg.io.ome_zarr import ZarrVolume, add_levels, create_zarr, open_zarr
 from volseg.io.volume import Volume, noticing
 
 __all__ = [
     "BlockVolume",
+    "ChannelFiles",
     "WholeVolume",
     "can_write_blocks",
     "create_blocks",
@@ -126,6 +127,11 @@ class ChannelFiles:
     def like(self) -> Volume:
         first = self.parts[0].like
         return replace(first, array=np.broadcast_to(np.zeros((), self.dtype), self.shape))
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Voxels per axis of what is unpacked at once, in the first of the files; ``None`` if nothing is."""
+        return self.parts[0].chunks if isinstance(self.parts[0], ZarrVolume) else None
 
     @property
     def stamp(self) -> str:

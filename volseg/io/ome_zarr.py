@@ -68,6 +68,12 @@ class ZarrVolume:
         return self.array.dtype
 
     @property
+    def chunks(self) -> tuple[int, ...]:
+        """Voxels per axis of what is unpacked at once."""
+        steps = self.array.shard or self.array.chunks
+        return tuple(1 if axis is None else steps[axis] for axis in self.order)
+
+    @property
     def stamp(self) -> str:
         """What changes when the voxels do."""
         return stamp(self.array.folder)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from volseg.arguments import option
 from volseg.errors import RefusedError, ResourceError
 from volseg.geometry import AXES
+from volseg.io.slabs import Slabs
 from volseg.labels import IGNORE_INDEX
 from volseg.runs.claim import PAINT_LOCK, release
 from volseg.session.about import About
@@ -46,6 +47,7 @@ class Canvas:
         if spacing is None and self.folder is not None:
             spacing = About(self.folder).spacing
         self.image: Image = open_image(image, spacing)
+        self._slabs = Slabs(self.image.voxels)
         self._painting = Painting(self.image.size)
         self._lock = threading.RLock()
         self._journal: Journal | None = None
@@ -316,7 +318,7 @@ class Canvas:
         """Grey values of a slice, ``(C, *plane)``."""
         axis, index = self._painting.place(axis, index)
         block = self._painting.plane(axis, index)
-        found = np.asarray(self.image.voxels[(slice(0, self.image.channels), *block)])
+        found = self._slabs[(slice(0, self.image.channels), *block)]
         return found.reshape(self.image.channels, *self._painting.shape(axis))
 
     def paint_slice(self, axis: int | None, index: int) -> Plane:
