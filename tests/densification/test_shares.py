@@ -7,6 +7,7 @@ from volseg.densification import scoring
 from volseg.densification.folds import Fold
 from volseg.densification.shares import choose_share, in_words, joined_folds
 from volseg.labels import IGNORE_INDEX
+from volseg.learners.joined import SHARE
 
 
 def fold(first: float, second: float, *, seed: int = 0, elsewhere: bool = False) -> scoring.Tested:
@@ -22,36 +23,31 @@ def fold(first: float, second: float, *, seed: int = 0, elsewhere: bool = False)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "low", "high"),
-    [(3, -3, 0.0, 0.0), (-3, 3, 0.8, 0.8), (1, 1, 0.4, 0.6), (0, 2, 0.8, 0.8)],
+    ("first", "second", "wanted"),
+    [(1, -9, 0.0), (-3, 3, 0.6), (-3, 1, 0.8), (3, 3, SHARE), (0, 2, 0.8)],
 )
-def test_the_share_is_that_of_the_one_that_knows(first, second, low, high):
-    assert low <= choose_share([fold(first, second, seed=s) for s in range(3)]) <= high
+def test_the_share_is_that_of_the_one_that_knows(first, second, wanted):
+    assert choose_share([fold(first, second, seed=s) for s in range(3)]) >= wanted
+    assert wanted > 0 or choose_share([fold(first, second, seed=s) for s in range(3)]) == 0
 
 
-def test_the_slow_twin():
-    """IoU of the argmax, class by class, for every share."""
-    folds = [fold(0.5, 0.8, seed=s) for s in range(3)]
-
-    def score(share):
-        found = np.concatenate([((1 - share) * f.scores[0] + share * f.scores[1]).argmax(0) for f in folds])
-        truth = np.concatenate([f.test[f.where] for f in folds])
-        return np.mean(
-            [((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum() for c in (0, 1)]
-        )
-
-    assert score(choose_share(folds)) == max(score(s) for s in (0, 0.2, 0.4, 0.6, 0.8))
+def test_what_is_better_in_one_fold_only_does_not_count():
+    folds = [fold(0.5, 3, seed=0), *(fold(0.5, 0.2, seed=s) for s in (1, 2))]
+    assert choose_share(folds[:1] * 3) > SHARE
+    assert choose_share(folds) <= SHARE
+    assert choose_share(folds[:1]) == SHARE
 
 
 def test_a_fold_has_no_part_in_the_share_that_it_is_scored_with():
-    others = [fold(3, -3, seed=s) for s in (1, 2)]
-    for odd in (fold(3, -3), fold(-3, 3)):
-        found, _ = joined_folds([odd, *others])
-        np.testing.assert_array_equal(found[0].scores, odd.scores[0])  # the others say: the first alone
+    for odd in (fold(1, -9), fold(-3, 3)):
+        found, _ = joined_folds([odd, *(fold(1, -9, seed=s) for s in (1, 2))])
+        np.testing.assert_allclose(found[0].scores, odd.scores[0])  # the others say: the first alone
+        found, _ = joined_folds([odd, *(fold(-3, 1, seed=s) for s in (1, 2))])
+        np.testing.assert_allclose(found[0].scores, 0.2 * odd.scores[0] + 0.8 * odd.scores[1], atol=1e-5)
 
 
 def test_the_same_share_holds_elsewhere():
-    folds = [fold(-3, 3, seed=s, elsewhere=True) for s in range(3)]
+    folds = [fold(-3, 1, seed=s, elsewhere=True) for s in range(3)]
     found, share = joined_folds(folds)
     assert share == 0.8
     np.testing.assert_allclose(
@@ -61,8 +57,8 @@ def test_the_same_share_holds_elsewhere():
 
 
 def test_with_nothing_held_out_it_is_said():
-    assert choose_share([]) == 0.4
+    assert choose_share([]) == SHARE
     assert "nothing was held out" in in_words(0.4, measured=False)
     assert in_words(0.2, measured=True) == (
-        "The U-Net counts 20% of the result, the per-voxel learner 80%: chosen on what was held out."
+        "The U-Net counts 20% of the result, the per-voxel learner 80%: by what was held out."
     )
