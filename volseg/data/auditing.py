@@ -89,7 +89,7 @@ def paint_on(
     Raises:
         InputError: if the label does not lie on that grid, or says two different things.
     """
-    label = check_alignment(image, label, fill=unlabelled or 0)
+    label = check_alignment(image, label, fill=(label.blank if unlabelled is None else unlabelled) or 0)
     paint = understand_paint(
         label.array[0],
         classes=list(names) or None,

@@ -133,6 +133,8 @@ def read_volume(
             plain = volume.array if numbers is None else numbers_of(volume.array, numbers, path)
             array = as_labels(plain, str(path), noted)
             blank = number_for_nan(plain)
+            if blank is None and (array == volume.blank).any():  # else the words are those of another array
+                blank = volume.blank
         elif nonfinite == "replace":
             array = replace_nonfinite(volume.array, str(path), noted)
         else:

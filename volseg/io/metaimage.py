@@ -30,7 +30,7 @@ from volseg.io.stored import (
     size_of_axes,
     times,
 )
-from volseg.io.volume import Notes, Volume, contiguous
+from volseg.io.volume import Notes, Volume, blank_in, blank_words, contiguous
 
 __all__ = ["MetaImageHeader", "describe", "header_for", "read", "write"]
 
@@ -59,12 +59,12 @@ class MetaImageHeader:
 def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_affine: bool = False) -> Volume:
     """Read a file; see `volseg.io.read_volume`."""
     del labels  # MetaImage stores no scaling that is ever applied
-    stored, header, affine, unit, _ = describe(path, notes, axes, ignore_affine)
+    stored, header, affine, unit, _, blank = describe(path, notes, axes, ignore_affine)
     array = load(stored, path, notes)
     kept = header.axes.replace("1", "")
     array = array.reshape([n for n, a in zip(stored.shape, header.axes, strict=True) if a != "1"], order="F")
     array = np.moveaxis(array, kept.index("C"), 0) if "C" in kept else array[None]
-    return Volume(contiguous(array), affine, unit, path, None if ignore_affine else header)
+    return Volume(contiguous(array), affine, unit, path, None if ignore_affine else header, blank)
 
 
 def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: bool = False) -> Description:
@@ -80,7 +80,8 @@ def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: b
     letters = _letters(shape, channels > 1, axes, path)
     affine, unit = (_plain_grid if ignore_affine else _affine)(fields, len(sizes), letters, path, notes)
     own = {name: fields[name] for name in _GEOMETRY if name in fields}
-    return Description(_stored(path, fields, shape, start), MetaImageHeader(own, letters), affine, unit)
+    stored, blank = _stored(path, fields, shape, start), blank_in(fields.get("Comment", ""))
+    return Description(stored, MetaImageHeader(own, letters), affine, unit, blank=blank)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -115,7 +116,9 @@ def header_for(array: NDArray[Any], like: Volume, *, packed: bool) -> tuple[byte
     letters = old.axes.replace("C", "")
     sizes = dict(zip("XYZ", array.shape[1:], strict=False)) | {"1": 1}
     shape = [sizes[letter] for letter in letters]
-    lines = ["ObjectType = Image", f"NDims = {len(shape)}", "BinaryData = True"]
+    words = blank_words(like)
+    lines = ["ObjectType = Image", *[f"Comment = {words}"] * bool(words), f"NDims = {len(shape)}"]
+    lines += ["BinaryData = True"]
     lines += ["BinaryDataByteOrderMSB = False", f"CompressedData = {packed}"]
     lines += [f"{_SIZE.decode()}{0:<16d}"] * packed
     lines += [f"{name} = {value}" for name, value in _for_axes(old, len(shape)).items()]

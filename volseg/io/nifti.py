@@ -23,7 +23,7 @@ from volseg.arguments import conversion
 from volseg.errors import InputError
 from volseg.io.grid import check_affine, embed, in_plane, is_sheared, plain_grid, remedy_for
 from volseg.io.stored import MAX_RATIO, Description, Stored, is_gzip, peek, read_at_most, times
-from volseg.io.volume import Notes, Volume, contiguous
+from volseg.io.volume import Notes, Volume, blank_in, blank_words, contiguous
 
 __all__ = ["NiftiHeader", "describe", "read", "stored_layout", "write"]
 
@@ -90,7 +90,8 @@ def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_aff
         notes.warning("%s: the name says %s, the file holds %s; it is read as what it is.", path, says, holds)
     found = _describe(path, stored, fields, axes, notes, ignore_affine)
     array = _scaled(_spatial(_voxels(stored), found.header.axes), fields, labels, path)
-    return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else found.header)
+    header = None if ignore_affine else found.header
+    return Volume(contiguous(array), found.affine, found.unit, path, header, found.blank)
 
 
 def describe(path: Path, notes: Notes, axes: str | None = None) -> Description:
@@ -117,7 +118,8 @@ def _describe(
         affine = affine_of(fields, dims, path, notes)
         affine = affine if dims == 3 else in_plane(affine)
     unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "")
-    return Description(stored, NiftiHeader(fields, letters), affine, unit, _scaling(fields, path))
+    header, blank = NiftiHeader(fields, letters), blank_in(fields["descrip"].tobytes())
+    return Description(stored, header, affine, unit, _scaling(fields, path), blank)
 
 
 def stored_layout(path: Path) -> tuple[Stored, Any]:
@@ -145,6 +147,7 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     for name in _FORGET:
         if name in fields:
             fields[name] = np.zeros_like(fields[name])
+    fields["descrip"] = blank_words(like)
     if letters[4:] == "C":
         fields["intent_code"] = _VECTOR
     try:

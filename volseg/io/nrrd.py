@@ -26,7 +26,7 @@ from volseg.errors import InputError
 from volseg.io import nrrd_grid
 from volseg.io.nrrd_grid import NrrdHeader, Segment, affine_of, grid_of, new_header
 from volseg.io.stored import Description, Stored, beside, chosen_axes, load, needed, size_of_axes, times
-from volseg.io.volume import Notes, Volume, contiguous
+from volseg.io.volume import Notes, Volume, blank_in, blank_words, contiguous
 
 __all__ = [
     "NrrdHeader",
@@ -82,7 +82,8 @@ def read(path: Path, *, labels: bool, axes: str | None, notes: Notes, ignore_aff
     if labels:
         array, known = nrrd_grid.merge_layers(array, header.segments, path)
         header = replace(header, segments=known)
-    return Volume(contiguous(array), found.affine, found.unit, path, None if ignore_affine else header)
+    header = None if ignore_affine else header
+    return Volume(contiguous(array), found.affine, found.unit, path, header, found.blank)
 
 
 def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: bool = False) -> Description:
@@ -101,7 +102,8 @@ def describe(path: Path, notes: Notes, axes: str | None = None, ignore_affine: b
     known = nrrd_grid.parse(pairs, path) if of_slicer else ()
     header = NrrdHeader(whole, per_axis, letters, known, nrrd_grid.parse_offset(pairs) if of_slicer else None)
     affine, unit = (grid_of if ignore_affine else affine_of)(header, path, notes)
-    return Description(_stored(path, fields, shape, start), header, affine, unit)
+    blank = blank_in(pairs.get("description", ""))
+    return Description(_stored(path, fields, shape, start), header, affine, unit, blank=blank)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -136,6 +138,8 @@ def header_for(path: Path, array: NDArray[Any], like: Volume, encoding: str) -> 
         lines.append(f"{name}: {' '.join(fresh)}")
     lines += ["endian: little", f"encoding: {encoding}"]
     lines += [f"{name}: {old.whole[name]}" for name in _WHOLE[2:] if name in old.whole]
+    if words := blank_words(like):
+        lines.append(f"description:={words}")
     if path.name.lower().endswith(_SEGMENTATION):
         lines += nrrd_grid.header_lines(old.segments, array.shape[1:])
     return ("\n".join(lines) + "\n\n").encode(), letters.replace("1", "")

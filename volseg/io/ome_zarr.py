@@ -18,7 +18,7 @@ from volseg.errors import InputError
 from volseg.io.atomic import stamp
 from volseg.io.grid import check_affine
 from volseg.io.stored import require_memory, times
-from volseg.io.volume import Notes, Volume, contiguous, noticing
+from volseg.io.volume import Notes, Volume, blank_in, blank_words, contiguous, noticing
 from volseg.io.zarr_array import ZarrArray, zarr_library
 from volseg.io.zarr_store import (
     Multiscale,
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = {2: 512, 3: 64}  # voxels along each axis, as far as tiles allow
 _LAST = 256  # copies are made until no axis is longer
+_WORDS = "description"  # an attribute of the group
 _NEW = 3  # the version of Zarr where the source has none
 
 
@@ -105,7 +106,7 @@ class ZarrVolume:
 
 def open_zarr(path: Path, notes: Notes | None = None) -> ZarrVolume:
     """Open an image without reading its voxels, after everything that can be checked about it."""
-    group, version, multiscale = _image(path)
+    group, version, multiscale, unlabelled = _image(path)
     array = describe(group, multiscale.levels[0][0])
     letters = multiscale.letters
     if len(array.shape) != len(letters):
@@ -127,7 +128,7 @@ def open_zarr(path: Path, notes: Notes | None = None) -> ZarrVolume:
     found = ZarrVolume(path, array, order, Volume(np.zeros((1,) * (dims + 1)), np.eye(dims + 1)))
     dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else array.dtype
     blank = np.broadcast_to(np.zeros((), dtype), found.shape)
-    like = Volume(blank, affine, unit, path, OmeZarrHeader(version, multiscale), notes=tuple(noted))
+    like = Volume(blank, affine, unit, path, OmeZarrHeader(version, multiscale), unlabelled, tuple(noted))
     return ZarrVolume(path, array, order, like)
 
 
@@ -158,7 +159,8 @@ def create_zarr(
     sizes = dict(zip("CXYZ", shape, strict=False))
     steps = dict(zip("XYZ", _chunks(shape[1:], tile), strict=False))
     if fresh:
-        make_group(path, header.version, multiscale.description(header.version, _plain(path)))
+        words = {_WORDS: said} if (said := blank_words(like)) else {}
+        make_group(path, header.version, multiscale.description(header.version, _plain(path)) | words)
         create_array(
             path, "0", [sizes.get(a, 1) for a in letters], [steps.get(a, 1) for a in letters], dtype,
             header.version, [str(axis["name"]) for axis in multiscale.axes],
@@ -199,6 +201,7 @@ def add_levels(path: Path) -> None:
         )
         source = target
     described = Multiscale(multiscale.axes, tuple(levels)).description(version, _plain(path))
+    described |= {_WORDS: attributes[_WORDS]} if _WORDS in attributes else {}
     make_group(path, version, described)
     for leftover in path.rglob("*.partial"):  # of processes that were killed
         leftover.unlink()
@@ -215,7 +218,7 @@ def read(path: Path, *, labels: bool, axes: str | None, notes: Notes) -> Volume:
         raise InputError(f"{path} says itself that its axes are {own}; axes='{axes}' does not fit.")
     require_memory(int(np.prod(source.shape, dtype=object)) * source.dtype.itemsize, path)
     array = source[tuple(slice(0, n) for n in source.shape)]
-    return Volume(contiguous(array), source.like.affine, source.like.unit, path, header)
+    return Volume(contiguous(array), source.like.affine, source.like.unit, path, header, source.like.blank)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -228,18 +231,18 @@ def write(path: Path, array: NDArray[Any], like: Volume) -> str:
     return ""
 
 
-def _image(path: Path) -> tuple[Path, int, Multiscale]:
-    """The group with the image, the version of Zarr, and the description."""
+def _image(path: Path) -> tuple[Path, int, Multiscale, int | None]:
+    """The group with the image, the version of Zarr, the description, and the number for unlabelled."""
     zarr_library()  # without it, say so first
     version, attributes = attributes_of(path)
     found = multiscale_of(attributes, path)
     if found is not None:
-        return path, version, found
+        return path, version, found, blank_in(str(attributes.get(_WORDS, "")))
     if (path / "0").is_dir() and not (path / "1").is_dir():  # as bioformats2raw writes it
         version, attributes = attributes_of(path / "0")
         found = multiscale_of(attributes, path / "0")
         if found is not None:
-            return path / "0", version, found
+            return path / "0", version, found, None
     inside = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     raise InputError(
         f"{path} describes no OME-Zarr image (it holds {', '.join(inside[:5]) or 'nothing'}). Name the "

@@ -159,6 +159,7 @@ class Description(NamedTuple):
         header: what is kept of it, with ``axes``, the letters of the file's axes.
         affine, unit: where the image lies.
         scaling: what stored numbers are multiplied by, and what is added then.
+        blank: of a label, the number that means unlabelled, if the header says so.
     """
 
     stored: Stored
@@ -166,6 +167,7 @@ class Description(NamedTuple):
     affine: NDArray[np.float64]
     unit: str
     scaling: tuple[float, float] = (1.0, 0.0)
+    blank: int | None = None
 
 
 def load(stored: Stored, header: Path, notes: Notes) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from volseg.io.tiff_open import (
     open_tiff,
     strict,
 )
-from volseg.io.volume import Notes, Volume, contiguous
+from volseg.io.volume import Notes, Volume, blank_in, blank_words, contiguous
 
 __all__ = [
     "TiffHeader",
@@ -186,6 +186,7 @@ def _read(
         affine, unit = affine_of(opened.words, found.keyframe, dims, path, number, notes, sized)
         header = header_of(tif, stored, meaning) if series is None else None
         turned = orientation_of(found.keyframe)
+        blank = blank_in(tif.pages.first.description)
     if array.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: {array.dtype} voxels are not supported. Save the magnitude as float32 instead."
@@ -196,7 +197,7 @@ def _read(
     if swaps_axes(turned):
         affine = affine[[1, 0, *range(2, dims + 1)]][:, [1, 0, *range(2, dims + 1)]]
         header = header and replace(header, resolution=header.resolution and header.resolution[::-1])
-    return Volume(contiguous(array), affine, unit, path, header)
+    return Volume(contiguous(array), affine, unit, path, header, blank)
 
 
 def write(path: Path, array: NDArray[Any], like: Volume) -> str:
@@ -226,6 +227,8 @@ def as_stored(path: Path, array: NDArray[Any], like: Volume) -> tuple[NDArray[An
         raise ValueError(f"TIFF cannot hold {data.dtype} voxels: convert them to float32 or an integer.")
     kind = _kind(path, data, stored, header)
     options: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": stored}}
+    if words := blank_words(like):
+        options["metadata"]["Description"] = words
     if kind == "ome":
         if like.unit or any(size != 1 for size in like.spacing):
             for axis, size in zip("XYZ"[:dims], like.spacing, strict=True):

@@ -6,6 +6,7 @@ does otherwise is undone on reading and redone on writing.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ __all__ = [
     "Notes",
     "Volume",
     "as_labels",
+    "blank_in",
+    "blank_words",
     "contiguous",
     "noticing",
     "number_for_nan",
@@ -35,6 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UNLABELLED = 255  # what NaN in a label becomes
+_BLANK = re.compile(r"volseg: (-?[0-9]{1,10}) is unlabelled")
 
 
 class Note(NamedTuple):
@@ -102,7 +106,8 @@ class Volume:
         unit: ``"mm"``, ``"um"``, ``"m"``, or ``""`` where the file names none.
         path: the file it came from.
         header: what the format needs to write a file like this one; opaque to everybody else.
-        blank: of a label, the number that stands for NaN in the file, which means unlabelled.
+        blank: of a label, the number that means unlabelled: it stands for NaN, or the file says so. What is
+            written like this volume says so, too, in a format that has a place for words.
         notes: what was noticed when it was read.
     """
 
@@ -150,6 +155,17 @@ class Volume:
     def name(self) -> str:
         """The file's path for messages."""
         return str(self.path) if self.path is not None else "volume in memory"
+
+
+def blank_words(volume: Volume) -> str:
+    """What a file says of the number that means unlabelled; empty if none does."""
+    return "" if volume.blank is None else f"volseg: {volume.blank} is unlabelled"
+
+
+def blank_in(words: str | bytes) -> int | None:
+    """The number that means unlabelled by the words in a file."""
+    found = _BLANK.search(words.decode("latin-1") if isinstance(words, bytes) else words)
+    return int(found[1]) if found else None
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

@@ -305,9 +305,9 @@ def write_large(
             f"{path} cannot be written: {' x '.join(map(str, labels.size))} voxels are written "
             "piece by piece, which .ome.zarr, .nii, .tif, .nrrd and .mha take. Choose a name that ends so."
         )
-    table = np.arange(256, dtype=np.uint8)
+    table, like = np.arange(256, dtype=np.uint8), replace(like, blank=IGNORE_INDEX)
     if path.name.lower().endswith(_SEGMENTS):
-        table, like = _as_segments(path, like, classes, is_paint=True)
+        table, like = _as_segments(path, replace(like, blank=None), classes, is_paint=True)
     with atomic_write(path, overwrite=overwrite, folder=path.suffix.lower() == ".zarr") as made:
         blocks = create_blocks(made, (1, *labels.size), np.dtype(np.uint8), like)
         for first in range(0, labels.size[0], _SLAB):
@@ -329,7 +329,8 @@ def write_labels(
     """Write labels in any format that volseg writes; a ``.seg.nrrd`` with names and colours.
 
     In a ``.seg.nrrd`` 0 is no segment. So where 255 stands for unlabelled voxels, they are 0 there, and
-    background is a segment with a free value, which is marked: :func:`read_start` makes 0 of it again.
+    background is a segment with a free value, which is marked: :func:`read_start` makes 0 of it again. Other
+    formats but PNG say that 255 is unlabelled, and no one is asked when they are read.
 
     Args:
         is_paint: 255 stands for unlabelled voxels, if there are any or not.
@@ -343,10 +344,13 @@ def write_labels(
             f"{path} cannot be written: choose a name that ends in .nii.gz, .tif, .nrrd, .seg.nrrd, .mha or "
             ".zarr."
         )
+    is_paint = is_paint or bool((values == IGNORE_INDEX).any())
+    like = replace(like, blank=None)
     if path.name.lower().endswith(_SEGMENTS):
-        is_paint = is_paint or bool((values == IGNORE_INDEX).any())
         table, like = _as_segments(path, like, classes, is_paint=is_paint)
         values = table[values]
+    elif is_paint:
+        like = replace(like, blank=IGNORE_INDEX)
     write_volume(path, values, like, overwrite=overwrite)
     return path
 
