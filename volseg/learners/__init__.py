@@ -35,7 +35,7 @@ LearnerName = Literal["auto", "pixelwise", "unet", "joined"]
 LEARNERS: dict[str, Learner] = {
     learner.name: learner for learner in (PixelwiseLearner(), UNetLearner(), JoinedLearner())
 }
-# From so many seconds on, the U-Net that is joined has learnt enough to be of use: docs/results.md, "Learners".
+# From so many seconds on, a U-Net that is joined has learnt enough to be of use: docs/results.md, "Learners".
 _JOINED_FROM = 240.0
 _LOOKING = 1e-5  # seconds of a processor that a U-Net takes for a voxel of the result
 _LOOKED = 0.15  # of the time, at most, that may go into that
