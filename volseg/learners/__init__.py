@@ -37,7 +37,7 @@ LEARNERS: dict[str, Learner] = {
 }
 # From so many seconds on, a U-Net that is joined has learnt enough to be of use: docs/results.md, "Learners".
 _JOINED_FROM = 240.0
-_LOOKING = 1e-5  # seconds of a processor that a U-Net takes for a voxel of the result
+_LOOKING = 2e-5  # seconds of a processor that the U-Nets of all folds and the result take to look at a voxel
 _LOOKED = 0.15  # of the time, at most, that may go into that
 # Files that name no learner were written when there was only this one.
 _UNNAMED = PixelwiseLearner.name
