@@ -33,7 +33,7 @@ def carries_paint(value: object, path: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_process")
-def test_paint_passes_six_rooms_before_learning_begins(tmp_path, monkeypatch):
+def test_paint_passes_seven_rooms_before_learning_begins(tmp_path, monkeypatch):
     truth = (np.indices(SIZE).sum(0) > 24).astype(np.uint8)
     image = (100 * truth + np.random.default_rng(0).normal(0, 10, SIZE)).astype(np.float32)
     like = Volume(image[None], np.eye(4), "um")
@@ -68,4 +68,4 @@ def test_paint_passes_six_rooms_before_learning_begins(tmp_path, monkeypatch):
             main(words)
     finally:
         sys.setprofile(before)
-    assert rooms == ["cli", "densification", "io", "labels", "data", "annotation"]
+    assert rooms == ["cli", "densification", "io", "labels", "data", "annotation", "learners"]

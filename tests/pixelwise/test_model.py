@@ -365,6 +365,16 @@ def test_looking_at_more_changes_no_answer_at_first():
     assert now.masks[0].tolist() == [1, 1, 0, 1, 1, 1]
 
 
+def test_looking_at_more_of_the_prior_changes_nothing_else_and_takes_turns():
+    seen = torch.randn(300, 40, generator=torch.Generator().manual_seed(0))
+    blind = (True,) * 6
+    members = Members.new(seen, slice(36, 40), 2, blind=blind, seed=0, kept=0.5)  # as the live learner's
+    now = members.looking_at(seen, slice(36, 40), slice(0, 2), (False, True))
+    torch.testing.assert_close(now.masks[:, :36], members.masks[:, :36])
+    assert now.masks[:, 36:].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]] * 3
+    torch.testing.assert_close(now(seen), members(seen))
+
+
 def test_paint_without_slices_says_nothing(scene):
     _, truth = scene
     paint = PlacePrior((), (1.0,) * truth.ndim, 2)

@@ -132,9 +132,12 @@ class Members:
 
         Args:
             seen: of painted voxels ``(n, features)``, which says how new columns are scaled.
+            blind: in turn, whether a perceptron does not look at the prior.
         """
         perceptrons = copy.deepcopy(self.perceptrons)
-        masks = _masks(seen.shape[1], prior, telling, blind[: len(perceptrons)]).to(seen.device)
+        each = list(itertools.islice(itertools.cycle(blind), len(perceptrons)))
+        masks = self.masks.clone()
+        masks[:, prior] = _masks(seen.shape[1], prior, telling, each).to(seen.device)[:, prior]
         new = ((masks > 0) & (self.masks == 0)).any(0)
         for perceptron, mask, before in zip(perceptrons, masks, self.masks, strict=True):
             first = perceptron[0]
