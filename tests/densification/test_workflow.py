@@ -394,14 +394,18 @@ class Halves(Brightness):
 
 
 def test_of_joined_learners_the_result_has_the_share_that_held_out_slices_chose(case, tmp_path, monkeypatch):
-    def halves(self, task, labels, **settings):
-        found = brightness(task, labels, **settings)
+    shares = []
+
+    def halves(self, task, labels, *, start=None, **settings):
+        shares.append(getattr(start, "share", None))
+        found = brightness(task, labels, start=start, **settings)
         return Halves(found.means, found.curve)
 
     monkeypatch.setattr(QuickLearner, "learn", halves)
     files, out = case(), tmp_path / "out"
     done = densify(files.image, files.labels, out, folds=3, **QUICK)
     assert "The U-Net counts 0% of the result" in " ".join(done.remarks)
+    assert shares == [None, None, None, 0.0]  # known when the result is learnt
     assert np.mean(done.labels == files.truth) > 0.8
     assert done.scores["volseg"]["mean IoU"]["value"] > 0.6
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.special import log_softmax
 
 from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
@@ -291,3 +292,19 @@ def test_a_joined_model_says_the_weighted_mean_of_its_parts(scene, small):
     model.share = 0.7
     assert trained_in(model.state(), "it").share == 0.7
     assert learner.learn(task, labels, seconds=1e-6, fewest=1, start=model).share == 0.7
+
+
+def test_a_part_without_a_share_neither_learns_nor_is_asked(scene, small, monkeypatch):
+    learner = LEARNERS["joined"]
+    labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
+    task, model = learnt(learner, scene, labels)
+    model.share = 0.0
+    monkeypatch.setattr(unet.UNetModel, "predict", None)
+    monkeypatch.setattr(unet.UNetLearner, "learn", None)
+    first = task_of(scene)
+    np.testing.assert_allclose(
+        model.predict(task), log_softmax(model.parts[0].predict(first), axis=0), rtol=1e-3, atol=1e-2
+    )
+    after = learner.learn(task, labels, slices=find_slices(labels), seconds=1e-6, fewest=2, start=model)
+    assert after.parts[1] is model.parts[1]
+    assert after.share == 0

@@ -1,15 +1,12 @@
 """The second stage sees what the first one found, on the grid that fits."""
 
-import itertools
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from volseg.annotation import find_slices, keep_slices
 from volseg.learning import Task
-from volseg.pixelwise import context, features, members, model
+from volseg.pixelwise import context
 from volseg.pixelwise.context import context_of, finest_stride
 from volseg.pixelwise.features import responses_at
 from volseg.pixelwise.model import Model, bank_of, learn
@@ -21,15 +18,6 @@ SHAPES = [(40, 37), (25, 26, 22)]
 def task(request):
     rng = np.random.default_rng(0)
     return Task(rng.normal(size=(1, *request.param)).astype(np.float32), (1.0,) * len(request.param), 2)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Every look at the clock takes a hundredth of a second, so that a second is a hundred steps."""
-    monkeypatch.setattr(members, "_BATCH", 512)
-    ticks = itertools.count()
-    for module in (model, features, members):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
 
 
 def waves(voxels):

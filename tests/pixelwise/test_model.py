@@ -12,7 +12,7 @@ from scipy import ndimage
 from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
-from volseg.pixelwise import features, members, model
+from volseg.pixelwise import members
 from volseg.pixelwise.features import filter_bank, responses_at, responses_in, smooth
 from volseg.pixelwise.members import Curve, LabelledVoxels, Members, train
 from volseg.pixelwise.model import Model, Task, learn
@@ -33,15 +33,6 @@ def scene(request):
     truth = (np.min([np.linalg.norm(grid - c, axis=1) for c in centres], 0) < radius).reshape(shape)
     image = rng.normal(0, 0.3, shape) + truth * ndimage.gaussian_filter(rng.normal(0, 4, shape), 0.7)
     return image[None].astype(np.float32), truth.astype(np.uint8)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Every look at the clock takes a hundredth of a second, so that a second is a hundred steps."""
-    monkeypatch.setattr(members, "_BATCH", 512)
-    ticks = itertools.count()
-    for module in (model, features, members):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 100))
 
 
 def everywhere(shape):

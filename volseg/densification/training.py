@@ -207,11 +207,13 @@ class Learning:
             start = self.learner.from_state(content)
             self.timetable.count_earlier(content["seconds"])
             logger.info("The result: going on from the model of the run that was stopped.")
+        if start is not None:
+            self._set_share(start)  # before it learns: what has no share need not
         began = time.monotonic()
         model = self._learn("the result", labels, self.timetable.of_result(), start)
         self.notes = tuple(model.notes)
         if isinstance(model, Joined):
-            model.share = model.share if self._share is None else self._share
+            self._set_share(model)
             self.notes += (in_words(model.share, measured=self._share is not None),)
         before = () if self.earlier is None else self.earlier.images
         images = [*(seen for seen in before if seen.pixels != self.looks.pixels), self.looks]
@@ -230,6 +232,10 @@ class Learning:
             added = self._offsets(scores[:, elsewhere(labels)], labels)
             scores += added.reshape(-1, *[1] * labels.ndim)
         return scores
+
+    def _set_share(self, model: Trained) -> None:
+        if isinstance(model, Joined) and self._share is not None:
+            model.share = self._share
 
     def _learn(
         self, what: str, labels: Labels, seconds: float, start: Trained | None, held_out: Labels | None = None

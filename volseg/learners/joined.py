@@ -39,6 +39,8 @@ class JoinedModel:
 
     def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
         """Mean log probabilities of every voxel, or of those in a block, ``(classes, *spatial)``."""
+        if self.share == 0:
+            return log_softmax(self.parts[0].predict(task, block, progress=progress), axis=0)
         half = 1 / len(self.parts)
         found = (
             log_softmax(part.predict(task, block, progress=_share_of(progress, number * half, half)), axis=0)
@@ -116,29 +118,35 @@ class JoinedLearner(Learner):
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> JoinedModel:
-        """One after the other, see :meth:`volseg.learning.Learner.learn`."""
+        """One after the other, see :meth:`volseg.learning.Learner.learn`.
+
+        From a start in which the U-Net has no share, the per-voxel learner alone continues, all of the time.
+        """
         if not isinstance(start, JoinedModel | Model | None):
             raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
-        before: Sequence[Trained | None] = [start, None]
-        if isinstance(start, JoinedModel):
-            before = start.parts
-        parts, gone = [], 0.0
-        for learner, share, earlier in zip(_PARTS, _TIMES, before, strict=True):
+        begun = start if isinstance(start, JoinedModel) else None
+        before: Sequence[Trained | None] = [start, None] if begun is None else begun.parts
+        share = SHARE if begun is None else begun.share
+        times = _TIMES if share > 0 else (1.0, 0.0)
+        parts: list[Trained] = []
+        for learner, part, earlier in zip(_PARTS, times, before, strict=True):
+            if earlier is not None and part == 0:
+                parts.append(earlier)
+                continue
             parts.append(
                 learner.learn(
                     task,
                     labels,
                     slices=slices,
-                    seconds=share * seconds,
+                    seconds=part * seconds,
                     fewest=fewest,
                     start=earlier,
                     held_out=held_out,
-                    progress=_share_of(progress, gone, share),
+                    progress=_share_of(progress, times[0] * len(parts), part),
                     should_stop=should_stop,
                 )
             )
-            gone += share
-        return JoinedModel(parts, start.share if isinstance(start, JoinedModel) else SHARE)
+        return JoinedModel(parts, share)
 
     def from_state(self, state: Mapping[str, Any]) -> JoinedModel:
         """A model from a file."""

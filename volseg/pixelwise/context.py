@@ -5,7 +5,6 @@ memory, or take too much of the time, they are computed on a coarser grid: there
 about some voxels only. What is coarse of a probability is worth nearly as much, what is missing is not.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -53,7 +52,7 @@ def finest_stride(
     channels = task.classes - 1
     for stride in _strides(task.size, task.spacing):
         share = 1 / math.prod(stride)
-        seconds = share * (looking * _corners(stride) + bank.seconds * channels / bank.channels)
+        seconds = share * (looking * len(_middle(stride)) + bank.seconds * channels / bank.channels)
         if _values(task, stride) <= _VALUES and seconds <= most:
             return stride, seconds
     return None
@@ -79,7 +78,7 @@ def context_of(
         return Context(task, filter_bank(_standardised(probabilities), task.spacing, scales), found, stride)
     size = _coarse(task.size, stride)
     probabilities = torch.zeros(task.classes, *size, device=device)
-    corners = list(itertools.product(*({(s - 1) // 2, s // 2} for s in stride)))[:: _every(stride)]
+    corners = _middle(stride)
     for first, voxels in _layers(size, stride):
         for corner in corners:
             places = torch.minimum(voxels + torch.tensor(corner), torch.tensor(task.size) - 1)
@@ -90,14 +89,9 @@ def context_of(
     return Context(task, coarser(bank, stride, task.size), None, stride)
 
 
-def _corners(stride: Sequence[int]) -> int:
-    """How many voxels are looked at for one of the grid: two, on either side of its middle."""
-    return 2 if any(s % 2 == 0 for s in stride) else 1
-
-
-def _every(stride: Sequence[int]) -> int:
-    """Of all voxels around the middle the first and the last: their mean lies in the middle."""
-    return max(2 ** sum(s % 2 == 0 for s in stride) - 1, 1)
+def _middle(stride: Sequence[int]) -> list[tuple[int, ...]]:
+    """The voxels that stand for one of the grid: that in its middle, or the two whose mean lies there."""
+    return sorted({tuple((s - 1) // 2 for s in stride), tuple(s // 2 for s in stride)})
 
 
 def _strides(size: Sequence[int], spacing: Sequence[float]) -> Iterator[tuple[int, ...]]:
