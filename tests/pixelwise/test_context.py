@@ -71,7 +71,7 @@ def test_the_grid_is_as_fine_as_memory_and_time_allow(task, monkeypatch):
     assert max(coarser) == 2
     assert less < 0.9 * seconds
     assert finest_stride(task, bank, 10.0, 1e-9) is None
-    monkeypatch.setattr(context, "_VALUES", 0.5 * context._values(task, finest))
+    monkeypatch.setattr(context, "MOST_VALUES", 0.5 * context.values_of(task, finest))
     assert finest_stride(task, bank, 10.0, 1e9)[0] == coarser
 
 
@@ -84,7 +84,7 @@ def test_a_model_on_a_coarse_grid_learns_says_so_and_can_be_kept(task, clock, mo
     truth = (np.indices(task.size)[0] > task.size[0] // 2).astype(np.uint8)
     task = Task(task.image + 2 * truth, task.spacing, 2)
     labels = keep_slices(truth, [3] * truth.ndim)
-    monkeypatch.setattr(context, "_VALUES", 0.5 * context._values(task, (1,) * truth.ndim))
+    monkeypatch.setattr(context, "MOST_VALUES", 0.5 * context.values_of(task, (1,) * truth.ndim))
     found = learn(task, labels, slices=find_slices(labels), seconds=1.0)
     assert max(found.stride) == 2
     assert "grid of 2 × 2" in " ".join(found.notes)
@@ -99,7 +99,7 @@ def test_a_model_on_a_coarse_grid_learns_says_so_and_can_be_kept(task, clock, mo
 
 def test_a_second_stage_that_was_left_out_is_said(task, clock, monkeypatch):
     labels = keep_slices((task.image[0] > 0).astype(np.uint8), [3] * len(task.size))
-    monkeypatch.setattr(context, "_VALUES", 0)
+    monkeypatch.setattr(context, "MOST_VALUES", 0)
     found = learn(task, labels, slices=find_slices(labels), seconds=0.5)
     assert len(found.stages) == 1
     assert "second stage" in found.notes[0]

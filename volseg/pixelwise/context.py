@@ -17,10 +17,10 @@ from torch import Tensor
 from volseg.learning import Task
 from volseg.pixelwise.features import Bank, coarser, filter_bank, octaves
 
-__all__ = ["Context", "context_of", "finest_stride"]
+__all__ = ["MOST_VALUES", "Context", "context_of", "finest_stride", "values_of"]
 
 _SCALES = (1.0, 1.6, 2.5, 4.0, 6.3, 10.0)
-_VALUES = 8e8  # most numbers that the second stage looks at; two bytes each
+MOST_VALUES = 8e8  # most numbers that the second stage looks at; two bytes each
 _SMALLEST = 0.7  # scale, in voxels of the grid
 _COARSEST = 4  # grids, each half as fine as the one before
 
@@ -53,7 +53,7 @@ def finest_stride(
     for stride in _strides(task.size, task.spacing):
         share = 1 / math.prod(stride)
         seconds = share * (looking * len(_middle(stride)) + bank.seconds * channels / bank.channels)
-        if _values(task, stride) <= _VALUES and seconds <= most:
+        if values_of(task, stride) <= MOST_VALUES and seconds <= most:
             return stride, seconds
     return None
 
@@ -113,7 +113,7 @@ def _coarse(size: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
 
 
-def _values(task: Task, stride: Sequence[int]) -> float:
+def values_of(task: Task, stride: Sequence[int]) -> float:
     """Numbers that the responses are."""
     size = _coarse(task.size, stride)
     spacing = [d * s for d, s in zip(task.spacing, stride, strict=True)]
