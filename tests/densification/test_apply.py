@@ -129,7 +129,9 @@ def test_what_was_learnt_from_paint_in_two_directions_does_not_look_for_paint_wh
     alone = earlier.model.without_prior(task)
     found = alone.predict(task)
     moved = dataclasses.replace(task)
-    elsewhere = Model(alone.stages, earlier.model.paint, alone.curve)  # any paint: it is not looked at
+    elsewhere = Model(
+        alone.stages, earlier.model.paint, alone.curve, alone.stride
+    )  # its paint is not looked at
     np.testing.assert_allclose(elsewhere.predict(moved), found, atol=1e-4)
     assert not np.allclose(earlier.model.predict(task), found, atol=1e-2)
 
