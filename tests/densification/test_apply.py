@@ -246,9 +246,11 @@ def test_pixels_are_told_apart_by_their_numbers_and_not_by_their_file(tmp_path):
     assert pixels_of(read_volume(save(tmp_path, "c.tif", grey[::-1]))) != pixels_of(read_volume(paths[0]))
 
 
-def test_perceptrons_that_see_the_prior_are_left_out():
-    members = Members.new(torch.randn(50, 6), slice(2, 4), 3, blind=(False, True), seed=0)
-    blind = members.without_prior()
+@pytest.mark.parametrize("telling", [slice(2), slice(1), slice(1, 2)], ids=["all", "distance", "position"])
+def test_perceptrons_that_see_some_of_the_prior_are_left_out(telling):
+    seen, prior = torch.randn(50, 6), slice(2, 4)
+    members = Members.new(seen, prior, 3, blind=(False, True), seed=0, telling=telling)
+    blind = members.without_prior(prior)
     assert len(blind.perceptrons) == 1
     values = torch.randn(20, 6)
     others = values.clone()

@@ -304,6 +304,22 @@ def test_one_perceptron_of_two_looks_at_what_is_telling_and_only_there(scene, cl
         assert stage.masks[:, : width - model.paint.features].all()
 
 
+@pytest.mark.parametrize("directions", [0, 1, 2])
+def test_for_an_image_without_paint_none_that_looks_at_the_prior_is_asked(scene, clock, directions):
+    image, truth = scene
+    labels = keep_slices(truth, [*[0] * (truth.ndim - directions), *[5] * directions])
+    labels.flat[:50] = truth.flat[:50]
+    slices = find_slices(labels) if directions else {}
+    task = Task(image, (1.0,) * truth.ndim, 2)
+    alone = learn(task, labels, slices=slices, seconds=0.2).without_prior(task)
+    assert [len(stage.perceptrons) for stage in alone.stages] == [1 if directions else 2] * 2
+    planes = tuple((0, i, torch.rand(2, *truth.shape[1:])) for i in (3, 9))
+    elsewhere = Model(
+        alone.stages, PlacePrior(planes, (1.0,) * truth.ndim, 2, 0.1), alone.curve, alone.stride
+    )
+    np.testing.assert_array_equal(elsewhere.predict(task), alone.predict(task))
+
+
 def test_positions_are_in_units_of_how_far_voxels_are_from_slices():
     labels = keep_slices(np.zeros((9, 9, 31), np.uint8), (0, 0, 4))
     (slices,) = (find_slices(labels)["z"],)

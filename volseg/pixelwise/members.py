@@ -89,9 +89,9 @@ class Members:
         """Log probabilities ``(n, classes)``, unnormalised, of what is seen ``(n, features)``."""
         return Folded(self)(seen.T).T
 
-    def without_prior(self) -> "Members":
-        """Those that do not see the prior: for an image without paint there is none."""
-        blind = [bool((mask == 0).any()) for mask in self.masks]
+    def without_prior(self, prior: slice) -> "Members":
+        """Those that look at no column of the prior: for an image without paint there is none."""
+        blind = [not bool(mask[prior].any()) for mask in self.masks]
         perceptrons = [
             perceptron for perceptron, is_blind in zip(self.perceptrons, blind, strict=True) if is_blind
         ]

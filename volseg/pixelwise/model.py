@@ -115,7 +115,9 @@ class Model:
     def without_prior(self, task: Task) -> "Model":
         """The same for an image without paint: what the distance to paint says is left out."""
         paint = PlacePrior((), tuple(s / min(task.spacing) for s in task.spacing), task.classes)
-        return Model([stage.without_prior() for stage in self.stages], paint, self.curve, self.stride)
+        first = len(self.stages[0].mean) - paint.features
+        prior = slice(first, first + paint.features)
+        return Model([stage.without_prior(prior) for stage in self.stages], paint, self.curve, self.stride)
 
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
         """What the second stage has to know."""
