@@ -15,7 +15,7 @@ from volseg.densification.earlier import Earlier, Seen, distance, load_earlier, 
 from volseg.errors import InputError, RefusedError
 from volseg.io import Volume, read_volume, write_volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
-from volseg.learners import LEARNERS, unet
+from volseg.learners import LEARNERS, architecture
 from volseg.pixelwise.members import Members
 from volseg.pixelwise.model import Model, Task, learn
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -275,8 +275,8 @@ def test_what_cannot_go_together_is_refused(tmp_path):
 @pytest.fixture(params=sorted(LEARNERS))
 def learner(request, monkeypatch):
     """Each of them, small enough for a test."""
-    monkeypatch.setattr(unet, "_WIDTH", {"cpu": 4})
-    monkeypatch.setattr(unet, "_VOXELS", {("cpu", 3): 2**12})
+    monkeypatch.setattr(architecture, "_WIDTH", {"cpu": 4})
+    monkeypatch.setattr(architecture, "_VOXELS", {("cpu", 3): 2**12})
     return LEARNERS[request.param]
 
 

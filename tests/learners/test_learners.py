@@ -12,8 +12,17 @@ from scipy.special import log_softmax
 from volseg.annotation import find_slices, keep_slices
 from volseg.errors import InputError
 from volseg.labels import IGNORE_INDEX
-from volseg.learners import LEARNERS, choose_learner, learner_in, trained_in, unet
-from volseg.learners.unet import choose_architecture
+from volseg.learners import (
+    LEARNERS,
+    UNetLearner,
+    UNetModel,
+    architecture,
+    choose_learner,
+    learner_in,
+    sections,
+    trained_in,
+)
+from volseg.learners.architecture import choose_architecture
 from volseg.learning import Task
 from volseg.pixelwise import members
 from volseg.pixelwise import model as pixelwise_model
@@ -30,14 +39,15 @@ def small(monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(members, "time", SimpleNamespace(monotonic=lambda: 1000.0 * next(ticks)))
     monkeypatch.setattr(pixelwise_model, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 1e6))
-    monkeypatch.setattr(unet, "_WIDTH", {"cpu": 4, "cuda": 4})
-    monkeypatch.setattr(unet, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
+    monkeypatch.setattr(architecture, "_WIDTH", {"cpu": 4, "cuda": 4})
+    monkeypatch.setattr(architecture, "_VOXELS", {("cpu", 2): 2**10, ("cpu", 3): 2**12})
 
 
-@pytest.fixture(params=sorted(LEARNERS))
-def learner(request, small):
-    """Each of them."""
-    return LEARNERS[request.param]
+@pytest.fixture(params=[*sorted(LEARNERS), "sections"])
+def learner(request, small, monkeypatch):
+    """Each of them; the U-Net on blocks, and on sections where whole slices are painted."""
+    monkeypatch.setattr(sections, "_ENOUGH", 1 if request.param == "sections" else 10**9)
+    return LEARNERS.get(request.param, LEARNERS["unet"])
 
 
 @pytest.fixture(params=SHAPES)
@@ -299,8 +309,8 @@ def test_a_part_without_a_share_neither_learns_nor_is_asked(scene, small, monkey
     labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
     task, model = learnt(learner, scene, labels)
     model.share = 0.0
-    monkeypatch.setattr(unet.UNetModel, "predict", None)
-    monkeypatch.setattr(unet.UNetLearner, "learn", None)
+    monkeypatch.setattr(UNetModel, "predict", None)
+    monkeypatch.setattr(UNetLearner, "learn", None)
     first = task_of(scene)
     np.testing.assert_allclose(
         model.predict(task), log_softmax(model.parts[0].predict(first), axis=0), rtol=1e-3, atol=1e-2

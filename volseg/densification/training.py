@@ -29,6 +29,7 @@ from volseg.densification.shares import Joined, in_words, joined_folds
 from volseg.densification.strokes import elsewhere, stroke_offsets
 from volseg.io import Volume
 from volseg.labels import IGNORE_INDEX, LabelScheme
+from volseg.learners.joined import SHARE
 from volseg.learning import Learner, Task, Trained
 from volseg.report import LearningCurve
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -77,7 +78,8 @@ class Learning:
         self.curves: list[LearningCurve] = []
         self.notes: tuple[str, ...] = ()
         self._last: Trained | None = None
-        self._share: float | None = None  # of the second of two joined learners
+        self._share: float | None = None  # of the second of two joined learners, by the folds
+        self._usual = SHARE  # without them
         self._right: float | None = None  # share of held-out strokes
         self._looks: Seen | None = None
 
@@ -102,8 +104,7 @@ class Learning:
         if path is not None and self.resume and path.is_file():
             content = load_checkpoint(path)
             if content.get("fold") == parts:
-                self._last = self.learner.from_state(content)
-                self.curves += _curve(self._last, f"fold {number + 1}")
+                self._remember(self.learner.from_state(content), f"fold {number + 1}")
                 self.timetable.count_earlier(content["seconds"])
                 logger.info("Fold %d: kept from the run that was stopped.", number + 1)
                 others = content["elsewhere"].numpy() if "elsewhere" in content else None
@@ -135,9 +136,14 @@ class Learning:
             if found.elsewhere is not None:
                 kept["elsewhere"] = torch.from_numpy(found.elsewhere)
             save_checkpoint(path, model.state() | kept | {"seconds": time.monotonic() - began})
-        self._last = model
-        self.curves += _curve(model, f"fold {number + 1}")
+        self._remember(model, f"fold {number + 1}")
         return found
+
+    def _remember(self, model: Trained, name: str) -> None:
+        self._last = model
+        self.curves += _curve(model, name)
+        if isinstance(model, Joined):
+            self._usual = model.usual
 
     def decided(self, parts: Sequence[Tested], labels: Labels) -> list[Tested]:
         """The scores that count, ``(C, n)``: of joined learners, by shares that other folds chose.
@@ -147,7 +153,7 @@ class Learning:
         How far that is done, for the result, too, depends on how much is right of all held-out strokes.
         """
         if parts and parts[0].scores.ndim == 3:
-            parts, self._share = joined_folds(parts)
+            parts, self._share = joined_folds(parts, self._usual)
         right = [
             part.scores.argmax(0) == part.test[part.where] for part in parts if part.elsewhere is not None
         ]

@@ -13,29 +13,36 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from volseg.learners.unet import UNetLearner
+from volseg.learners.unet import UNetLearner, UNetModel
 from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained, mixed
 from volseg.pixelwise import Model, PixelwiseLearner
 
-__all__ = ["SHARE", "JoinedLearner", "JoinedModel"]
+__all__ = ["SHARE", "SHARE_OF_SECTIONS", "JoinedLearner", "JoinedModel"]
 
 _PARTS: tuple[Learner, ...] = (PixelwiseLearner(), UNetLearner())
 _TIMES = (0.3, 0.7)  # shares of the time
-SHARE = 0.3  # of the U-Net in the mean, where nothing else is known: settled on five volumes, docs/results.md
+SHARE = 0.3  # of the U-Net in the mean, where nothing else is known: settled on six volumes, docs/results.md
+SHARE_OF_SECTIONS = 0.5  # where it looks at sections
 
 
 class JoinedModel:
     """What each of them learnt, in the order of the learners.
 
     Attributes:
-        share: of the U-Net in the mean.
+        share: of the U-Net in the mean; :attr:`usual` if not given.
     """
 
-    def __init__(self, parts: Sequence[Trained], share: float = SHARE) -> None:
+    def __init__(self, parts: Sequence[Trained], share: float | None = None) -> None:
         self.parts = list(parts)
-        self.share = share
+        self.share = self.usual if share is None else share
         self.notes = [note for part in parts for note in part.notes]
         self.curve = _joined([part.curve for part in parts])
+
+    @property
+    def usual(self) -> float:
+        """The share of such a U-Net, settled on other volumes."""
+        network = self.parts[1]
+        return SHARE_OF_SECTIONS if isinstance(network, UNetModel) and network.architecture.axes else SHARE
 
     def predict(self, task: Task, block: Block | None = None, *, progress: Progress | None = None) -> Scores:
         """Mean log probabilities of every voxel, or of those in a block, ``(classes, *spatial)``."""
@@ -126,8 +133,8 @@ class JoinedLearner(Learner):
             raise ValueError(f"start was not learnt by {self.title}, which cannot continue it.")
         begun = start if isinstance(start, JoinedModel) else None
         before: Sequence[Trained | None] = [start, None] if begun is None else begun.parts
-        share = SHARE if begun is None else begun.share
-        times = _TIMES if share > 0 else (1.0, 0.0)
+        share = None if begun is None else begun.share
+        times = (1.0, 0.0) if share == 0 else _TIMES
         parts: list[Trained] = []
         for learner, part, earlier in zip(_PARTS, times, before, strict=True):
             if earlier is not None and part == 0:

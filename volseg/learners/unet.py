@@ -2,10 +2,9 @@
 
 The parts are those that the bundles train with: :class:`volseg.UNet`, patches by
 :class:`volseg.RandDeformedPatchd` and :class:`volseg.RandGreyValuesd`, :class:`volseg.SparseDiceCE` over
-annotated voxels, overlap-tile inference. What differs is that no person chooses the architecture. Depth,
-kernels and pooling follow from the size and the spacing of the volume: an axis with longer voxels is not
-pooled until the others have caught up, and kernels are flat along it until then (as in nnU-Net, Isensee et
-al. 2021). Width and patch follow from the machine and the minutes.
+annotated voxels, overlap-tile inference. What differs is that no person chooses the architecture
+(:mod:`volseg.learners.architecture`). Where whole slices are painted it is a 2D network that looks at
+sections (:mod:`volseg.learners.sections`).
 
 Patch ``i`` is a function of the seed and ``i``, so a number of steps gives the same network wherever time
 is not the limit.
@@ -17,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +25,15 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from volseg.errors import InputError
-from volseg.geometry import tiles_needed
+from volseg.geometry import AXES, tiles_needed
 from volseg.greyvalues import normalised
 from volseg.inferers import OverlapTileInferer
 from volseg.inferers.blocks import BlockRunner
 from volseg.inferers.overlap_tile import process_tiles
 from volseg.inferers.statistics import as_for_inference, clean_statistics, load_statistics
 from volseg.labels import IGNORE_INDEX
+from volseg.learners.architecture import Architecture, choose_architecture
+from volseg.learners.sections import NEIGHBOURS, across, largest, painted_sections, section, sections_in
 from volseg.learning import Block, Curve, Labels, Learner, Progress, Scores, Task, Trained
 from volseg.losses import SparseDiceCE
 from volseg.machine import has_bf16
@@ -53,49 +54,8 @@ __all__ = [
 
 
 UNET = "unet"
-_WIDTH = {"cpu": 16, "cuda": 32}  # channels of the finest level
-_LEVELS = {("cpu", 2): 4, ("cpu", 3): 3, ("cuda", 2): 5, ("cuda", 3): 4}
-_VOXELS = {("cpu", 2): 2**15, ("cpu", 3): 2**16, ("cuda", 2): 2**17, ("cuda", 3): 2**20}  # of a patch
-_LONG = 3600.0  # seconds of learning from which on the network is twice as wide
-_COARSE = 1.5  # an axis this much coarser than the finest is not pooled, and kernels are flat along it
+_SECTIONS = "The U-Net looked at sections across {}, each with its neighbours, not at blocks of the volume."
 _NEVER = 10.0  # less than any other class, in logits, is one that was never painted
-
-
-class Architecture(NamedTuple):
-    """A network and its patches, as plain lists for a checkpoint; one entry per level, then per axis."""
-
-    channels: list[list[int]]
-    kernels: list[list[int]]
-    pooling: list[list[int]]
-    patch: list[int]
-
-
-def choose_architecture(
-    size: Sequence[int], spacing: Sequence[float], *, seconds: float, device: torch.device | str
-) -> Architecture:
-    """The network for volumes of this size and spacing on a device, and the patch to train it on."""
-    kind, dims = torch.device(device).type, len(size)
-    kind = kind if kind in _WIDTH else "cuda"
-    width = _WIDTH[kind] * (2 if seconds >= _LONG else 1)
-    stride, now, kernels, pooling = [1] * dims, list(spacing), [], []
-    for _ in range(_LEVELS[kind, dims]):
-        is_fine = [d <= _COARSE * min(now) for d in now]
-        now = [2 * d if fine else d for d, fine in zip(now, is_fine, strict=True)]
-        kernels.append([3 if fine else 1 for fine in is_fine])
-        pool = [2 if fine and n // s >= 8 else 1 for fine, n, s in zip(is_fine, size, stride, strict=True)]
-        pooling.append(pool)
-        if max(pool) == 1:
-            break
-        stride = [s * p for s, p in zip(stride, pool, strict=True)]
-    pooling.pop()
-    strides = [math.prod(steps) for steps in zip(*pooling, strict=True)] if pooling else [1] * dims
-    patch = [-(-n // s) * s for n, s in zip(size, strides, strict=True)]
-    while math.prod(patch) > _VOXELS[kind, dims]:
-        lengths = [n * d if n > s else 0.0 for n, d, s in zip(patch, spacing, strides, strict=True)]
-        longest = lengths.index(max(lengths))
-        patch[longest] -= strides[longest]
-    channels = [[width << level] * 2 for level in range(len(kernels))]
-    return Architecture(channels, kernels, pooling, patch)
 
 
 class UNetModel:
@@ -110,14 +70,16 @@ class UNetModel:
         self.architecture = architecture
         self.channels = channels
         self.steps = 0
-        self.notes: list[str] = []
+        self.notes = [_SECTIONS.format(" and ".join(AXES[a] for a in architecture.axes))] * bool(
+            architecture.axes
+        )
         self.painted = [False] * classes
         self.curve = Curve()
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             self.network = UNet(
                 len(architecture.patch),
-                channels,
+                channels * (1 + 2 * NEIGHBOURS if architecture.axes else 1),
                 classes,
                 channels=architecture.channels,
                 kernel_size=architecture.kernels,
@@ -146,21 +108,29 @@ class UNetModel:
     @torch.no_grad()
     def _logits(self, task: Task, where: npt.NDArray[np.bool_], progress: Progress | None = None) -> Scores:
         """Logits ``(classes, *spatial)``, right wherever the mask is true."""
-        image, network = grey_values(task), placed(self, task)
+        image, network, axes = grey_values(task), placed(self, task), self.architecture.axes
         inferer, runner = (
             OverlapTileInferer(),
             BlockRunner(network, amp=in_16_bits(self.architecture, task.device)),
         )
         found = np.zeros((self.network.out_channels, *task.size), np.float32)
+        views: Any = [(image, found, where)]
+        if axes:
+            views = (
+                (section(image, axis, index), found[(slice(None), *place)], where[place])
+                for axis, index, place in sections_in(where, axes)
+            )
         done = 0
         with as_for_inference(network, inferer.batch_norm):
             _, *required = runner.required
-            tiles = tiles_needed(inferer.tiles(image, runner), where, *required)
-            for _, block, logits in process_tiles(image, runner, tiles):
-                found[:, *block] = logits.float().cpu().numpy()
-                done += math.prod(logits.shape[1:])
-                if progress is not None:
-                    progress(min(done / where.size, 1.0), "segmenting")
+            for seen, out, needed in views:
+                tiles = tiles_needed(inferer.tiles(seen, runner), needed, *required)
+                for _, block, logits in process_tiles(seen, runner, tiles):
+                    out[:, *block] += logits.float().log_softmax(0).cpu().numpy()
+                    done += math.prod(logits.shape[1:])
+                    if progress is not None:
+                        progress(min(done / (where.size * max(len(axes), 1)), 1.0), "segmenting")
+        found /= max(len(axes), 1)
         painted = np.array(self.painted)
         found[~painted] = found[painted].min(0) - _NEVER
         return found
@@ -208,9 +178,9 @@ def in_16_bits(architecture: Architecture, device: torch.device | str) -> bool:
 _BATCH = 2
 _RATE, _DECAY = 1e-2, 0.01
 _EVERY = 10  # steps between two points of the curve
-_CLEAN = 8  # undeformed patches that batch normalisation takes its statistics from, in the end
+_CLEAN = (8, 24)  # undeformed patches that batch normalisation takes its statistics from, of sections more
 _LOOKED_AT = 2  # held-out patches for each point
-_STD = 4.0  # of the deformation, in voxels along the finest axis
+_STD, _STD_2D = 4.0, 8.0  # of the deformation, in voxels along the finest axis; of sections
 
 
 class UNetLearner(Learner):
@@ -220,7 +190,8 @@ class UNetLearner(Learner):
     title = "the U-Net"
     methods = (
         "A U-Net (Ronneberger et al. 2015, Çiçek et al. 2016) with padded convolutions and batch "
-        "normalisation was trained from scratch on elastically deformed patches around annotated voxels, "
+        "normalisation was trained from scratch on elastically deformed patches around annotated voxels (of "
+        "the volume, or of annotated sections with their two neighbours as channels, Roth et al. 2014), "
         "with cross-entropy and soft Dice loss over annotated voxels only and AdamW (Loshchilov and Hutter "
         "2019), and applied by overlapping tiles."
     )
@@ -229,6 +200,8 @@ class UNetLearner(Learner):
         "MICCAI, LNCS 9351, 234–241 (2015).",
         "Çiçek Ö, Abdulkadir A, Lienkamp SS, Brox T, Ronneberger O. 3D U-Net: learning dense volumetric "
         "segmentation from sparse annotation. MICCAI, LNCS 9901, 424–432 (2016).",
+        "Roth HR et al. A new 2.5D representation for lymph node detection using random sets of deep "
+        "convolutional neural network observations. MICCAI, LNCS 8673, 520–527 (2014).",
         "Loshchilov I, Hutter F. Decoupled weight decay regularization. ICLR (2019).",
     )
     fewest = 20
@@ -262,12 +235,18 @@ class UNetLearner(Learner):
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> UNetModel:
-        """See :meth:`volseg.learning.Learner.learn`; ``slices`` are not looked at."""
+        """See :meth:`volseg.learning.Learner.learn`; ``slices`` say which sections there are to look at."""
         began, fewest = time.monotonic(), self.fewest if fewest is None else fewest
         if not (labels != IGNORE_INDEX).any():
             raise InputError("No voxel is painted, so there is nothing to learn from. Paint some slices.")
         if start is None:
-            architecture = choose_architecture(task.size, task.spacing, seconds=seconds, device=task.device)
+            architecture = choose_architecture(
+                task.size,
+                task.spacing,
+                seconds=seconds,
+                device=task.device,
+                axes=across(labels, slices or {}, task.spacing),
+            )
             model = UNetModel(architecture, len(task.image), task.classes, seed=task.seed)
         elif isinstance(start, UNetModel):
             model = copy.deepcopy(start)
@@ -309,7 +288,7 @@ class UNetLearner(Learner):
                 if looked_at is not None:
                     model.curve.validation.append(_loss_at(network, *looked_at, loss_of))
         undeformed = _Patches(task, labels, model.architecture, deform=False)
-        blocks = (undeformed.batch([number])[0] for number in range(_CLEAN))
+        blocks = (undeformed.batch([number])[0] for number in range(undeformed.clean))
         load_statistics(network, clean_statistics(network, blocks))
         network.eval()
         return model
@@ -320,32 +299,53 @@ class UNetLearner(Learner):
 
 
 class _Patches:
-    """Patches around painted voxels, each a function of the seed and its number."""
+    """Patches around painted voxels, each a function of the seed and its number.
+
+    Attributes:
+        clean: undeformed ones that batch normalisation takes its statistics from, in the end.
+    """
 
     def __init__(
         self, task: Task, labels: Labels, architecture: Architecture, *, deform: bool = True
     ) -> None:
-        self.seed = task.seed
-        self.data = {
-            "image": grey_values(task),
-            "label": torch.from_numpy(labels[None]).to(task.device),
-            "label_voxels": annotated_voxels(labels, task.classes),
-            "spacing": task.spacing,
-        }
-        finest = min(task.spacing)
-        geometry: dict[str, Any] = {"std": [_STD * finest / s for s in task.spacing], "flip": 0.5}
-        geometry |= {"quarter_turns": True, "scaling": (0.8, 1.25), "rotation": 30.0}
+        self.seed, self.task, self.labels, self.axes = task.seed, task, labels, architecture.axes
+        self.clean = _CLEAN[len(self.axes) > 0]
+        spacing, std, rotation = list(task.spacing), _STD, 30.0
+        if self.axes:
+            self.sections = painted_sections(labels, self.axes)
+            self.ends = np.cumsum([count for _, _, count in self.sections])
+            _, widest = largest(task.size, self.axes)
+            spacing, std, rotation = [d for a, d in enumerate(spacing) if a != widest], _STD_2D, 180.0
+        else:
+            self.whole = self._entries(grey_values(task), labels, spacing)
+        self.spacing, finest = spacing, min(spacing)
+        geometry: dict[str, Any] = {"std": [std * finest / s for s in spacing], "flip": 0.5}
+        geometry |= {"quarter_turns": True, "scaling": (0.8, 1.25), "rotation": rotation}
         if not deform:
             geometry = {"prob_deform": 0.0, "scaling": (1.0, 1.0), "rotation": 0.0}
         steps: list[Any] = [RandDeformedPatchd(patch_size=architecture.patch, **geometry)]
         self.transform = Compose([*steps, RandGreyValuesd(prob=0.8)] if deform else steps)
+
+    def _entries(self, image: Tensor, labels: Labels, spacing: Sequence[float]) -> dict[str, Any]:
+        label = torch.from_numpy(np.ascontiguousarray(labels[None])).to(image.device)
+        voxels = annotated_voxels(labels, self.task.classes)
+        return {"image": image, "label": label, "label_voxels": voxels, "spacing": tuple(spacing)}
+
+    def _source(self, number: int) -> dict[str, Any]:
+        """What patch ``number`` is drawn from: a section as often as it is painted."""
+        if not self.axes:
+            return dict(self.whole)
+        at = np.random.default_rng((self.seed, number)).integers(self.ends[-1])
+        axis, index, _ = self.sections[int(np.searchsorted(self.ends, at, side="right"))]
+        seen = section(grey_values(self.task), axis, index)
+        return self._entries(seen, np.take(self.labels, [index], axis).squeeze(axis), self.spacing)
 
     def batch(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images ``(B, C, *patch)`` and labels ``(B, 1, *patch)``."""
         drawn = []
         for number in numbers:
             self.transform.set_random_state(seed=(self.seed * 1_000_003 + number) % 2**32)
-            drawn.append(self.transform(dict(self.data)))
+            drawn.append(self.transform(self._source(number)))
         image, label = (torch.stack([one[key] for one in drawn]) for key in ("image", "label"))
         return image, label
 
