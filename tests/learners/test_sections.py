@@ -104,7 +104,7 @@ def trained(small):
     image = truth[None] + np.random.default_rng(0).normal(0, 0.2, (1, *SIZE))
     task = Task(image.astype(np.float32), ISOTROPIC, 2)
     labels = keep_slices(truth, (0, 0, 3))
-    return task, truth, UNetLearner().learn(task, labels, slices=find_slices(labels), seconds=1e-6, fewest=12)
+    return task, truth, UNetLearner().learn(task, labels, slices=find_slices(labels), seconds=1e-6, fewest=40)
 
 
 def test_what_is_found_in_a_section_comes_from_it_and_its_neighbours(trained):
