@@ -5,7 +5,7 @@
     python benchmarks/learners.py position --data ../shared/data --seeds 0 1 2
 
 Settings are chosen here. ``shares``: the per-voxel learner, the U-Net, and both joined with every share of
-the U-Net. ``grids``: auto-context on the finest grid, on one twice as coarse, and none. ``position``: of a
+the U-Net, which looks at blocks of the volume or at sections. ``grids``: auto-context on the finest grid, on one twice as coarse, and none. ``position``: of a
 stack painted in one direction, with and without where voxels lie. Four xy slices, and for ``grids`` two per
 direction, too. IoU over foreground on all unlabelled voxels. Seconds are those of this process's processor,
 on one thread.
@@ -23,7 +23,7 @@ from scipy.special import log_softmax
 
 from volseg.annotation import find_slices, keep_slices
 from volseg.labels import IGNORE_INDEX
-from volseg.learners import UNetLearner
+from volseg.learners import UNetLearner, sections
 from volseg.learning import Scores, Task, mixed
 from volseg.metrics import confusion_matrix, iou, mean_score
 from volseg.pixelwise import PixelwiseLearner, bank_of, context
@@ -98,15 +98,15 @@ def cases(given: argparse.Namespace, slices: tuple[int, ...]) -> Iterator[tuple[
 
 def shares(given: argparse.Namespace) -> None:
     """The per-voxel learner and the U-Net, joined by every share."""
-    print("| volume | seed | " + " | ".join(f"{share:g}" for share in SHARES) + " |")
-    print("|---" * (len(SHARES) + 2) + "|")
+    print("| volume | fewest voxels | seed | U-Net | " + " | ".join(f"{share:g}" for share in SHARES) + " |")
+    print("|---" * (len(SHARES) + 4) + "|")
     for name, seed, case in cases(given, XY):
-        parts = [
-            log_softmax(case.learnt(PixelwiseLearner(), given.seconds), axis=0),
-            log_softmax(case.learnt(UNetLearner(), 10 * given.seconds), axis=0),
-        ]
-        found = [f"{case.score(mixed(parts, share)):.3f}" for share in SHARES]
-        print(f"| {name} | {seed} | " + " | ".join(found) + " |", flush=True)
+        fewest = np.bincount(case.labels[case.labels != IGNORE_INDEX]).min()
+        alone = log_softmax(case.learnt(PixelwiseLearner(), given.seconds), axis=0)
+        for looks_at, sections.ENOUGH in (("blocks", 10**9), ("sections", 1)):
+            parts = [alone, log_softmax(case.learnt(UNetLearner(), 10 * given.seconds), axis=0)]
+            found = [f"{case.score(mixed(parts, share)):.3f}" for share in SHARES]
+            print(f"| {name} | {fewest} | {seed} | {looks_at} | " + " | ".join(found) + " |", flush=True)
 
 
 def grids(given: argparse.Namespace) -> None:

@@ -311,6 +311,40 @@ def test_who_learnt_is_said_everywhere_and_goes_on_from_there(learner, tmp_path,
     assert load_earlier(third, is_applied=True).learner is learner
 
 
+def test_where_255_was_found_to_be_unlabelled_a_named_background_stays_a_class(tmp_path, caplog):
+    grey, truth = stack(0, size=(24, 20, 16))
+    names = ["0=background", "1=shell", "2=core"]
+    quick = {"minutes": 0.01, "compare": False, "force": True, "device": "cpu", "folds": 0}
+    image = save(tmp_path, "one.tif", grey)
+
+    def paint(name, indices):
+        labels = np.full(truth.shape, 255, np.uint8)
+        labels[..., indices] = truth[..., indices]
+        return save(tmp_path, name, labels)
+
+    first, more = paint("first.tif", [2, 6, 10, 14]), paint("more.tif", [2, 6, 10, 12, 14])
+    densify(image, first, tmp_path / "out", names=names, **quick)
+    with caplog.at_level(logging.INFO, "volseg"):
+        done = densify(image, more, continue_from=tmp_path / "out", **quick)
+    assert done.names == {0: "background", 1: "shell", 2: "core"}
+    assert "new: z = 12 (the 13th)" in caplog.text
+    assert "strokes" not in caplog.text
+
+
+def test_what_is_only_applied_was_learnt_by_who_learnt_it_however_much_time_there_is(tmp_path):
+    grey, truth = stack(0, size=(24, 20, 16))
+    image, paint = (
+        save(tmp_path, "one.tif", grey),
+        save(tmp_path, "paint.tif", painted(truth, [(2, (4, 10, 14))])),
+    )
+    densify(image, paint, tmp_path / "out", minutes=0.01, compare=False, force=True, folds=0)
+    other = save(tmp_path, "two.tif", stack(1, size=(24, 20, 16))[0])
+    done = densify(other, None, tmp_path / "applied", apply=tmp_path / "out", minutes=10)
+    assert done.learner is LEARNERS["pixelwise"]
+    assert json.loads((tmp_path / "applied" / "settings.json").read_text())["learner"] == "pixelwise"
+    assert load_earlier(tmp_path / "applied", is_applied=True).learner is LEARNERS["pixelwise"]
+
+
 @pytest.mark.slow
 def test_a_result_from_before_learners_had_names_is_continued_applied_and_resumed(result, tmp_path):
     old = tmp_path / "old"

@@ -46,7 +46,7 @@ def small(monkeypatch):
 @pytest.fixture(params=[*sorted(LEARNERS), "sections"])
 def learner(request, small, monkeypatch):
     """Each of them; the U-Net on blocks, and on sections where whole slices are painted."""
-    monkeypatch.setattr(sections, "_ENOUGH", 1 if request.param == "sections" else 10**9)
+    monkeypatch.setattr(sections, "ENOUGH", 1 if request.param == "sections" else 10**9)
     return LEARNERS.get(request.param, LEARNERS["unet"])
 
 

@@ -18,7 +18,7 @@ ISOTROPIC = (1.0, 1.0, 1.0)
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(architecture, "_WIDTH", {"cpu": 4})
-    monkeypatch.setattr(sections, "_ENOUGH", 1)
+    monkeypatch.setattr(sections, "ENOUGH", 1)
 
 
 def halves(size=SIZE):

@@ -45,7 +45,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder beside it (out); default: a folder here, named after the image, with _densified",
     )
     parser.add_argument(
-        "--minutes", type=float, help="for everything (default 15, with a GPU 10; with --continue a third)"
+        "--minutes",
+        type=float,
+        help="for everything (default 15, with a GPU 10; with --continue or --apply a third)",
     )
     add_paint(parser)
     add_reading(parser, labels=True)
@@ -55,7 +57,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what learns: filter responses and small perceptrons voxel by voxel (pixelwise), a U-Net "
         "(unet), or both, with shares chosen on held-out slices (joined); auto takes what measured best in "
-        "the time: joined from 4 minutes on unless the volume is too large for that, else pixelwise",
+        "the time: joined from 4 minutes on unless the volume is too large for that, else pixelwise; with --continue, each goes on from its "
+        "own result, joined from one of pixelwise, too",
     )
     parser.add_argument(
         "--method",

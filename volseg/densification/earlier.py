@@ -94,9 +94,10 @@ class Earlier:
     @property
     def by_value(self) -> dict[int, str]:
         """Names of the classes by value, if they were named; 0 as background is left to the paint, unless
-        another value marks what is unlabelled: then it is a class as any other."""
+        another value, given or found, marks what is unlabelled: then it is a class as any other."""
         named = dict(zip(self.values, self.names, strict=True))
-        if named.get(0, "").casefold() == "background" and not self.choices.get("unlabelled"):
+        marked = self.choices.get("unlabelled") or self.choices.get("found_unlabelled")
+        if named.get(0, "").casefold() == "background" and not marked:
             del named[0]
         return {} if all(name == f"class {value}" for value, name in named.items()) else named
 
@@ -349,4 +350,4 @@ def choices_in(settings: Mapping[str, Any]) -> dict[str, Any]:
     choices = dict(settings.get("choices") or {})
     if choices.get("unlabelled") is None and not (choices.get("painted_only") or choices.get("finished")):
         choices["unlabelled"] = settings.get("unlabelled")
-    return choices
+    return choices | {"found_unlabelled": settings.get("found_unlabelled")}

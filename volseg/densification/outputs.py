@@ -294,6 +294,7 @@ def settings_of(
         "labels": _content(inputs.label, inputs.label_files, inputs.digests),
         "choices": dict(choices),
         "unlabelled": None if earlier is None else earlier.choices.get("unlabelled"),
+        "found_unlabelled": inputs.paint.unlabelled,
         "learner": learner,
         "continued": None if continued is None else str(continued),
         "applied": None if applied is None else str(applied),

@@ -92,9 +92,12 @@ class Run:
         self.earlier = None if source is None else load_earlier(source, is_applied=applied is not None)
         self.seconds = choices.seconds(continued=self.earlier is not None)
         self.inputs = read_inputs(image, labels, choices, self.earlier)
+        self.alone = labels is None  # no paint: nothing is learnt
         self.learner = (
             None
             if not choices.learns
+            else self.earlier.learner
+            if self.alone and self.earlier is not None
             else choose_learner(
                 choices.learner,
                 None if self.earlier is None else self.earlier.learner,
@@ -104,7 +107,6 @@ class Run:
         )
         self.outputs = None if output is None else outputs_for(output, self.inputs)
         self.place: Outputs | None = None  # where the files are made, until they are all there
-        self.alone = labels is None  # no paint: nothing is learnt
         self.continued, self.applied = earlier, applied
         self.timetable: Timetable | None = None
         self.note = ""

@@ -19,10 +19,10 @@ from volseg.geometry import AXES
 from volseg.labels import IGNORE_INDEX
 from volseg.learning import Labels
 
-__all__ = ["NEIGHBOURS", "across", "largest", "painted_sections", "section", "sections_in"]
+__all__ = ["ENOUGH", "NEIGHBOURS", "across", "largest", "painted_sections", "section", "sections_in"]
 
 NEIGHBOURS = 1  # sections on each side
-_ENOUGH = 1000  # painted voxels of each class; with 240 of one, blocks were better, with 800 as good
+ENOUGH = 1000  # painted voxels of each class; with 240 of one, blocks were better, with 800 as good
 _COARSE = 1.5  # sections with pixels more oblong than this are not looked at
 
 Where = tuple[int | slice, ...]
@@ -31,7 +31,7 @@ Where = tuple[int | slice, ...]
 def across(labels: Labels, slices: Mapping[str, Sequence[int]], spacing: Sequence[float]) -> list[int]:
     """The axes to look along, section by section; none where blocks of the volume are the better choice."""
     painted = np.bincount(labels[labels != IGNORE_INDEX], minlength=1)
-    if labels.ndim != 3 or painted[painted > 0].min(initial=_ENOUGH) < _ENOUGH:
+    if labels.ndim != 3 or painted[painted > 0].min(initial=ENOUGH) < ENOUGH:
         return []
     axes = sorted(AXES.index(name) for name, indices in slices.items() if len(indices))
     return [axis for axis in axes if _oblong(spacing, axis) <= _COARSE]
