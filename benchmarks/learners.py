@@ -5,10 +5,10 @@
     python benchmarks/learners.py position --data ../shared/data --seeds 0 1 2
 
 Settings are chosen here. ``shares``: the per-voxel learner, the U-Net, and both joined with every share of
-the U-Net, which looks at blocks of the volume or at sections. ``grids``: auto-context on the finest grid, on one twice as coarse, and none. ``position``: of a
-stack painted in one direction, with and without where voxels lie. Four xy slices, and for ``grids`` two per
-direction, too. IoU over foreground on all unlabelled voxels. Seconds are those of this process's processor,
-on one thread.
+the U-Net, which looks at blocks of the volume or at sections. ``grids``: auto-context on the finest grid, on
+one twice as coarse, and none. ``position``: of a stack painted in one direction, with and without where
+voxels lie. Four xy slices, and for ``grids`` two per direction, too. IoU over foreground on all unlabelled
+voxels. Seconds are those of this process's processor, on one thread.
 """
 
 import argparse

@@ -57,8 +57,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what learns: filter responses and small perceptrons voxel by voxel (pixelwise), a U-Net "
         "(unet), or both, with shares chosen on held-out slices (joined); auto takes what measured best in "
-        "the time: joined from 4 minutes on unless the volume is too large for that, else pixelwise; with --continue, each goes on from its "
-        "own result, joined from one of pixelwise, too",
+        "the time: joined from 4 minutes on unless the volume is too large for that, else pixelwise; with "
+        "--continue, each goes on from its own result, joined from one of pixelwise, too",
     )
     parser.add_argument(
         "--method",
