@@ -227,6 +227,7 @@ def test_what_a_result_does_not_say_is_said_to_be_unknown(tmp_path):
     assert "has no score of its own" in old.in_words()
     alike = earlier(tmp_path).far(seen().looks)
     assert "as alike as an image saved again" in alike
+    assert "has another size" in earlier(tmp_path).far(torch.zeros(4, 3))
 
 
 def test_distance_is_0_for_alike_and_grows_to_1():

@@ -382,6 +382,103 @@ def test_looking_at_more_of_the_prior_changes_nothing_else_and_takes_turns():
     torch.testing.assert_close(now(seen), members(seen))
 
 
+def test_one_perceptron_stays_blind_whatever_the_others_look_at():
+    seen = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    alone = Members.new(seen, slice(2, 6), 2, blind=(False, True), seed=0).without_prior(slice(2, 6))
+    now = alone.looking_at(seen, slice(2, 6), slice(0, 2), (False, True))
+    assert len(now.perceptrons) == len(now.without_prior(slice(2, 6)).perceptrons) == 1
+
+
+def test_columns_that_are_new_are_scaled_by_what_is_painted():
+    seen = 7 + 3 * torch.randn(3000, 6, generator=torch.Generator().manual_seed(0))
+    members = Members.new(torch.randn(300, 6), slice(2, 6), 2, blind=(False, True), seed=0, telling=slice(1))
+    now = members.looking_at(seen, slice(2, 6), slice(1, 4), (False, True))
+    torch.testing.assert_close(now.mean[3:], seen.mean(0)[3:])
+    torch.testing.assert_close(now.std[3:], seen.std(0)[3:])
+    torch.testing.assert_close(now.mean[:2], members.mean[:2])
+
+
+def test_in_other_units_the_same_is_answered():
+    seen = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    members = Members.new(seen, slice(2, 6), 2, blind=(False, True), seed=0)
+    smaller = seen.clone()
+    smaller[:, 3:6] *= 11
+    torch.testing.assert_close(members.in_units(slice(3, 6), 11.0)(smaller), members(seen))
+
+
+def test_a_model_continued_with_denser_paint_still_knows_where_voxels_lie(clock, monkeypatch):
+    """Positions are in units of the distance to paint, which is now shorter."""
+    truth = np.zeros((12, 10, 40), np.uint8)
+    truth[6:] = 1
+    task = Task(np.random.default_rng(0).normal(0, 1, (1, *truth.shape)).astype(np.float32), (1.0,) * 3, 2)
+    sparse, dense = (keep_slices(truth, (0, 0, count)) for count in (2, 20))
+    before = learn(task, sparse, slices=find_slices(sparse), seconds=0.5)
+    monkeypatch.setattr("volseg.pixelwise.model.train", lambda *_, **__: None)  # it only starts from there
+    after = learn(task, dense, slices=find_slices(dense), seconds=0.5, start=before)
+    assert before.paint.blur > 5 * after.paint.blur
+    np.testing.assert_allclose(
+        Model(after.stages[:1], after.paint, Curve()).predict(task),
+        Model(before.stages[:1], before.paint, Curve()).predict(task),
+        atol=0.05,
+    )
+
+
+def test_of_one_class_nothing_is_farther(scene):
+    _, truth = scene
+    labels = keep_slices(np.zeros_like(truth), [3] * truth.ndim)
+    paint = measure_paint(labels, find_slices(labels), 1, (1.0,) * truth.ndim)
+    found = prior_at(paint, everywhere(truth.shape))
+    assert found.isfinite().all()
+    assert (found[:, 1] == 0).all()
+
+
+@pytest.fixture
+def crossed(scene, clock):
+    image, truth = scene
+    labels = keep_slices(truth, [3] * truth.ndim)
+    task = Task(image, (1.0,) * truth.ndim, 2)
+    return task, labels, learn(task, labels, slices=find_slices(labels), seconds=0.5)
+
+
+def test_what_was_learnt_at_other_scales_is_not_applied_and_its_loss_is_said(crossed, clock):
+    task, labels, model = crossed
+    size = (8,) * labels.ndim
+    small = Task(np.array(task.image[(slice(None), *[slice(8)] * labels.ndim)]), task.spacing, 2)
+    match = f"looks at .* filter responses .* an image of {' × '.join(map(str, size))} voxels has .*crop"
+    for alone in (model, model.without_prior(small)):
+        with pytest.raises(InputError, match=match):
+            alone.predict(small)
+        with pytest.raises(InputError, match=match):
+            alone.predict_at(small, np.ones(size, bool))
+    paint = labels[(slice(8),) * labels.ndim].copy()
+    paint[..., 3] = 0
+    paint[..., 4] = 1
+    after = learn(small, paint, slices={}, seconds=0.2, start=model)
+    assert sum("could not be continued" in note for note in after.notes) == 1
+    again = learn(task, labels, slices=find_slices(labels), seconds=0.2, start=model)
+    assert not any("could not be continued" in note for note in again.notes)
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["finest grid", "coarser grid"])
+def test_both_stages_have_half_a_say(is_kept):
+    """Whether what the first one found is known or asked again."""
+    seen = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+    paint = PlacePrior((), (1.0, 1.0), 2)
+    width = 4
+    stages = [
+        Members.new(seen[:, :columns], slice(0), 2, blind=(True, True), seed=seed)
+        for seed, columns in ((0, width + paint.features), (1, 12))
+    ]
+    bank = SimpleNamespace(maps=[torch.zeros(1)], features=width)
+    first, second = (
+        stage(seen[:, :columns].clone()).T.numpy()
+        for stage, columns in zip(stages, (width + paint.features, 12), strict=True)
+    )
+    answer = Model(stages, paint, Curve())._answering(bank)
+    found = answer(seen, first if is_kept else None)
+    np.testing.assert_allclose(found, (first + second) / 2, atol=1e-6)
+
+
 def test_paint_without_slices_says_nothing(scene):
     _, truth = scene
     paint = PlacePrior((), (1.0,) * truth.ndim, 2)

@@ -218,6 +218,11 @@ class Earlier:
             )
         nearest = min(self.images, key=lambda seen: distance(seen.looks, looks))
         away = distance(nearest.looks, looks)
+        if math.isinf(away):
+            return (
+                f"{nearest.name}, which it was learnt from, has another size, for which the filters have "
+                "other scales: it cannot be known how far this image is from it."
+            )
         measured = (
             f"Grey values and filter responses are {away:.2f} from those of {nearest.name}, whose two halves "
             f"are {nearest.apart:.2f} from each other (0: alike, 1: no overlap)"

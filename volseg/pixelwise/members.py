@@ -107,6 +107,13 @@ class Members:
                 first.weight.mul_(std / self.std)
         return Members(self.perceptrons, mean, std, self.masks)
 
+    def in_units(self, columns: slice, factor: float) -> "Members":
+        """The same, for columns whose unit has become so many times smaller: answers stay."""
+        mean, std = self.mean.clone(), self.std.clone()
+        mean[columns] *= factor
+        std[columns] *= factor
+        return Members(self.perceptrons, mean, std, self.masks)
+
     def with_blind(self, columns: int, at: int | None = None) -> "Members":
         """A copy for voxels of which more is seen, at which they do not look.
 
@@ -130,12 +137,15 @@ class Members:
     def looking_at(self, seen: Tensor, prior: slice, telling: slice, blind: Sequence[bool]) -> "Members":
         """A copy that looks at other columns of the prior than before: what is new says nothing at first.
 
+        One at least stays blind: for an image without paint no other is asked.
+
         Args:
             seen: of painted voxels ``(n, features)``, which says how new columns are scaled.
             blind: in turn, whether a perceptron does not look at the prior.
         """
         perceptrons = copy.deepcopy(self.perceptrons)
         each = list(itertools.islice(itertools.cycle(blind), len(perceptrons)))
+        each[-1] = each[-1] or not any(each)
         masks = self.masks.clone()
         masks[:, prior] = _masks(seen.shape[1], prior, telling, each).to(seen.device)[:, prior]
         new = ((masks > 0) & (self.masks == 0)).any(0)

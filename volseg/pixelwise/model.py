@@ -48,6 +48,15 @@ _COARSE = (
     "The second stage looked at what the first one found on a grid of {} voxels: a finer one would have "
     "taken too long, or too much memory."
 )
+_OTHER_SCALES = (
+    "what was learnt looks at {} filter responses of each voxel, but an image of {} voxels has {}: very "
+    "small images lack the coarsest scales, very large ones the finest. Apply it to an image, or a crop, "
+    "of about the size of the one it was learnt from, or paint some slices of this one and learn from these."
+)
+_FROM_NOTHING = (
+    "What was learnt before could not be continued as a whole: it looks at other scales of the filters than "
+    "there are for an image of this size."
+)
 
 
 def bank_of(task: Task, *, keep: bool = True) -> Bank:
@@ -97,7 +106,7 @@ class Model:
 
     def predict_at(self, task: Task, where: npt.NDArray[np.bool_]) -> Scores:
         """The same of the voxels where a mask is true, in C order: ``(classes, n)``."""
-        bank = bank_of(task)
+        bank = self._bank(task)
         if len(self.stages) > 1:
             self.context = self._context(task)
         context = self.context if len(self.stages) > 1 else None
@@ -121,7 +130,7 @@ class Model:
 
     def look_first(self, task: Task, progress: Progress | None = None) -> Context:
         """What the second stage has to know."""
-        bank = bank_of(task)
+        bank = self._bank(task)
         members = Folded(self.stages[0].to(bank.maps[0].device))
 
         def at(voxels: Tensor) -> Tensor:
@@ -138,8 +147,15 @@ class Model:
             return self.context
         return self.look_first(task, progress)
 
-    def _look(self, task: Task, context: Context | None, progress: Progress | None) -> Scores:
+    def _bank(self, task: Task) -> Bank:
         bank = bank_of(task)
+        seen, now = len(self.stages[0].mean) - self.paint.features, bank.features
+        if seen != now:
+            raise InputError(_OTHER_SCALES.format(seen, " × ".join(map(str, task.size)), now))
+        return bank
+
+    def _look(self, task: Task, context: Context | None, progress: Progress | None) -> Scores:
+        bank = self._bank(task)
         banks = [bank] if context is None else [bank, context.bank]
         known = None if context is None else context.found
         answer = self._answering(bank)
@@ -299,6 +315,7 @@ class PixelwiseLearner(Learner):
         earlier = [] if start is None else Model.from_state(start.state()).stages
         if start is not None:
             start.context = None
+            earlier = [stage.in_units(position, start.paint.blur / paint.blur) for stage in earlier]
         model = Model([], paint, Curve())
 
         def add_stage(share_of: tuple[float, float], seconds: float) -> None:
@@ -309,7 +326,10 @@ class PixelwiseLearner(Learner):
             tested = None
             if held_out is not None and (held_out != IGNORE_INDEX).any():
                 tested = _sample(banks, paint, held_out)
-            if number < len(earlier) and len(earlier[number].mean) == sample.seen.shape[1]:
+            is_alike = number < len(earlier) and len(earlier[number].mean) == sample.seen.shape[1]
+            if number < len(earlier) and not is_alike and _FROM_NOTHING not in model.notes:
+                model.notes.append(_FROM_NOTHING)
+            if is_alike:
                 members = earlier[number].to(device).looking_at(sample.seen, prior, paint.telling, _BLIND)
             else:
                 seed = task.seed + number

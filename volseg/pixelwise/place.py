@@ -128,7 +128,8 @@ def prior_at(paint: PlacePrior, voxels: Tensor) -> Tensor:
         squared[:, away == 0] = _FAR**2
         torch.minimum(nearest, squared, out=nearest)
     distance = nearest.sqrt_()
-    first, second = distance.topk(min(2, paint.classes), 0, largest=False).values
+    closest = distance.topk(min(2, paint.classes), 0, largest=False).values
+    first, second = closest[0], closest[-1]
     margin = distance - torch.where(distance == first, second, first)
     position = voxels.T * (torch.tensor(paint.steps, device=voxels.device) / paint.blur)[:, None]
     return torch.cat([first[None].sqrt(), margin.sign() * margin.abs().sqrt(), position]).T
