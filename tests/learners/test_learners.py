@@ -24,7 +24,7 @@ from volseg.learners import (
 )
 from volseg.learners.architecture import choose_architecture
 from volseg.learning import Task
-from volseg.pixelwise import members
+from volseg.pixelwise import PixelwiseLearner, members
 from volseg.pixelwise import model as pixelwise_model
 from volseg.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -302,6 +302,25 @@ def test_a_joined_model_says_the_weighted_mean_of_its_parts(scene, small):
     model.share = 0.7
     assert trained_in(model.state(), "it").share == 0.7
     assert learner.learn(task, labels, seconds=1e-6, fewest=1, start=model).share == 0.7
+
+
+def test_the_slower_part_gets_more_of_the_time_and_the_other_may_have_begun(scene, small, monkeypatch):
+    learner, given = LEARNERS["joined"], {}
+    for part in (PixelwiseLearner, UNetLearner):
+
+        def watched(self, *what, seconds, start=None, learn=part.learn, **settings):
+            given[self.name] = (seconds, start)
+            return learn(self, *what, seconds=1e-6, start=start, **settings)
+
+        monkeypatch.setattr(part, "learn", watched)
+    labels = keep_slices(scene.truth, [2] * scene.truth.ndim)
+    task, begun = learnt(LEARNERS["pixelwise"], scene, labels)
+    slices = find_slices(labels)
+    model = learner.learn(task, labels, slices=slices, seconds=100.0, fewest=2, start=begun)
+    assert given == {"pixelwise": (pytest.approx(30), begun), "unet": (pytest.approx(70), None)}
+    learner.learn(task, labels, slices=slices, seconds=100.0, fewest=2, start=model)
+    assert [given[name][1] for name in ("pixelwise", "unet")] == model.parts
+    assert learner.continues == ("pixelwise",)
 
 
 def test_a_part_without_a_share_neither_learns_nor_is_asked(scene, small, monkeypatch):

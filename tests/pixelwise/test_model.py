@@ -398,6 +398,22 @@ def test_columns_that_are_new_are_scaled_by_what_is_painted():
     torch.testing.assert_close(now.mean[:2], members.mean[:2])
 
 
+def test_the_position_is_what_is_blurred_in_both_stages(scene, clock, monkeypatch):
+    image, truth = scene
+    labels = keep_slices(truth, [*[0] * (truth.ndim - 1), 5])
+    task = Task(image, (1.0,) * truth.ndim, 2)
+    blurred: list[slice] = []
+
+    def watched(*given, **settings):
+        blurred.append(settings["blurred"])
+        train(*given, **settings)
+
+    monkeypatch.setattr("volseg.pixelwise.model.train", watched)
+    model = learn(task, labels, slices=find_slices(labels), seconds=0.2)
+    last = len(model.stages[0].mean)
+    assert blurred == [slice(last - truth.ndim, last)] * len(model.stages)
+
+
 def test_in_other_units_the_same_is_answered():
     seen = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
     members = Members.new(seen, slice(2, 6), 2, blind=(False, True), seed=0)
