@@ -382,30 +382,40 @@ def test_what_was_left_out_of_learning_is_said_where_the_user_looks(case, tmp_pa
 class Halves(Brightness):
     """Two joined learners: what the first says, and the opposite, louder."""
 
-    share = 0.5
+    share, usual, second = 0.5, 0.6, -5
 
     def parts_at(self, task, where):
         found = super().predict(task)[:, where]
-        return [found, -5 * found]
+        return [found, self.second * found]
 
     def predict(self, task, block=None, **_):
         found = super().predict(task, block)
-        return (1 - 6 * self.share) * found
+        return (1 - self.share + self.share * self.second) * found
 
 
-def test_of_joined_learners_the_result_has_the_share_that_held_out_slices_chose(case, tmp_path, monkeypatch):
+class Agreeing(Halves):
+    """What the first says, twice."""
+
+    second = 1
+
+
+@pytest.mark.parametrize(("model", "share"), [(Halves, 0.0), (Agreeing, Agreeing.usual)])
+def test_of_joined_learners_the_result_has_the_share_that_held_out_slices_chose(
+    case, tmp_path, monkeypatch, model, share
+):
+    """That is the usual one, where they show no other to be better."""
     shares = []
 
     def halves(self, task, labels, *, start=None, **settings):
         shares.append(getattr(start, "share", None))
         found = brightness(task, labels, start=start, **settings)
-        return Halves(found.means, found.curve)
+        return model(found.means, found.curve)
 
     monkeypatch.setattr(QuickLearner, "learn", halves)
     files, out = case(), tmp_path / "out"
     done = densify(files.image, files.labels, out, folds=3, **QUICK)
-    assert "The U-Net counts 0% of the result" in " ".join(done.remarks)
-    assert shares == [None, None, None, 0.0]  # known when the result is learnt
+    assert f"The U-Net counts {share:.0%} of the result" in " ".join(done.remarks)
+    assert shares == [None, None, None, share]  # known when the result is learnt
     assert np.mean(done.labels == files.truth) > 0.8
     assert done.scores["volseg"]["mean IoU"]["value"] > 0.6
 
