@@ -22,7 +22,7 @@ from volseg.learning import Labels
 __all__ = ["ENOUGH", "NEIGHBOURS", "across", "largest", "painted_sections", "section", "sections_in"]
 
 NEIGHBOURS = 1  # sections on each side
-ENOUGH = 1000  # painted voxels of each class; with 240 of one, blocks were better, with 800 as good
+ENOUGH = 2000  # painted voxels of each class: from so many on they were better than blocks
 _COARSE = 1.5  # sections with pixels more oblong than this are not looked at
 
 Where = tuple[int | slice, ...]
