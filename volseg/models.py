@@ -160,9 +160,7 @@ class DensifyModel(LoadedModel):
     def _probabilities(self, volume: Volume) -> npt.NDArray[np.float32]:
         earlier = self._earlier
         task = Task(volume.array, volume.spacing, len(self.labels), device=self._device)
-        images = earlier.images
-        is_same = bool(images) and images[-1].pixels == pixels_of(volume)
-        model = earlier.model if is_same else earlier.model.without_prior(task)
+        model = earlier.model_for(task, pixels_of(volume))
         return Calibrator(earlier.temperature).probabilities(model.predict(task))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import volseg
 from volseg.annotation import find_slices
 from volseg.densification import densify
 from volseg.densification.earlier import Earlier, Seen, distance, load_earlier, pixels_of
@@ -330,6 +331,21 @@ def test_where_255_was_found_to_be_unlabelled_a_named_background_stays_a_class(t
     assert done.names == {0: "background", 1: "shell", 2: "core"}
     assert "new: z = 12 (the 13th)" in caplog.text
     assert "strokes" not in caplog.text
+
+
+def test_on_the_very_image_that_was_learnt_from_load_and_apply_find_the_same(tmp_path):
+    """Of noise, place alone says anything; on another image it must not."""
+    random = np.random.default_rng(0)
+    grey, other = (random.integers(0, 255, (24, 20, 16)).astype(np.uint8) for _ in range(2))
+    truth = np.full(grey.shape, 1, np.uint8)
+    truth[:12] = 2
+    image, paint = save(tmp_path, "one.tif", grey), save(tmp_path, "p.tif", painted(truth, [(2, (2, 8, 13))]))
+    densify(image, paint, tmp_path / "out", minutes=0.02, compare=False, force=True, folds=0)
+    loaded = volseg.load(tmp_path / "out")
+    for path, is_known in ((image, True), (save(tmp_path, "two.tif", other), False)):
+        found = densify(path, None, apply=tmp_path / "out").labels
+        np.testing.assert_array_equal(loaded.predict(path).array[0], found)
+        assert bool((found == truth).mean() > 0.9) is is_known
 
 
 def test_what_is_only_applied_was_learnt_by_who_learnt_it_however_much_time_there_is(tmp_path):

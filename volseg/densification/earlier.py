@@ -101,6 +101,15 @@ class Earlier:
             del named[0]
         return {} if all(name == f"class {value}" for value, name in named.items()) else named
 
+    def model_for(self, task: Task, pixels: str) -> Trained:
+        """What segments an image: on the very one that was learnt from last, where paint lies counts, too.
+
+        Args:
+            pixels: of the image, by :func:`pixels_of`.
+        """
+        is_same = bool(self.images) and self.images[-1].pixels == pixels
+        return self.model if is_same else self.model.without_prior(task)
+
     @property
     def temperature(self) -> float:
         """What its confidence was divided by."""

@@ -194,7 +194,8 @@ class Learning:
             save_checkpoint(self.outputs.model, self._content(self.earlier.model, self.earlier.images))
         self.progress.now("segmenting")
         self.timetable.now("segmenting")
-        return self.earlier.model.without_prior(self.task).predict(self.task, progress=self.progress)
+        model = self.earlier.model_for(self.task, self.looks.pixels)
+        return model.predict(self.task, progress=self.progress)
 
     def _content(self, model: Trained, images: Sequence[Seen]) -> dict[str, Any]:
         """A model with all that has to be known to continue it."""
