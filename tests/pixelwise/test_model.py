@@ -287,13 +287,19 @@ def test_distances_are_looked_at_where_slices_cross_and_the_position_in_a_stack(
     assert list(range(paint.features))[paint.telling] == telling
 
 
-@pytest.mark.parametrize("directions", [0, 1, 2])
-def test_one_perceptron_of_two_looks_at_what_is_telling_and_only_there(scene, clock, directions):
+def learnt_along(directions, scene):
+    """From slices in some directions, or from a stroke."""
     image, truth = scene
     labels = keep_slices(truth, [*[0] * (truth.ndim - directions), *[5] * directions])
     labels.flat[:50] = truth.flat[:50]
+    task = Task(image, (1.0,) * truth.ndim, 2)
     slices = find_slices(labels) if directions else {}
-    model = learn(Task(image, (1.0,) * truth.ndim, 2), labels, slices=slices, seconds=0.2)
+    return task, learn(task, labels, slices=slices, seconds=0.2)
+
+
+@pytest.mark.parametrize("directions", [0, 1, 2])
+def test_one_perceptron_of_two_looks_at_what_is_telling_and_only_there(scene, clock, directions):
+    _, model = learnt_along(directions, scene)
     wanted = np.zeros(model.paint.features)
     wanted[model.paint.telling] = 1
     width = len(model.stages[0].mean)
@@ -306,17 +312,12 @@ def test_one_perceptron_of_two_looks_at_what_is_telling_and_only_there(scene, cl
 
 @pytest.mark.parametrize("directions", [0, 1, 2])
 def test_for_an_image_without_paint_none_that_looks_at_the_prior_is_asked(scene, clock, directions):
-    image, truth = scene
-    labels = keep_slices(truth, [*[0] * (truth.ndim - directions), *[5] * directions])
-    labels.flat[:50] = truth.flat[:50]
-    slices = find_slices(labels) if directions else {}
-    task = Task(image, (1.0,) * truth.ndim, 2)
-    alone = learn(task, labels, slices=slices, seconds=0.2).without_prior(task)
+    task, model = learnt_along(directions, scene)
+    alone, size = model.without_prior(task), task.size
     assert [len(stage.perceptrons) for stage in alone.stages] == [1 if directions else 2] * 2
-    planes = tuple((0, i, torch.rand(2, *truth.shape[1:])) for i in (3, 9))
-    elsewhere = Model(
-        alone.stages, PlacePrior(planes, (1.0,) * truth.ndim, 2, 0.1), alone.curve, alone.stride
-    )
+    planes = tuple((0, i, torch.rand(2, *size[1:])) for i in (3, 9))
+    other = PlacePrior(planes, (1.0,) * len(size), 2, 0.1)
+    elsewhere = Model(alone.stages, other, alone.curve, alone.stride)
     np.testing.assert_array_equal(elsewhere.predict(task), alone.predict(task))
 
 

@@ -25,8 +25,6 @@ NEIGHBOURS = 1  # sections on each side
 ENOUGH = 2000  # painted voxels of each class: from so many on they were better than blocks
 _COARSE = 1.5  # sections with pixels more oblong than this are not looked at
 
-Where = tuple[int | slice, ...]
-
 
 def across(labels: Labels, slices: Mapping[str, Sequence[int]], spacing: Sequence[float]) -> list[int]:
     """The axes to look along, section by section; none where blocks of the volume are the better choice."""
@@ -49,7 +47,9 @@ def section(image: Tensor, axis: int, index: int) -> Tensor:
     return torch.cat([image.select(1 + axis, each) for each in near])
 
 
-def sections_in(where: npt.NDArray[np.bool_], axes: Sequence[int]) -> Iterator[tuple[int, int, Where]]:
+def sections_in(
+    where: npt.NDArray[np.bool_], axes: Sequence[int]
+) -> Iterator[tuple[int, int, tuple[int | slice, ...]]]:
     """Axis, index and place of every section in which a mask is true somewhere."""
     for axis in axes:
         others = tuple(a for a in range(where.ndim) if a != axis)

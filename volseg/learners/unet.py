@@ -70,9 +70,9 @@ class UNetModel:
         self.architecture = architecture
         self.channels = channels
         self.steps = 0
-        self.notes = [_SECTIONS.format(" and ".join(AXES[a] for a in architecture.axes))] * bool(
-            architecture.axes
-        )
+        self.notes: list[str] = []
+        if architecture.axes:
+            self.notes.append(_SECTIONS.format(" and ".join(AXES[axis] for axis in architecture.axes)))
         self.painted = [False] * classes
         self.curve = Curve()
         with torch.random.fork_rng(devices=()):
@@ -178,7 +178,10 @@ def in_16_bits(architecture: Architecture, device: torch.device | str) -> bool:
 _BATCH = 2
 _RATE, _DECAY = 1e-2, 0.01
 _EVERY = 10  # steps between two points of the curve
-_CLEAN = (8, 24)  # undeformed patches that batch normalisation takes its statistics from, of sections more
+_CLEAN, _CLEAN_2D = (
+    8,
+    24,
+)  # undeformed patches that batch normalisation takes its statistics from; of sections
 _LOOKED_AT = 2  # held-out patches for each point
 _STD, _STD_2D = 4.0, 8.0  # of the deformation, in voxels along the finest axis; of sections
 
@@ -309,7 +312,7 @@ class _Patches:
         self, task: Task, labels: Labels, architecture: Architecture, *, deform: bool = True
     ) -> None:
         self.seed, self.task, self.labels, self.axes = task.seed, task, labels, architecture.axes
-        self.clean = _CLEAN[len(self.axes) > 0]
+        self.clean = _CLEAN_2D if self.axes else _CLEAN
         spacing, std, rotation = list(task.spacing), _STD, 30.0
         if self.axes:
             self.sections = painted_sections(labels, self.axes)
