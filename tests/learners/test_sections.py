@@ -81,6 +81,29 @@ def test_a_section_is_seen_with_its_neighbours_and_at_the_ends_with_itself():
     torch.testing.assert_close(
         sections.section(image, 2, 0), torch.cat([image[..., 0], image[..., 0], image[..., 1]])
     )
+    torch.testing.assert_close(
+        sections.section(image, 2, 4), torch.cat([image[..., 3], image[..., 4], image[..., 4]])
+    )
+
+
+def test_the_network_fits_the_pixels_of_a_section_not_the_voxels():
+    plan = choose_architecture((64, 64, 12), (1.0, 1.0, 5.0), seconds=1, device="cpu", axes=[2])
+    assert plan.patch == [64, 64]
+    assert set(map(tuple, plan.kernels)) == {(3, 3)}
+    across_x = choose_architecture((12, 64, 48), (5.0, 1.0, 1.0), seconds=1, device="cpu", axes=[0])
+    assert across_x.patch == [64, 48]
+    assert set(map(tuple, across_x.kernels)) == {(3, 3)}
+
+
+def test_sections_are_drawn_as_often_as_they_are_painted(small):
+    labels = np.full(SIZE, IGNORE_INDEX, np.uint8)
+    labels[3, 3, 4], labels[9, 9, 11] = 0, 1
+    labels[5, 5, 13] = labels[7, 5, 13] = 2
+    task = Task(np.zeros((1, *SIZE), np.float32), ISOTROPIC, 3)
+    plan = choose_architecture(SIZE, ISOTROPIC, seconds=1, device="cpu", axes=[2])
+    _, targets = _Patches(task, labels, plan, deform=False).batch(range(400))
+    found = [(targets == c).flatten(1).any(1).float().mean() for c in range(3)]
+    np.testing.assert_allclose(found, [0.25, 0.25, 0.5], atol=0.08)
 
 
 @pytest.mark.parametrize("axes", [[2], [0, 2]])
